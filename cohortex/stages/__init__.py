@@ -1,0 +1,52 @@
+"""The stages: what each is called, what it works on, which version its bytes have.
+
+Listing the stages imports nothing heavy, so the Snakefile may do it. A stage's function and, where it
+needs a model, its ``load`` function live in the module of its name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the chain.
+
+    Attributes
+    ----------
+    unit : {"image", "subject"}
+        What one call of the stage's function sees.
+    version : int
+        Raised only when the stage's output bytes change; it is part of every key.
+    learned : bool
+        Whether its module has ``load(section, folders, device)`` and the stage takes model folders.
+    mem_factor : float
+        Peak memory as a multiple of the largest image of the batch in float32, above the fixed cost.
+    seconds_mb : float
+        Seconds of one core per float32 megabyte of image.
+    """
+
+    unit: Literal["image", "subject"]
+    version: int = 1
+    learned: bool = False
+    mem_factor: float = 8.0
+    seconds_mb: float = 1.0
+
+
+STAGES: dict[str, Stage] = {
+    "acquire": Stage("image", mem_factor=12.0, seconds_mb=0.5),
+    "preprocess": Stage("image", mem_factor=12.0, seconds_mb=1.5),
+    "denoise": Stage("image", learned=True, mem_factor=16.0, seconds_mb=3.0),
+    "superresolve": Stage("image", learned=True, mem_factor=24.0, seconds_mb=3.0),
+    "regseg": Stage("subject", learned=True, mem_factor=30.0, seconds_mb=4.0),
+    "classify": Stage("subject", learned=True, mem_factor=16.0, seconds_mb=1.0),
+    "export": Stage("subject", mem_factor=8.0, seconds_mb=0.5),
+}
+"""In the order in which they usually stand in ``stages:``."""
+
+
+def stage_version(name: str) -> int:
+    """Return the version of a stage's bytes."""
+    return STAGES[name].version

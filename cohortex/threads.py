@@ -1,0 +1,34 @@
+"""The one place that sets the size of every thread pool."""
+
+from __future__ import annotations
+
+import os
+
+POOLS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "BLOSC_NTHREADS",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+)
+
+
+def set_threads(threads: int) -> None:
+    """Give every library that was or will be imported `threads` threads.
+
+    Call it before the first import of numpy, torch or SimpleITK: the environment reaches those that come later;
+    those already imported are told directly.
+    """
+    import sys
+
+    for pool in POOLS:
+        os.environ[pool] = str(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+    if "SimpleITK" in sys.modules:
+        sys.modules["SimpleITK"].ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+    if "numba" in sys.modules:
+        sys.modules["numba"].set_num_threads(min(threads, sys.modules["numba"].config.NUMBA_NUM_THREADS))
+    if "dask" in sys.modules:
+        sys.modules["dask"].config.set(scheduler="threads", num_workers=threads)
