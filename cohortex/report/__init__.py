@@ -1,0 +1,1 @@
+"""The dataset report: records in, one self-contained page out."""

@@ -1,0 +1,164 @@
+"""Small 8-bit pictures of volumes, made by the runner while a volume is at hand and shown by the report."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cohortex.volume import Volume
+
+VIEWS = {"sagittal": 0, "coronal": 1, "axial": 2}
+"""Name of a view and the axis of the grid that it looks along."""
+
+CT_WINDOWS = {"head": (40.0, 100.0)}
+CT_WINDOW = (40.0, 400.0)
+"""Centre and width in HU; the soft tissue window serves chest, abdomen and whatever is not known."""
+
+_BLOCK = 16
+"""Edge in voxels of the blocks that the grey window is looked for in, beside the three slices."""
+
+
+def orthogonal_views(volume: Volume, size: int = 160) -> dict[str, np.ndarray]:
+    """Return pictures of the three slices through the middle of a volume's grid.
+
+    Pixels are isotropic and equally large in all views. The convention is the radiological one: the patient's right
+    is on the left, front up (axial), head up (coronal, sagittal), the face to the left (sagittal). A view is left
+    out where the grid has a single voxel along one of its axes, so that a picture (x, y, 1) has only ``axial``.
+
+    Parameters
+    ----------
+    volume : Volume
+        Axes in the closest canonical order (RAS). A lazy volume is never read whole: only the three slices and a few
+        small blocks. Of a displacement field the length of the displacements is shown.
+    size : int
+        Pixels on the longest side at most.
+
+    Returns
+    -------
+    dict of str to (rows, columns) uint8 array
+        ``sagittal``, ``coronal``, ``axial``. Grey values are windowed (`grey_window`); of labels the values are kept
+        (values above 255 become ``1 + (value - 1) % 255``, so that a label never turns into background).
+    """
+    shape = volume.shape
+    axes = {name: axis for name, axis in VIEWS.items() if all(shape[other] > 1 for other in range(3) if other != axis)}
+    slices = {name: _slice(volume, axis) for name, axis in (axes or {"axial": 2}).items()}
+    if volume.kind == "labels":
+        grey = {name: _label_bytes(pixels) for name, pixels in slices.items()}
+    else:
+        low, high = grey_window(np.concatenate([_sample(volume), *(pixels.ravel() for pixels in slices.values())]), volume)
+        grey = {name: np.nan_to_num((pixels - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0) for name, pixels in slices.items()}
+    longest = max(count * step for count, step in zip(shape, volume.spacing, strict=True))
+    pixel_mm = max(min(volume.spacing), longest / size)
+    views = {}
+    for name, pixels in grey.items():
+        spacing = [step for axis, step in enumerate(volume.spacing) if axis != VIEWS[name]]
+        rows, columns = (min(size, max(1, round(count * step / pixel_mm))) for count, step in zip(pixels.shape, spacing, strict=True))
+        if volume.kind == "labels":
+            small = pixels[np.ix_(_nearest(pixels.shape[0], rows), _nearest(pixels.shape[1], columns))]
+        else:
+            smooth = _linear(pixels.shape[0], rows) @ np.clip(pixels, 0, 1) @ _linear(pixels.shape[1], columns).T
+            small = np.rint(smooth * 255).astype(np.uint8)
+        views[name] = np.ascontiguousarray(small.T[::-1, ::-1])
+    return views
+
+
+def grey_window(sample: np.ndarray, volume: Volume) -> tuple[float, float]:
+    """Return the values that are shown black and white.
+
+    CT has the fixed window of its body part (HU). Of an X-ray these are the percentiles .5 and 99.5; of everything
+    else the percentile .5 and the percentile 99.5 of the foreground, which Otsu's threshold parts from the background
+    (so that a skull-stripped or small object is not shown too dark).
+
+    Parameters
+    ----------
+    sample : array
+        Values of the volume, in any shape; those that are not finite are left out.
+    volume : Volume
+        Only its modality, kind and body part are looked at.
+    """
+    if volume.modality == "CT" and volume.kind == "image":
+        centre, width = CT_WINDOWS.get(volume.body_part, CT_WINDOW)
+        return centre - width / 2, centre + width / 2
+    values = sample[np.isfinite(sample)].astype(np.float64)
+    if values.size == 0:
+        return 0.0, 1.0
+    low, high = np.percentile(values, (0.5, 99.5))
+    if volume.modality != "XR":
+        tails = np.clip(values, *np.percentile(values, (0.1, 99.9)))
+        foreground = values[tails > _otsu(tails)]
+        high = np.percentile(foreground, 99.5) if foreground.size else high
+    if volume.kind == "field":
+        low = 0.0
+    return float(low), float(high if high > low else low + 1)
+
+
+def checkerboard(a: np.ndarray, b: np.ndarray, tiles: int = 8) -> np.ndarray:
+    """Return one picture whose tiles are alternately from `a` and `b`.
+
+    Parameters
+    ----------
+    a, b : (rows, columns) or (rows, columns, 3) array
+        Pictures of one shape.
+    tiles : int
+        Number of tiles along the longer side; tiles are square.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"a checkerboard needs two pictures of one shape, these are {a.shape} and {b.shape}")
+    edge = max(1, -(-max(a.shape[:2]) // tiles))
+    rows, columns = (np.arange(count) // edge for count in a.shape[:2])
+    first = (rows[:, None] + columns[None, :]) % 2 == 0
+    return np.where(first[..., None] if a.ndim == 3 else first, a, b)
+
+
+def _slice(volume: Volume, axis: int) -> np.ndarray:
+    """Return the middle slice across an axis, (other axes in order), float32 or the labels' type."""
+    index: list[slice | int] = [slice(None)] * 3
+    index[axis] = volume.shape[axis] // 2
+    return _magnitude(np.asarray(volume.data[tuple(index)]), volume)
+
+
+def _sample(volume: Volume) -> np.ndarray:
+    """Return the values of up to 27 blocks in the inner part of the grid, flat."""
+    starts = [sorted({max(0, count * part // 4 - _BLOCK // 2) for part in (1, 2, 3)}) for count in volume.shape]
+    if volume.modality == "CT" and volume.kind == "image":
+        return np.empty(0, np.float32)
+    blocks = [
+        np.asarray(volume.data[x : x + _BLOCK, y : y + _BLOCK, z : z + _BLOCK]) for x in starts[0] for y in starts[1] for z in starts[2]
+    ]
+    return np.concatenate([_magnitude(block, volume).ravel() for block in blocks])
+
+
+def _magnitude(values: np.ndarray, volume: Volume) -> np.ndarray:
+    if volume.kind == "labels":
+        return values
+    values = values.astype(np.float32)
+    return np.linalg.norm(values, axis=-1) if volume.kind == "field" else values
+
+
+def _label_bytes(labels: np.ndarray) -> np.ndarray:
+    labels = labels.astype(np.int64)
+    return np.where(labels > 255, 1 + (labels - 1) % 255, labels).astype(np.uint8)
+
+
+def _otsu(values: np.ndarray) -> float:
+    """Return the threshold that parts values into two classes with the largest variance between them (Otsu 1979)."""
+    counts, edges = np.histogram(values, bins=128)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)
+    above = below[-1] - below
+    total = np.cumsum(counts * centres)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (total / below - (total[-1] - total) / above) ** 2
+    return float(edges[int(np.argmax(np.nan_to_num(between))) + 1])
+
+
+def _nearest(count: int, wanted: int) -> np.ndarray:
+    return np.minimum(((np.arange(wanted) + 0.5) * count / wanted).astype(int), count - 1)
+
+
+def _linear(count: int, wanted: int) -> np.ndarray:
+    """Return the (wanted, count) matrix of linear interpolation, its triangles widened where it makes things smaller."""
+    centres = (np.arange(wanted) + 0.5) * count / wanted - 0.5
+    width = max(1.0, count / wanted)
+    clamped = np.clip(centres, 0, count - 1) if width == 1 else centres
+    weights = np.maximum(0, 1 - np.abs(np.arange(count)[None, :] - clamped[:, None]) / width)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
