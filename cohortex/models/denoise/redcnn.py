@@ -1,0 +1,46 @@
+"""RED-CNN: ten 5 x 5 convolutions, half of them transposed, with three shortcuts (Chen et al. 2017)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class RedCnn(nn.Module):
+    """Residual encoder-decoder of Chen et al., IEEE Trans. Med. Imaging 36(12), 2017.
+
+    Five convolutions and five transposed convolutions, all 5 x 5 with stride 1 and no padding, so that each of the first
+    takes four pixels away and each of the second gives them back; the input, the second and the fourth layer's output are
+    added again where the sizes meet. Its input is (batch, 1, rows, columns) of at least 21 x 21 pixels; the output has its shape.
+
+    Parameters
+    ----------
+    filters : int
+        Channels of the hidden layers (96 in the paper: 1,848,865 parameters).
+    """
+
+    halo = 20
+    """An output pixel depends on input pixels at most this far away."""
+
+    def __init__(self, filters: int = 96):
+        super().__init__()
+        self.encoder = nn.ModuleList([nn.Conv2d(1 if i == 0 else filters, filters, 5) for i in range(5)])
+        self.decoder = nn.ModuleList([nn.ConvTranspose2d(filters, 1 if i == 4 else filters, 5) for i in range(5)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the restored image."""
+        first = torch.relu(self.encoder[0](x))
+        second = torch.relu(self.encoder[1](first))
+        third = torch.relu(self.encoder[2](second))
+        fourth = torch.relu(self.encoder[3](third))
+        y = torch.relu(self.encoder[4](fourth))
+        y = torch.relu(self.decoder[0](y) + fourth)
+        y = torch.relu(self.decoder[1](y))
+        y = torch.relu(self.decoder[2](y) + second)
+        y = torch.relu(self.decoder[3](y))
+        return torch.relu(self.decoder[4](y) + x)
+
+
+def redcnn(filters: int = 96) -> RedCnn:
+    """Build RED-CNN."""
+    return RedCnn(filters)

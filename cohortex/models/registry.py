@@ -1,0 +1,131 @@
+"""Which networks there are, and how one is built.
+
+Every task has a package ``cohortex.models.<task>`` with a list ``ENTRIES``. Listing them imports no torch; only `build`
+imports the module of the network that was asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cohortex.errors import Refused
+
+if TYPE_CHECKING:
+    from torch import nn
+
+TASKS = ("denoise", "superresolve", "regseg", "classify")
+"""The tasks that have networks; each is a package of this one."""
+
+
+@dataclass(frozen=True)
+class Expects:
+    """What a network takes.
+
+    Attributes
+    ----------
+    dimensions : {2, 3}
+        Spatial axes of its input (a 2-D network is applied slice by slice).
+    channels : int
+        Channels of its input.
+    values : str
+        Range of the values that it was made for, such as ``0..1``.
+    """
+
+    dimensions: int
+    channels: int = 1
+    values: str = "0..1"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One network of the registry.
+
+    Attributes
+    ----------
+    task, name : str
+        What it is for, and what it is called in configuration and cards.
+    paper : str
+        Author, title, journal, year, DOI.
+    factory : str
+        ``package.module:function``; the function takes the options by keyword and returns an ``nn.Module``.
+    expects : Expects
+    options : mapping
+        Every option with its default; an option that is not here is refused.
+    parameters : int, optional
+        The parameter count that the paper (or its authors' code) states, with the default options.
+    """
+
+    task: str
+    name: str
+    paper: str
+    factory: str
+    expects: Expects
+    options: Mapping[str, Any] = field(default_factory=dict)
+    parameters: int | None = None
+
+
+def entries(task: str | None = None) -> list[Entry]:
+    """Return the networks of a task, or of all tasks; imports no torch.
+
+    Raises
+    ------
+    Refused
+        When there is no such task.
+    """
+    if task is not None and task not in TASKS:
+        raise Refused(f"There is no task {task!r}; the tasks with networks are {', '.join(TASKS)}.")
+    found: list[Entry] = []
+    for name in TASKS if task is None else (task,):
+        package = f"cohortex.models.{name}"
+        if importlib.util.find_spec(package) is not None:
+            found.extend(importlib.import_module(package).ENTRIES)
+    return found
+
+
+def entry(task: str, name: str) -> Entry:
+    """Return one network's entry.
+
+    Raises
+    ------
+    Refused
+        When the task has no network of that name; the sentence names the nearest one.
+    """
+    known = {e.name: e for e in entries(task)}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(known) or 'none'}."
+        raise Refused(f"The task {task} has no network {name!r}.{hint}")
+    return known[name]
+
+
+def build(task: str, name: str, **options: Any) -> nn.Module:
+    """Build a network with fresh weights.
+
+    Parameters
+    ----------
+    task, name : str
+        As in `entries`.
+    **options
+        Overlay the entry's own options.
+
+    Raises
+    ------
+    Refused
+        For an unknown task, network or option.
+    """
+    found = entry(task, name)
+    unknown = sorted(set(options) - set(found.options))
+    if unknown:
+        raise Refused(f"The network {name} has no option {unknown[0]!r}; it has: {', '.join(found.options) or 'none'}.")
+    module, _, function = found.factory.partition(":")
+    return getattr(importlib.import_module(module), function)(**{**found.options, **options})
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Return the number of trainable values of a network."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
