@@ -1,0 +1,1 @@
+"""The simulated demo cohort: what it consists of, its anatomy, its scans."""
