@@ -1,0 +1,485 @@
+"""Run one stage over one batch: worker process, resume, quarantine, records, atomic publication.
+
+An item (an image, or a subject) is done when the running folder holds its done-record under the item's key, written
+after its files. A job that is killed, or whose head process died, goes on at the next item.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import platform
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cohortex import __version__
+from cohortex.items import SET_ASIDE, Image
+from cohortex.publish import atomic_path, link_or_copy, sweep, write_json
+from cohortex.records import TIMING_COLUMNS, pairs, read_table, row_of, write_manifest, write_table
+from cohortex.stages import STAGES
+from cohortex.threads import set_threads
+from cohortex.worker import Item, Task, open_content, seed_for, work
+
+WORKER_DEATHS = 2
+"""An item on which the worker died this often is `crashed`."""
+JOB_DEATHS = 5
+"""... and one during which the whole job ended this often (a node may fail for reasons of its own)."""
+SYSTEMIC = 5
+"""From this many items on, a batch with more than half of them set aside is called systemic."""
+ROW_LEFT_OUT = ("batch", "path", "root", "split")
+"""Columns of the cohort table that do not change what is computed."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage on one batch, in plain words (made from Snakemake's object by `run_stage`)."""
+
+    stage: str
+    batch: str
+    table: Path
+    before: Path | None
+    before_record: Path | None
+    images: Path | None
+    record: Path
+    running: Path
+    log: Path | None
+    section: Mapping[str, Any]
+    models: Mapping[str, Mapping[str, str]]
+    seed: int
+    device: str
+    threads: int
+    last_attempt: bool = False
+    deadline_s: float = float("inf")
+
+
+def job_from(snakemake: Any) -> Job:
+    """Translate Snakemake's object."""
+    given = snakemake.params
+    stage, batch = snakemake.rule, snakemake.wildcards.batch
+    work_folder = Path(given.work)
+    inputs, outputs, resources = dict(snakemake.input.items()), dict(snakemake.output.items()), snakemake.resources
+    section = json.loads(given.settings)
+    if stage == "export":
+        section["results"] = given.results
+    runtime_s = float(resources.get("runtime", 0) or 0) * 60
+    return Job(
+        stage=stage,
+        batch=batch,
+        table=work_folder / "cohort" / "batches" / f"{batch}.tsv",
+        before=Path(inputs["images"]) if "images" in inputs else None,
+        before_record=Path(inputs["before"]) if "before" in inputs else None,
+        images=Path(outputs["images"]) if "images" in outputs else None,
+        record=Path(outputs["record"]),
+        running=work_folder / ".running" / stage / batch,
+        log=Path(snakemake.log[0]) if snakemake.log else None,
+        section=section,
+        models=json.loads(given.get("models", "{}")),
+        seed=int(given.seed),
+        device=given.device,
+        threads=snakemake.threads,
+        last_attempt=bool(resources.get("last_attempt", 0)),
+        deadline_s=0.9 * runtime_s if runtime_s else float("inf"),
+    )
+
+
+def run_stage(snakemake: Any, function: Callable[..., Any], load: Callable[..., Any] | None = None) -> None:
+    """Run `function` over the batch of a Snakemake job.
+
+    Parameters
+    ----------
+    snakemake : object
+        What Snakemake puts into a script.
+    function : callable
+        The stage's function (see `cohortex.items`).
+    load : callable, optional
+        ``load(section, folders, device)``, called once in the worker; its result is handed to every call.
+
+    Raises
+    ------
+    SystemExit
+        With one sentence, when the job itself cannot go on (model, disk); never for an image.
+    """
+    run_job(job_from(snakemake), function, load)
+
+
+def run_job(job: Job, function: Callable[..., Any], load: Callable[..., Any] | None = None) -> None:
+    """Run `function` over a batch (see `run_stage`)."""
+    os.umask(0o027)
+    set_threads(job.threads)
+    log = Log(job)
+    become_owner(job.running, log)
+    images = read_images(job)
+    items = cut_items(job, images)
+    task = Task(
+        stage=job.stage,
+        unit=STAGES[job.stage].unit,
+        function=function,
+        load=load,
+        section=job.section,
+        folders={name: Path(model["folder"]) for name, model in job.models.items()},
+        model_sha256={name: model_sha256(model) for name, model in job.models.items()},
+        device=job.device,
+        threads=job.threads,
+        running=job.running,
+        log=log.write,
+    )
+    done = work_through(job, task, items, log)
+    publish(job, images, items, done)
+    log.line("finished")
+
+
+class Log:
+    """Progress, to the job's log and to standard error."""
+
+    def __init__(self, job: Job):
+        self.job = job
+        self.started = time.monotonic()
+        if job.log:
+            job.log.parent.mkdir(parents=True, exist_ok=True)
+            job.log.write_text("", encoding="utf-8")
+
+    def write(self, text: str) -> None:
+        """Append to the log alone."""
+        if self.job.log:
+            with self.job.log.open("a", encoding="utf-8") as file:
+                file.write(text.rstrip("\n") + "\n")
+
+    def line(self, text: str) -> None:
+        """Append to the log and show on standard error."""
+        line = f"{self.job.stage} {self.job.batch} {text}"
+        self.write(line)
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+    def progress(self, number: int, of: int, name: str, record: Mapping[str, Any]) -> None:
+        """Say how far the batch is."""
+        words = sorted({row["status"] for row in record["rows"]}) or ["ok"]
+        bar = "#" * round(20 * number / of) + "." * (20 - round(20 * number / of))
+        self.line(f"[{bar}] {number}/{of} {name} {','.join(words)} {record['timing']['seconds']:.1f} s")
+
+
+# --- who owns the running folder -------------------------------------------------------------------------------
+
+
+def become_owner(running: Path, log: Log) -> None:
+    """Take over the running folder; end an orphan of a killed run that still works in it on this host."""
+    import psutil
+
+    running.mkdir(parents=True, exist_ok=True)
+    file = running / "owner.json"
+    try:
+        owner = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        owner = {}
+    if owner.get("host") == socket.gethostname() and owner.get("pid") != os.getpid():
+        try:
+            process = psutil.Process(owner["pid"])
+            if abs(process.create_time() - owner["started"]) < 1:
+                log.line(f"ends process {owner['pid']}, left over from a run that was killed")
+                for member in [*process.children(recursive=True), process]:
+                    member.kill()
+                process.wait(10)
+        except psutil.NoSuchProcess:
+            pass
+    me = psutil.Process()
+    slurm = os.environ.get("SLURM_JOB_ID", "")
+    write_json(file, {"host": socket.gethostname(), "pid": me.pid, "started": me.create_time(), "slurm_job": slurm})
+    sweep(running)
+
+
+# --- what there is to do ---------------------------------------------------------------------------------------
+
+
+def read_images(job: Job) -> list[Image]:
+    """Return what the stage before left for this batch (the cohort table's rows for the first stage)."""
+    table = {row["image"]: row for row in read_table(job.table)}
+    if job.before is None or job.before_record is None:
+        return [
+            Image(
+                row["image"],
+                row["subject"],
+                row["session"],
+                row["modality"],
+                "image" if row["role"] == "image" else "labels",
+                row["role"],
+                row["body_part"],
+                row=row,
+            )
+            for row in table.values()
+        ]
+    return images_of(job.before, job.before_record, table)
+
+
+def images_of(folder: Path, record: Path, table: Mapping[str, Mapping[str, str]]) -> list[Image]:
+    """Return the images that a stage passed on: `folder` holds them, `record` describes them, `table` has their rows."""
+    images = []
+    for row in read_table(record / "manifest.tsv"):
+        if not row["path"] or row["status"] in SET_ASIDE:
+            continue
+        path, kind = folder / row["path"], row["kind"]
+        images.append(
+            Image(
+                id=row["image"],
+                subject=row["subject"],
+                session=row["session"],
+                modality=row["modality"],
+                kind=kind,
+                role=row["role"],
+                body_part=row["body_part"],
+                entities=pairs(row["entities"]),
+                sources=tuple(row["sources"].split()),
+                row={**table.get(row["image"].split("+")[0], {}), "sha256": row["sha256"], "file": row["path"]},
+                opener=lambda path=path, kind=kind: open_content(path, kind),
+            )
+        )
+    return images
+
+
+def cut_items(job: Job, images: Sequence[Image]) -> list[Item]:
+    """Group images into the items of the stage, each with the key of its result."""
+    stage = STAGES[job.stage]
+    if stage.unit == "subject":
+        groups: dict[str, list[Image]] = {}
+        for image in images:
+            groups.setdefault(image.subject, []).append(image)
+    else:
+        groups = {image.id: [image] for image in images if job.before is None or (image.kind == "image" and image.role == "image")}
+    shared = [job.stage, stage.version, job.section, {name: model_sha256(model) for name, model in job.models.items()}, job.seed]
+    items = []
+    for name, members in sorted(groups.items()):
+        facts = [
+            [
+                row_of(image),
+                {
+                    key: value
+                    for key, value in image.row.items()
+                    if key not in ROW_LEFT_OUT and (job.before is None or key != "fingerprint")
+                },
+            ]
+            for image in members
+        ]
+        key = hashlib.sha256(json.dumps([*shared, facts], sort_keys=True).encode()).hexdigest()
+        items.append(Item(name, tuple(members), key, seed_for(job.seed, name, job.stage)))
+    return items
+
+
+def model_sha256(model: Mapping[str, str]) -> str:
+    """Return the sha256 of a model's weights; one that the workflow trained has it in its card only now."""
+    if model.get("sha256"):
+        return model["sha256"]
+    from cohortex.models.folder import model_sha256 as of_folder
+
+    return of_folder(Path(model["folder"]))
+
+
+# --- doing it --------------------------------------------------------------------------------------------------
+
+
+def done_record(running: Path, item: Item) -> dict[str, Any] | None:
+    """Return the done-record of an item if it is there under the item's key."""
+    try:
+        record = json.loads((running / f"{item.name}.done.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    there = all((running / row["path"]).is_file() for row in record["rows"] if row.get("path"))
+    return record if record["key"] == item.key and there else None
+
+
+def starts(running: Path, item: Item, add: str = "") -> dict[str, int]:
+    """Return how often the worker or the job ended during an item, after counting one more start or end."""
+    file = running / f"{item.name}.starts.json"
+    try:
+        count = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        count = {}
+    if count.get("key") != item.key:
+        count = {"key": item.key, "started": 0, "worker_died": 0}
+    if add:
+        count[add] += 1
+        write_json(file, count)
+    return count
+
+
+def given_up(running: Path, item: Item, status: str, code: str, reason: str, timing: Mapping[str, Any]) -> dict[str, Any]:
+    """Write and return the done-record of an item that could not be finished."""
+    rows = [{**row_of(image), "status": status, "code": code, "reason": reason, "key": item.key} for image in item.images]
+    record = {"key": item.key, "rows": rows, "previews": False, "timing": {"item": item.name, "seconds": 0.0, **timing}}
+    write_json(running / f"{item.name}.done.json", record)
+    return record
+
+
+def work_through(job: Job, task: Task, items: Sequence[Item], log: Log) -> dict[str, dict[str, Any]]:
+    """Process every item that is not done yet, in a worker process that is started again when it dies."""
+    started, done, worker = time.monotonic(), {}, None
+    timing = {"peak_mb": 0, "pid": os.getpid(), "device": job.device, "threads": job.threads}
+    try:
+        for number, item in enumerate(items, 1):
+            record = done_record(job.running, item)
+            if record is not None:
+                record["timing"]["resumed"] = 1
+                done[item.name] = record
+                continue
+            while record is None:
+                count = starts(job.running, item)
+                if count["worker_died"] >= WORKER_DEATHS or count["started"] - count["worker_died"] >= JOB_DEATHS:
+                    reason = f"the process died {count['started']} times on this item (out of memory, or a fault in a library); see the log"
+                    record = given_up(job.running, item, "crashed", "process-died", reason, timing)
+                    break
+                if job.last_attempt and time.monotonic() - started > job.deadline_s:
+                    record = given_up(
+                        job.running,
+                        item,
+                        "failed",
+                        "time-limit",
+                        "the job's time limit came before this item; ask for more runtime",
+                        timing,
+                    )
+                    break
+                if worker is None:
+                    worker = Worker(task, items)
+                starts(job.running, item, "started")
+                if worker.process_item(number - 1):
+                    record = done_record(job.running, item)
+                else:
+                    starts(job.running, item, "worker_died")
+                    log.line(f"{item.name}: the worker died ({worker.ended()}); it is started again")
+                    worker = None
+            done[item.name] = record
+            log.progress(number, len(items), item.name, record)
+    finally:
+        if worker is not None:
+            worker.stop()
+    return done
+
+
+class Worker:
+    """The child process and the pipe to it."""
+
+    def __init__(self, task: Task, items: Sequence[Item]):
+        context = multiprocessing.get_context("fork")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=work_in_child, args=(task, items, theirs, self.connection), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.ready = False
+
+    def answer(self) -> bytes | None:
+        """Wait for the worker's next word; None when it died. A job that cannot go on ends here."""
+        try:
+            word = self.connection.recv_bytes()
+        except (EOFError, ConnectionResetError):
+            return None
+        if word.startswith(b"fail"):
+            raise SystemExit(word[4:].decode())
+        return word
+
+    def process_item(self, index: int) -> bool:
+        """Have one item processed; False when the worker died on it."""
+        if not self.ready:
+            self.ready = self.answer() is not None
+        if not self.ready:
+            return False
+        try:
+            self.connection.send_bytes(str(index).encode())
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        return self.answer() is not None
+
+    def ended(self) -> str:
+        """Say how the worker ended."""
+        self.process.join(10)
+        code = self.process.exitcode
+        return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+
+    def stop(self) -> None:
+        """Let the worker end."""
+        self.connection.close()
+        self.process.join(10)
+        if self.process.is_alive():
+            self.process.kill()
+
+
+def work_in_child(task: Task, items: Sequence[Item], connection: Any, parents: Any) -> None:
+    """Entry of the worker process."""
+    parents.close()
+    work(task, items, connection)
+
+
+# --- handing it on ---------------------------------------------------------------------------------------------
+
+
+def publish(job: Job, images: Sequence[Image], items: Sequence[Item], done: Mapping[str, Mapping[str, Any]]) -> None:
+    """Link what was made and what was left untouched into the stage's folder, then write the record."""
+    rows = {row["image"]: dict(row) for record in done.values() for row in record["rows"]}
+    links = {row["path"]: job.running / row["path"] for row in rows.values() if row.get("path")}
+    lost = {name for name, row in rows.items() if row["status"] in SET_ASIDE}
+    if job.before is not None and job.before_record is not None:
+        manifest = {row["image"]: row for row in read_table(job.before_record / "manifest.tsv")}
+        for image in images:
+            if image.id in lost or image.id.split("+")[0] in lost or rows.get(image.id, {}).get("path"):
+                continue
+            row = rows.setdefault(image.id, row_of(image))
+            row |= {column: manifest[image.id][column] for column in ("path", "sha256", "shape", "spacing_mm")}
+            links[row["path"]] = job.before / row["path"]
+    if job.images is not None:
+        with atomic_path(job.images) as folder:
+            folder.mkdir()
+            for name, source in links.items():
+                link_or_copy(source, folder / name)
+    with atomic_path(job.record) as folder:
+        folder.mkdir()
+        write_manifest(folder / "manifest.tsv", list(rows.values()))
+        timing = [{"host": socket.gethostname(), "resumed": 0, **done[item.name]["timing"]} for item in items]
+        write_table(folder / "timing.tsv", TIMING_COLUMNS, timing)
+        write_previews(folder / "previews.npz", job.running, [item for item in items if done[item.name]["previews"]])
+        write_json(folder / "numbers.json", numbers(job, list(rows.values()), items, done))
+    if job.before is not None:
+        # The running folder of the stage before is not needed any more: its files are published and were used.
+        shutil.rmtree(job.running.parents[1] / job.before.parent.name / job.batch, ignore_errors=True)
+
+
+def write_previews(path: Path, running: Path, items: Sequence[Item]) -> None:
+    """Join the items' previews into one file."""
+    import numpy as np
+
+    pictures: dict[str, np.ndarray] = {}
+    for item in items:
+        with np.load(running / f"{item.name}.previews.npz", allow_pickle=False) as file:
+            pictures |= {name: file[name] for name in file.files}
+    with path.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **{name: pictures[name] for name in sorted(pictures)})
+
+
+def numbers(job: Job, rows: Sequence[Mapping[str, Any]], items: Sequence[Item], done: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what is known of the job beside its images."""
+    from importlib.metadata import version
+
+    counts: dict[str, int] = {}
+    for row in rows:
+        if row["kind"] == "image" and row["role"] == "image":
+            counts[row["status"]] = counts.get(row["status"], 0) + 1
+    bad = sum(any(row["status"] in SET_ASIDE for row in done[item.name]["rows"]) for item in items)
+    models = {}
+    for name, model in job.models.items():
+        from cohortex.models.folder import read_card
+
+        models[name] = {"sha256": model_sha256(model), "card": read_card(Path(model["folder"]))}
+    libraries = ("numpy", "scipy", "torch", "SimpleITK", "nibabel", "pydicom", "zarr", "snakemake")
+    return {
+        "stage": job.stage,
+        "version": STAGES[job.stage].version,
+        "section": {name: value for name, value in job.section.items() if name != "results"},
+        "models": models,
+        "software": {"cohortex": __version__, "python": platform.python_version(), **{name: version(name) for name in libraries}},
+        "device": job.device,
+        "counts": counts,
+        "items": len(items),
+        "systemic": len(items) >= SYSTEMIC and bad * 2 > len(items),
+    }

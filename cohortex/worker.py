@@ -1,0 +1,241 @@
+"""The worker process of a job: holds the model, runs a stage's function on one item after the other.
+
+This and `cohortex.stage` are the only places that catch an image's exceptions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import resource
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cohortex.errors import BadInput, Skip
+from cohortex.items import Image, Made, settings_for
+from cohortex.publish import NO_SPACE, atomic_path, write_json, write_text
+from cohortex.records import cell, geometry, row_of
+from cohortex.volume import Volume
+
+SUFFIX = {"image": ".ozx", "labels": ".ozx", "field": ".ozx", "transform": ".json", "table": ".tsv"}
+
+
+@dataclass(frozen=True)
+class Item:
+    """What one call of a stage's function sees, and the key of its result."""
+
+    name: str
+    images: tuple[Image, ...]
+    key: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every item of a job shares."""
+
+    stage: str
+    unit: str
+    function: Callable[..., Any]
+    load: Callable[..., Any] | None
+    section: Mapping[str, Any]
+    folders: Mapping[str, Path]
+    model_sha256: Mapping[str, str]
+    device: str
+    threads: int
+    running: Path
+    log: Callable[[str], None]
+
+
+def seed_for(seed: int, name: str, stage: str) -> int:
+    """Return the seed of an item: the same whatever the batch, the order or the number of kills."""
+    return int.from_bytes(hashlib.sha256(f"{seed}|{name}|{stage}".encode()).digest()[:6], "big")
+
+
+def open_content(path: Path, kind: str) -> Any:
+    """Read what a stage's folder holds for an id."""
+    if kind == "transform":
+        return np.array(json.loads(path.read_text(encoding="utf-8"))["matrix"], dtype=np.float64)
+    if kind == "table":
+        from cohortex.records import read_table
+
+        rows = read_table(path)
+        return {column: [row[column] for row in rows] for column in (rows[0] if rows else {})}
+    from cohortex.io.ozx import read_ozx
+
+    return read_ozx(path)
+
+
+def write_content(path: Path, content: Any, threads: int) -> str:
+    """Write what a stage made and return the sha256 of data and geometry."""
+    if isinstance(content, Volume):
+        from cohortex.io.ozx import write_ozx
+
+        write_ozx(path, content, threads=threads)
+        return content.sha256()
+    if isinstance(content, np.ndarray):
+        text = json.dumps(
+            {"matrix": np.asarray(content, dtype=np.float64).tolist(), "from": "fixed world", "to": "moving world", "units": "mm, RAS"}
+        )
+    else:
+        columns = list(content)
+        lines = ["\t".join(columns)]
+        lines += ["\t".join(cell(content[column][i]) for column in columns) for i in range(len(content[columns[0]]) if columns else 0)]
+        text = "\n".join(lines)
+    write_text(path, text + "\n")
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def kind_of(content: Any) -> str:
+    """Return the manifest's word for a content."""
+    if isinstance(content, Volume):
+        return content.kind
+    return "transform" if isinstance(content, np.ndarray) else "table"
+
+
+def call(task: Task, item: Item, model: Any) -> list[Made]:
+    """Call the stage's function on an item."""
+    if task.unit == "subject":
+        return list(task.function(item.images, task.section, model, item.seed))
+    (image,) = item.images
+    made = task.function(image, settings_for(task.section, image.modality), model, item.seed)
+    return [made] if isinstance(made, Made) else list(made)
+
+
+def keep(task: Task, item: Item, made: Sequence[Made]) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """Write what an item gave into the running folder; return its manifest rows and previews."""
+    from cohortex.report.previews import orthogonal_views
+
+    by_id = {image.id: image for image in item.images}
+    rows: dict[str, dict[str, Any]] = {}
+    previews: dict[str, np.ndarray] = {}
+    replaced: set[str] = set()
+    for thing in made:
+        of = by_id[thing.of or item.images[0].id]
+        name = f"{of.id}+{thing.tag}" if thing.tag else of.id
+        if name in rows:
+            raise ValueError(f"the stage {task.stage} made {name} twice")
+        row = row_of(of) | {"status": thing.status, "code": thing.code, "reason": thing.reason, "key": item.key}
+        if thing.tag:
+            row |= {"image": name, "entities": "", "sources": of.id}
+            replaced.add(of.id)
+        if thing.entities:
+            row["entities"] = ";".join(f"{key}={value}" for key, value in thing.entities.items())
+        if thing.sources:
+            row["sources"] = " ".join(thing.sources)
+        content = thing.content
+        if content is not None:
+            kind = kind_of(content)
+            row["kind"] = kind
+            row["role"] = of.role if not thing.tag else ("labels" if kind == "labels" else "image")
+            if isinstance(content, Volume):
+                step = {"stage": task.stage, **{key: value for key, value in row.items() if key in ("code", "reason") and value}}
+                if task.model_sha256:
+                    step["models"] = dict(task.model_sha256)
+                content = replace(content, history=(*content.history, step))
+                row["modality"] = content.modality or of.modality
+                row["body_part"] = content.body_part or of.body_part
+                row |= geometry(content)
+                if kind != "field":
+                    previews |= {f"{name}|{view}": picture for view, picture in orthogonal_views(content).items()}
+            row["path"] = name + SUFFIX[kind]
+            row["sha256"] = write_content(task.running / row["path"], content, task.threads)
+        row |= {key: value for key, value in thing.measures.items() if value is not None}
+        rows[name] = row
+        previews |= {f"{name}|{picture}": np.asarray(array) for picture, array in thing.previews.items()}
+    return list(rows.values()), previews
+
+
+def set_aside(item: Item, status: str, code: str, reason: str) -> list[dict[str, Any]]:
+    """Return the rows of an item that does not go on (or, when skipped, goes on as it came)."""
+    images = [image for image in item.images if status != "skipped" or (image.kind == "image" and image.role == "image")]
+    return [row_of(image) | {"status": status, "code": code, "reason": reason, "key": item.key} for image in images]
+
+
+def where(error: BaseException) -> str:
+    """Return type and place of an unexpected error; never its text, which may hold a patient's data."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "cohortex" in frame.filename] or frames
+    place = f" at {Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else ""
+    return f"{type(error).__name__}{place}"
+
+
+def process(task: Task, item: Item, model: Any) -> None:
+    """Run one item and write its done-record last: without it the item counts as not done."""
+    started = time.monotonic()
+    previews: dict[str, np.ndarray] = {}
+    try:
+        rows, previews = keep(task, item, call(task, item, model))
+    except Skip as skip:
+        rows = set_aside(item, "skipped", skip.code, skip.sentence)
+    except BadInput as bad:
+        rows = set_aside(item, "quarantined", bad.code, bad.sentence)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            raise
+        task.log(
+            f"{item.name}: unexpected {where(error)}\n"
+            + "".join(f"  {frame.filename}:{frame.lineno} {frame.name}\n" for frame in traceback.extract_tb(error.__traceback__))
+        )
+        rows = set_aside(item, "crashed", type(error).__name__, f"the stage {task.stage} met an unexpected {where(error)}; see the log")
+    if previews:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **{name: previews[name] for name in sorted(previews)})
+        with atomic_path(task.running / f"{item.name}.previews.npz") as temporary:
+            temporary.write_bytes(buffer.getvalue())
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    done = {
+        "key": item.key,
+        "rows": [{name: cell(value) for name, value in row.items()} for row in rows],
+        "previews": bool(previews),
+        "timing": {
+            "item": item.name,
+            "seconds": round(time.monotonic() - started, 3),
+            "peak_mb": round(peak_mb),
+            "pid": os.getpid(),
+            "device": task.device,
+            "threads": task.threads,
+        },
+    }
+    write_json(task.running / f"{item.name}.done.json", done)
+
+
+def work(task: Task, items: Sequence[Item], connection: Any) -> None:
+    """Serve items by index until the parent closes the connection (runs in the child process)."""
+    from cohortex.threads import die_with_parent, set_threads
+
+    die_with_parent()
+    os.umask(0o027)
+    set_threads(task.threads)
+    model = None
+    try:
+        if task.load is not None:
+            model = task.load(task.section, task.folders, task.device)
+        connection.send_bytes(b"ready")
+        while True:
+            index = int(connection.recv_bytes())
+            process(task, items[index], model)
+            connection.send_bytes(b"done")
+    except EOFError:
+        return
+    except BaseException as error:
+        # Not an item's fault (a model that does not load, a full disk): the job ends with this sentence.
+        from cohortex.errors import CohortexError
+
+        sentence = (
+            str(error)
+            if isinstance(error, CohortexError)
+            else f"{type(error).__name__}: {os.strerror(error.errno)}"
+            if isinstance(error, OSError) and error.errno
+            else where(error)
+        )
+        connection.send_bytes(b"fail" + sentence.encode())
+        raise SystemExit(1) from None
