@@ -1,0 +1,60 @@
+"""Cohortex: a cohort of medical images in, derivatives and one report out."""
+
+import os
+import sys
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+# The package is used from this folder, whether it is installed or not, here and in the jobs' scripts.
+sys.path.insert(0, workflow.basedir)
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [workflow.basedir, *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+
+
+configfile: os.path.join(workflow.basedir, "config.yaml")
+
+
+pathvars:
+    work=config["work"],
+    results=config["output"],
+    logs=os.path.join(config["work"], "logs"),
+    benchmarks=os.path.join(config["work"], "benchmarks"),
+
+
+include: "rules/common.smk"
+include: "rules/demo.smk"
+include: "rules/acquire.smk"
+include: "rules/preprocess.smk"
+include: "rules/denoise.smk"
+include: "rules/superresolve.smk"
+include: "rules/regseg.smk"
+include: "rules/classify.smk"
+include: "rules/export.smk"
+include: "rules/train.smk"
+include: "rules/report.smk"
+
+
+localrules:
+    all,
+
+
+rule all:
+    """Everything: the derivatives, the report, and the word on whether the cohort went through."""
+    default_target: True
+    input:
+        report="<results>/report/index.html",
+        verdict="<work>/verdict.txt",
+
+
+onstart:
+    start_run()
+
+
+onsuccess:
+    end_run(success=True)
+
+
+onerror:
+    end_run(success=False)

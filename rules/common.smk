@@ -1,0 +1,161 @@
+"""What the rules share: the cohort, the chain of stages, settings, models and resources."""
+
+from cohortex.cohort import batch_sizes, make_cohort, read_batches
+from cohortex.config import (
+    canonical,
+    check_config,
+    check_files,
+    model_params,
+    resolve_weights,
+)
+from cohortex.stages import STAGES, stage_version
+from cohortex.errors import CohortexError
+from cohortex.run import claim, model_params, preflight, release, say_what_went_wrong
+
+BASEDIR = workflow.basedir
+WORK = config["work"]
+RETRIES = 0
+
+if workflow.is_main_process:
+    # The head process checks everything and makes the table of the cohort; jobs only read it.
+    try:
+        check_files(
+            [
+                os.path.join(BASEDIR, "config.yaml"),
+                *map(str, workflow.overwrite_configfiles),
+            ]
+        )
+        check_config(config)
+        make_cohort(config, BASEDIR)
+        preflight(config, BASEDIR)
+    except CohortexError as error:
+        sys.exit(f"cohortex: {error}")
+    RETRIES = workflow.execution_settings.retries or 0
+
+CHAIN = list(config["stages"])
+BATCHES = read_batches(WORK)
+SIZES = batch_sizes(WORK)
+
+
+wildcard_constraints:
+    batch=r"b[0-9]+",
+    task=r"[a-z]+",
+
+
+def position(stage):
+    """Return where a stage stands in the chain, so that batches that are far are finished first."""
+    return CHAIN.index(stage) if stage in CHAIN else 0
+
+
+def before(stage):
+    """Return the name of the stage before one of the chain."""
+    return CHAIN[max(position(stage) - 1, 0)]
+
+
+def stage_before(stage):
+    """Return the folder of volumes that a stage reads."""
+    return f"<work>/{before(stage)}/{{batch}}"
+
+
+def record_before(stage):
+    """Return the record that describes the folder that a stage reads."""
+    return f"<work>/records/{before(stage)}/{{batch}}"
+
+
+def kept(stage, folder):
+    """Return a stage's folder, deleted after its use unless the configuration keeps it."""
+    return folder if stage in config["keep"] else temp(folder)
+
+
+def source(wildcards):
+    """Return what the first stage waits for: the table of its batch, and the demo's scans where it is the demo."""
+    table = f"{WORK}/cohort/batches/{wildcards.batch}.tsv"
+    return (
+        [table, f"{WORK}/demo/{wildcards.batch}"]
+        if config["input"] == "demo"
+        else [table]
+    )
+
+
+def settings(stage):
+    """Return a stage's section as one canonical string: order and 1 against 1.0 rerun nothing."""
+    return canonical(config.get(stage, {"default": {}}))
+
+
+def weights(stage):
+    """Return the model folders of a stage by their names in the configuration."""
+    return resolve_weights(config.get(stage, {}), stage, WORK, BASEDIR)
+
+
+def model_folder(stage):
+    """Return a stage's model folders as inputs: those of the workflow as they are, others whatever their age."""
+    return [
+        folder if name == "train" else ancient(folder)
+        for name, folder in weights(stage).items()
+    ]
+
+
+def models(stage):
+    """Return a stage's models with the hash of their weights, canonical; trained ones without (see docs/design.md)."""
+    return model_params(weights(stage))
+
+
+def memory(stage):
+    """Return the memory of a job in MB from the largest image of its batch, growing with each attempt."""
+
+    def mem_mb(wildcards, attempt):
+        largest_mb = SIZES[wildcards.batch].largest_mb
+        return int((1200 + STAGES[stage].mem_factor * largest_mb) * attempt)
+
+    return mem_mb
+
+
+def minutes(stage):
+    """Return the time of a job in minutes from all images of its batch, growing with each attempt."""
+
+    def runtime(wildcards, attempt):
+        return int(
+            (10 + STAGES[stage].seconds_mb * SIZES[wildcards.batch].total_mb / 30)
+            * attempt
+        )
+
+    return runtime
+
+
+def disk(stage):
+    """Return the disk that a job's output takes in MB."""
+
+    def disk_mb(wildcards):
+        return int(100 + 2 * SIZES[wildcards.batch].total_mb)
+
+    return disk_mb
+
+
+def gpus(stage):
+    """Return the GPUs of a job: one for a learned stage when the configuration asks for cuda."""
+    return 1 if config["device"] == "cuda" and STAGES[stage].learned else 0
+
+
+def last(wildcards, attempt):
+    """Return whether an attempt is known to be the last one."""
+    return int(RETRIES > 0 and attempt > RETRIES)
+
+
+def records(wildcards):
+    """Return every record of the cohort."""
+    return [f"{WORK}/records/{stage}/{batch}" for stage in CHAIN for batch in BATCHES]
+
+
+def start_run():
+    """Claim the output for this run, or refuse."""
+    try:
+        claim(config)
+    except CohortexError as error:
+        sys.exit(f"cohortex: {error}")
+
+
+def end_run(success):
+    """Give the output back; where the run failed, make the report of what there is and say what went wrong."""
+    if not success:
+        say_what_went_wrong(config, BASEDIR)
+    release(config)

@@ -1,0 +1,22 @@
+rule demo:
+    """Simulate the scans of a batch of the demo cohort."""
+    input:
+        "<work>/cohort/batches/{batch}.tsv",
+    output:
+        directory("<work>/demo/{batch}"),
+    log:
+        "<logs>/demo/{batch}.log",
+    benchmark:
+        "<benchmarks>/demo/{batch}.tsv"
+    priority: 100
+    conda:
+        "../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=30,
+        disk_mb=2000,
+    params:
+        settings=canonical(config["demo"]),
+    script:
+        "../scripts/demo.py"

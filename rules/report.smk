@@ -1,0 +1,50 @@
+rule report:
+    """Write the report on the whole cohort from the records of every stage."""
+    input:
+        records,
+    output:
+        page="<results>/report/index.html",
+        manifest="<results>/manifest.tsv",
+    log:
+        "<logs>/report.log",
+    benchmark:
+        "<benchmarks>/report.tsv"
+    priority: 1000
+    conda:
+        "../envs/volumes.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+        disk_mb=200,
+    params:
+        config=canonical(config),
+    script:
+        "../scripts/report.py"
+
+
+rule verdict:
+    """Fail, naming the scans, when more of the cohort was set aside than is tolerated."""
+    input:
+        records=records,
+        report="<results>/report/index.html",
+    output:
+        "<work>/verdict.txt",
+    log:
+        "<logs>/verdict.log",
+    benchmark:
+        "<benchmarks>/verdict.tsv"
+    priority: 1000
+    retries: 0
+    conda:
+        "../envs/volumes.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        disk_mb=10,
+    params:
+        tolerate=config["quarantine"]["tolerate"],
+        config=canonical(config),
+    script:
+        "../scripts/verdict.py"
