@@ -10,6 +10,7 @@ from cohortex.config import (
 )
 from cohortex.stages import STAGES, stage_version
 from cohortex.errors import CohortexError
+from cohortex.training.frozen import frozen_batches
 from cohortex.run import claim, model_params, preflight, release, say_what_went_wrong
 
 BASEDIR = workflow.basedir
@@ -159,3 +160,28 @@ def end_run(success):
     if not success:
         say_what_went_wrong(config, BASEDIR)
     release(config)
+
+
+def training_batches(task):
+    """Return the batches of a task's first training, so that new subjects never retrain."""
+    return frozen_batches(WORK, task, BATCHES, config["retrain"] and workflow.is_main_process)
+
+
+def training_folders(wildcards):
+    """Return the volumes that a task is trained on."""
+    return [f"{WORK}/{before(wildcards.task)}/{batch}" for batch in training_batches(wildcards.task)]
+
+
+def training_records(wildcards):
+    """Return the records of the volumes that a task is trained on."""
+    return [f"{WORK}/records/{before(wildcards.task)}/{batch}" for batch in training_batches(wildcards.task)]
+
+
+def training_settings(wildcards):
+    """Return the settings of a training."""
+    return settings(wildcards.task)
+
+
+def training_gpus(wildcards):
+    """Return the GPUs of a training."""
+    return gpus(wildcards.task)

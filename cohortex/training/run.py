@@ -1,0 +1,71 @@
+"""Run the training of one stage's model on a cohort: pick the subjects, call the task's function, publish the folder."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cohortex.device import choose_device
+from cohortex.errors import CohortexError, Refused
+from cohortex.items import Image
+from cohortex.publish import atomic_path
+from cohortex.records import read_table
+from cohortex.stage import images_of
+from cohortex.threads import set_threads
+from cohortex.worker import seed_for
+
+TRAINED_ON = ("train", "validation")
+"""Splits that a training may see; test subjects never arrive."""
+
+
+def training_images(folders: list[str], records: list[str], work: Path, target: str = "") -> list[Image]:
+    """Return the images of the training and validation subjects of some batches.
+
+    Parameters
+    ----------
+    folders, records : list of str
+        What the stage before the task left, a folder and a record for each batch.
+    work : Path
+    target : str
+        Column of the participants' table whose value becomes ``row["label"]``.
+    """
+    participants = work / "cohort" / "participants.tsv"
+    labels = {row["subject"]: row.get(target, "") for row in read_table(participants)} if target and participants.is_file() else {}
+    images = []
+    for folder, record in zip(map(Path, folders), map(Path, records), strict=True):
+        table = {row["image"]: row for row in read_table(work / "cohort" / "batches" / f"{record.name}.tsv")}
+        for image in images_of(folder, record, table):
+            if image.row.get("split") in TRAINED_ON:
+                images.append(replace(image, row={**image.row, "label": labels.get(image.subject, "")}))
+    if not any(image.row["split"] == "train" for image in images):
+        raise Refused("no training subject is left in the cohort: give more subjects, or a `split` column with `train` in the table")
+    return images
+
+
+def run_training(snakemake: Any) -> None:
+    """Train the model that a Snakemake job asks for (rule `train`)."""
+    os.umask(0o027)
+    set_threads(snakemake.threads)
+    task, given = snakemake.wildcards.task, snakemake.params
+    section: Mapping[str, Any] = json.loads(given.settings)
+    work, output = Path(given.work), Path(snakemake.output[0])
+    module = importlib.import_module(f"cohortex.training.{task}")
+    try:
+        images = training_images(
+            list(snakemake.input.images), list(snakemake.input.before), work, section.get("default", {}).get("target", "")
+        )
+        folder = work / "training" / task
+        folder.mkdir(parents=True, exist_ok=True)
+        getattr(module, f"train_{task}")(
+            images, section, seed_for(given.seed, task, "train"), choose_device(given.device), folder / "model"
+        )
+        with atomic_path(output) as temporary:
+            (folder / "model").rename(temporary)
+    except CohortexError as error:
+        sys.exit(f"cohortex: training of {task}: {error}")

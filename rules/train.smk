@@ -1,0 +1,27 @@
+rule train:
+    """Train the model of a stage on the cohort's training subjects."""
+    input:
+        images=training_folders,
+        before=training_records,
+    output:
+        directory("<work>/models/{task}"),
+    log:
+        "<logs>/train/{task}.log",
+    benchmark:
+        "<benchmarks>/train/{task}.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: 2
+    priority: 50
+    resources:
+        mem_mb=8000,
+        runtime=600,
+        disk_mb=1000,
+        gpu=training_gpus,
+    params:
+        settings=training_settings,
+        seed=config["seed"],
+        device=config["device"],
+        work=WORK,
+    script:
+        "../scripts/train.py"
