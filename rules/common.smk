@@ -164,17 +164,25 @@ def end_run(success):
 
 def training_batches(task):
     """Return the batches of a task's first training, so that new subjects never retrain."""
-    return frozen_batches(WORK, task, BATCHES, config["retrain"] and workflow.is_main_process)
+    return frozen_batches(
+        WORK, task, BATCHES, config["retrain"] and workflow.is_main_process
+    )
 
 
 def training_folders(wildcards):
     """Return the volumes that a task is trained on."""
-    return [f"{WORK}/{before(wildcards.task)}/{batch}" for batch in training_batches(wildcards.task)]
+    return [
+        f"{WORK}/{before(wildcards.task)}/{batch}"
+        for batch in training_batches(wildcards.task)
+    ]
 
 
 def training_records(wildcards):
     """Return the records of the volumes that a task is trained on."""
-    return [f"{WORK}/records/{before(wildcards.task)}/{batch}" for batch in training_batches(wildcards.task)]
+    return [
+        f"{WORK}/records/{before(wildcards.task)}/{batch}"
+        for batch in training_batches(wildcards.task)
+    ]
 
 
 def training_settings(wildcards):

@@ -9,10 +9,10 @@ rule train:
         "<logs>/train/{task}.log",
     benchmark:
         "<benchmarks>/train/{task}.tsv"
+    priority: 50
     conda:
         "../envs/torch.yaml"
     threads: 2
-    priority: 50
     resources:
         mem_mb=8000,
         runtime=600,

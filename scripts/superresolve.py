@@ -1,6 +1,6 @@
 """Super-resolve the images of one batch."""
 
 from cohortex.stage import run_stage
-from cohortex.stages.superresolve import superresolve, load
+from cohortex.stages.superresolve import load, superresolve
 
 run_stage(snakemake, superresolve, load)

@@ -40,9 +40,11 @@ def training_images(folders: list[str], records: list[str], work: Path, target: 
     images = []
     for folder, record in zip(map(Path, folders), map(Path, records), strict=True):
         table = {row["image"]: row for row in read_table(work / "cohort" / "batches" / f"{record.name}.tsv")}
-        for image in images_of(folder, record, table):
-            if image.row.get("split") in TRAINED_ON:
-                images.append(replace(image, row={**image.row, "label": labels.get(image.subject, "")}))
+        images += [
+            replace(image, row={**image.row, "label": labels.get(image.subject, "")})
+            for image in images_of(folder, record, table)
+            if image.row.get("split") in TRAINED_ON
+        ]
     if not any(image.row["split"] == "train" for image in images):
         raise Refused("no training subject is left in the cohort: give more subjects, or a `split` column with `train` in the table")
     return images

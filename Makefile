@@ -1,0 +1,32 @@
+# make install | demo | test | lint | lock
+VENV := .venv
+PYTHON ?= python3.11
+STAMP := $(VENV)/.installed
+
+.PHONY: install demo test lint clean
+
+install: $(STAMP)
+
+# torch first and alone: any other order lets another package bring in a build with CUDA libraries.
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV) 2>/dev/null || python3 -m venv $(VENV)
+	grep -E '^torch==' requirements.lock > $(VENV)/torch.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/torch.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $(STAMP)
+
+demo: install
+	$(VENV)/bin/snakemake --profile local
+
+test: install
+	$(VENV)/bin/python -m pytest
+
+lint: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/snakefmt --check Snakefile rules
+	$(VENV)/bin/pyright
+
+clean:
+	rm -rf work results .snakemake
