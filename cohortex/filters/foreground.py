@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 _LARGEST_AXIS = 256
@@ -39,7 +41,8 @@ def foreground(array: np.ndarray) -> np.ndarray:
     small = _block_mean(array, factors) if max(factors) > 1 else np.asarray(array, dtype=np.float32)
     if not np.isfinite(small).all():
         raise ValueError("the foreground of an image with NaN or infinite values is not defined: replace them first")
-    smooth = ndimage.uniform_filter(small, [3 if size > 2 else 1 for size in small.shape])
+    width: Any = [3 if size > 2 else 1 for size in small.shape]
+    smooth = np.asarray(ndimage.uniform_filter(small, width))
     thinned = smooth[::2, ::2, ::2] if smooth.size > 100_000 else smooth
     low, high = np.percentile(thinned, [1.0, 99.5])
     if low < -200:
@@ -118,9 +121,10 @@ def _without_holes(mask: np.ndarray) -> np.ndarray:
     if mask.ndim == 3:
         import cc3d
 
-        outside = cc3d.connected_components(np.ascontiguousarray(~mask), connectivity=6)
+        outside: Any = cc3d.connected_components(np.ascontiguousarray(~mask), connectivity=6)
     else:
-        outside = np.asarray(ndimage.label(~mask)[0])  # pyright: ignore[reportIndexIssue]
+        labelled: Any = ndimage.label(~mask)
+        outside = labelled[0]
     open_parts = np.zeros(int(outside.max()) + 1, dtype=bool)
     for axis in range(outside.ndim):
         for end in (0, -1):

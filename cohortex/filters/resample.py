@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -180,7 +180,8 @@ def _cubic(source: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...], fill:
     """Sample the interpolating cubic B-spline."""
     from scipy import ndimage
 
-    linear, offset = matrix[:3, :3], matrix[:3, 3]
+    linear: Any = matrix[:3, :3]
+    offset: Any = matrix[:3, 3]
     diagonal = np.diag(np.diag(linear))
     aligned = np.allclose(linear, diagonal, rtol=0, atol=1e-9)
     # "nearest" continues the outermost value as far as the half voxel that still belongs to the image.

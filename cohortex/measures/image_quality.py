@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 _MAD_TO_SIGMA = 1.482602218505602
@@ -86,7 +88,7 @@ def ssim(
     _pair(reference, image, mask)
     first, second = np.asarray(reference, dtype=np.float64), np.asarray(image, dtype=np.float64)
     width = 11 if gaussian else _SSIM_WINDOW
-    widths = [width if size >= width else 1 for size in first.shape]
+    widths: Any = [width if size >= width else 1 for size in first.shape]
     samples = int(np.prod(widths))
     if samples == 1:
         raise ValueError(f"structural similarity needs an axis of at least {width} voxels, the shape is {first.shape}")
@@ -145,7 +147,7 @@ def noise_sigma(array: np.ndarray, mask: np.ndarray | None = None) -> float:
             continue
         count = (size - 4) // 2 + 1
         taps = [_strided(band, axis, start, count) for start in range(4)]
-        band = sum(np.float32(weight) * tap for weight, tap in zip(highpass, taps, strict=True))
+        band = np.sum([np.float32(weight) * tap for weight, tap in zip(highpass, taps, strict=True)], axis=0)
         if valid is not None:
             taps = [_strided(valid, axis, start, count) for start in range(4)]
             valid = taps[0] & taps[1] & taps[2] & taps[3]

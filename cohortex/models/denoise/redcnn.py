@@ -29,16 +29,16 @@ class RedCnn(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the restored image."""
-        first = torch.relu(self.encoder[0](x))
-        second = torch.relu(self.encoder[1](first))
-        third = torch.relu(self.encoder[2](second))
-        fourth = torch.relu(self.encoder[3](third))
-        y = torch.relu(self.encoder[4](fourth))
-        y = torch.relu(self.decoder[0](y) + fourth)
-        y = torch.relu(self.decoder[1](y))
-        y = torch.relu(self.decoder[2](y) + second)
-        y = torch.relu(self.decoder[3](y))
-        return torch.relu(self.decoder[4](y) + x)
+        first = torch.relu_(self.encoder[0](x))
+        second = torch.relu_(self.encoder[1](first))
+        third = torch.relu_(self.encoder[2](second))
+        fourth = torch.relu_(self.encoder[3](third))
+        y = torch.relu_(self.encoder[4](fourth))
+        y = torch.relu_(self.decoder[0](y) + fourth)
+        y = torch.relu_(self.decoder[1](y))
+        y = torch.relu_(self.decoder[2](y) + second)
+        y = torch.relu_(self.decoder[3](y))
+        return torch.relu_(self.decoder[4](y) + x)
 
 
 def redcnn(filters: int = 96) -> RedCnn:

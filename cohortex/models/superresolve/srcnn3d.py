@@ -25,8 +25,8 @@ class Srcnn3d(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the volume with detail, without the halo."""
-        x = torch.relu(self.features(x))
-        x = torch.relu(self.mapping(x))
+        x = torch.relu_(self.features(x))
+        x = torch.relu_(self.mapping(x))
         return self.reconstruction(x)
 
 
