@@ -1,0 +1,380 @@
+"""One volume in one zipped OME-Zarr 0.5 file (``.ozx``): what stages hand to each other.
+
+The file is a ZIP archive without compression (OME-NGFF RFC 9: the root's ``zarr.json`` first, the version in the
+archive's comment) of a Zarr v3 hierarchy. Chunks are 64 voxels wide, blosc (zstd level 1, bit-shuffled) and a
+CRC-32C. They are encoded by several threads, and one writer appends each once, in a fixed order with a fixed date:
+the same data give the same bytes. Stored axes are (z, y, x), for fields (c, z, y, x).
+
+OME-Zarr 0.5 has scale and translation but no affine, so the whole geometry is beside it, in the attributes ``cohortex``.
+
+The reader takes what the writer writes (any chunk size, these codecs only) and any zarr library can open it too. It reads
+chunks by their position in the file and keeps neither an open file nor a thread, so a lazy volume works in a forked or
+spawned process, too.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from cohortex.errors import BadInput
+from cohortex.io.paths import check_file, shown_name
+from cohortex.publish import atomic_path
+from cohortex.volume import Kind, Volume
+
+CHUNK = 64
+MAX_CHUNK_BYTES = 256 * 2**20
+DTYPES = ("float32", "float64", "uint8", "uint16", "uint32", "int8", "int16", "int32")
+CODECS = [
+    {"name": "bytes", "configuration": {"endian": "little"}},
+    {"name": "blosc", "configuration": {"cname": "zstd", "clevel": 1, "shuffle": "bitshuffle", "typesize": 0, "blocksize": 0}},
+    {"name": "crc32c"},
+]
+COMMENT = json.dumps({"ome": {"version": "0.5"}}).encode()
+DATE = (1980, 1, 1, 0, 0, 0)
+LOCAL_HEADER = struct.Struct("<4s22xHH")
+
+
+def write_ozx(path: Path, volume: Volume, threads: int = 1) -> None:
+    """Write a volume as one file, atomically; the same data, geometry and history give the same bytes.
+
+    Parameters
+    ----------
+    path : Path
+        The file; it is complete or not there.
+    volume : Volume
+        May be lazy: it is read in rows of chunks along x.
+    threads : int
+        How many chunks are encoded at once.
+
+    Raises
+    ------
+    ValueError
+        The volume's dtype has no place in such a file.
+    """
+    dtype = np.dtype(volume.data.dtype)
+    if dtype.name not in DTYPES:
+        raise ValueError(f"a volume of dtype {dtype} cannot be stored: use one of {', '.join(DTYPES)}")
+    stored = tuple(int(n) for n in reversed(volume.data.shape))
+    chunk = tuple(3 if axis == "c" else CHUNK for axis in _axes(volume.kind))
+    with atomic_path(Path(path)) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        archive.comment = COMMENT
+        _append(archive, "zarr.json", _json({"zarr_format": 3, "node_type": "group", "attributes": _attributes(volume)}))
+        _append(archive, "0/zarr.json", _json(_array_metadata(stored, chunk, dtype, volume.kind)))
+        for names, chunks in _encoded_rows(volume, stored, chunk, dtype, threads):
+            for name, data in zip(names, chunks, strict=True):
+                _append(archive, name, data)
+
+
+def read_ozx(path: Path, name: str | None = None) -> Volume:
+    """Open a volume lazily: geometry now, chunks when they are asked for.
+
+    Parameters
+    ----------
+    path : Path
+        A file of `write_ozx`.
+    name : str, optional
+        How messages call it.
+
+    Returns
+    -------
+    Volume
+        Its ``data`` is a `Stored` array with axes (x, y, z[, c]).
+
+    Raises
+    ------
+    BadInput
+        ``empty``, ``truncated``, ``bad-metadata``, ``missing-chunks``, ``unsupported-type``; while reading chunks
+        ``corrupt``.
+    """
+    path = Path(path)
+    name = name or shown_name(path)
+    size = check_file(path, name)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = {info.filename: info for info in archive.infolist()}
+            root, meta = (_load(archive, entries, key, name) for key in ("zarr.json", "0/zarr.json"))
+    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error) as error:
+        raise BadInput("truncated", f"{name} is not a complete .ozx file: make it again.") from error
+    own = root.get("attributes", {}).get("cohortex") if isinstance(root.get("attributes"), dict) else None
+    if not isinstance(own, dict):
+        raise BadInput("bad-metadata", f"{name} has no attributes `cohortex` beside its OME metadata: it was not written by this pipeline.")
+    data = _stored_array(path, name, meta, entries, size)
+    try:
+        affine = np.array(own["affine"], dtype=np.float64)
+        if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+            raise ValueError("affine")
+        kind = own["kind"]
+        if kind not in ("image", "labels", "field"):
+            raise ValueError("kind")
+        history = tuple(dict(step) for step in own["history"])
+        return Volume(data, affine, str(own["modality"]), cast(Kind, kind), str(own["body_part"]), history)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput("bad-metadata", f"{name} has attributes `cohortex` that describe no volume ({error}): make it again.") from None
+
+
+class Stored:
+    """An array of an .ozx file with axes (x, y, z[, c]), read chunk by chunk when indexed.
+
+    Indexing takes what numpy's basic indexing takes (integers, slices, an ellipsis). It holds no open file.
+    """
+
+    def __init__(self, path: Path, name: str, shape: tuple[int, ...], chunk: tuple[int, ...], dtype: np.dtype, places: Mapping[str, tuple[int, int]]):
+        self.path = path
+        self.name = name
+        self.shape = shape
+        self.chunks = chunk
+        self.dtype = dtype
+        self._places = places
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole array in memory."""
+        return prod(self.shape) * self.dtype.itemsize
+
+    def __repr__(self) -> str:
+        return f"Stored({self.name!r}, shape={self.shape}, dtype={self.dtype}, chunks={self.chunks})"
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[...], dtype=dtype)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        wanted, drop = _basic_index(key, self.shape)
+        starts = [min(r[0], r[-1]) if len(r) else 0 for r in wanted]
+        stops = [max(r[0], r[-1]) + 1 if len(r) else 0 for r in wanted]
+        box = np.empty([stop - start for start, stop in zip(starts, stops, strict=True)], dtype=self.dtype)
+        if box.size:
+            self._fill(box, starts, stops)
+        # the box is the hull of what was asked for; steps and reversals are taken out of it
+        picked = tuple(slice(r.start - s, None if r.stop < s else r.stop - s, r.step) for r, s in zip(wanted, starts, strict=True))
+        out = box[picked]
+        return out[tuple(0 if axis in drop else slice(None) for axis in range(self.ndim))]
+
+    def _fill(self, box: np.ndarray, starts: Sequence[int], stops: Sequence[int]) -> None:
+        from numcodecs.blosc import Blosc
+
+        decode = Blosc().decode
+        first = [start // c for start, c in zip(starts, self.chunks, strict=True)]
+        last = [-(-stop // c) for stop, c in zip(stops, self.chunks, strict=True)]
+        with self.path.open("rb") as file:
+            for index in product(*(range(a, b) for a, b in zip(first, last, strict=True))):
+                block = self._chunk(file.fileno(), index, decode)
+                into, out_of = [], []
+                for i, c, start, stop in zip(index, self.chunks, starts, stops, strict=True):
+                    low, high = max(start, i * c), min(stop, (i + 1) * c)
+                    into.append(slice(low - start, high - start))
+                    out_of.append(slice(low - i * c, high - i * c))
+                box[tuple(into)] = block[tuple(out_of)]
+
+    def _chunk(self, descriptor: int, index: tuple[int, ...], decode: Any) -> np.ndarray:
+        import os
+
+        from google_crc32c import value as crc32c
+
+        key = _chunk_name(tuple(reversed(index)))
+        offset, length = self._places[key]
+        head = os.pread(descriptor, LOCAL_HEADER.size, offset)
+        data = b""
+        if len(head) == LOCAL_HEADER.size:
+            magic, name_length, extra_length = LOCAL_HEADER.unpack(head)
+            if magic == b"PK\x03\x04":
+                data = os.pread(descriptor, length, offset + LOCAL_HEADER.size + name_length + extra_length)
+        if len(data) != length or crc32c(data[:-4]) != int.from_bytes(data[-4:], "little"):
+            raise BadInput("corrupt", f"{self.name} is damaged (checksum of {key}): make it again.")
+        expected = prod(self.chunks) * self.dtype.itemsize
+        # the decoded size stands in the blosc header; it is believed only after it was compared
+        if int.from_bytes(data[4:8], "little") != expected:
+            raise BadInput("corrupt", f"{self.name} has a chunk of another size than declared ({key}): make it again.")
+        block = np.frombuffer(decode(data[:-4]), dtype=self.dtype.newbyteorder("<"))
+        return block.reshape(tuple(reversed(self.chunks))).transpose()
+
+
+def _axes(kind: Kind) -> str:
+    return "czyx" if kind == "field" else "zyx"
+
+
+def _attributes(volume: Volume) -> dict[str, Any]:
+    names = _axes(volume.kind)
+    channel = [1.0] if volume.kind == "field" else []
+    axes: list[dict[str, str]] = [
+        {"name": axis, "type": "channel"} if axis == "c" else {"name": axis, "type": "space", "unit": "millimeter"} for axis in names
+    ]
+    scale = {"type": "scale", "scale": channel + list(reversed(volume.spacing))}
+    shift = {"type": "translation", "translation": [0.0] * len(channel) + [float(v) for v in volume.affine[2::-1, 3]]}
+    multiscale = {"name": "volume", "axes": axes, "datasets": [{"path": "0", "coordinateTransformations": [scale, shift]}]}
+    own = {
+        "version": 1,
+        "affine": volume.affine.tolist(),
+        "space": "RAS+ mm, voxel indices (x, y, z)",
+        "modality": volume.modality,
+        "kind": volume.kind,
+        "body_part": volume.body_part,
+        "history": list(volume.history),
+    }
+    return {"ome": {"version": "0.5", "multiscales": [multiscale]}, "cohortex": own}
+
+
+def _array_metadata(stored: tuple[int, ...], chunk: tuple[int, ...], dtype: np.dtype, kind: Kind) -> dict[str, Any]:
+    codecs = json.loads(json.dumps(CODECS))
+    codecs[1]["configuration"]["typesize"] = dtype.itemsize
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(stored),
+        "data_type": dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0.0 if dtype.kind == "f" else 0,
+        "codecs": codecs,
+        "dimension_names": list(_axes(kind)),
+        "attributes": {},
+    }
+
+
+def _encoded_rows(
+    volume: Volume, stored: tuple[int, ...], chunk: tuple[int, ...], dtype: np.dtype, threads: int
+) -> Iterator[tuple[list[str], list[bytes]]]:
+    """Give the names and bytes of the chunks, row by row along x, in the order in which they stand in the file."""
+    counts = [-(-n // c) for n, c in zip(stored, chunk, strict=True)]
+
+    def row(outer: tuple[int, ...]) -> tuple[list[str], list[bytes]]:
+        key = tuple(slice(i * c, (i + 1) * c) for i, c in zip(outer, chunk, strict=False))
+        slab = np.asarray(volume.data[(slice(None), *reversed(key))]).transpose()
+        names = [_chunk_name((*outer, i)) for i in range(counts[-1])]
+        return names, [_encode(slab[..., i * chunk[-1] : (i + 1) * chunk[-1]], chunk, dtype) for i in range(counts[-1])]
+
+    rows = product(*(range(count) for count in counts[:-1]))
+    if threads <= 1:
+        yield from map(row, rows)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        ahead: list[Any] = []
+        for outer in rows:
+            ahead.append(pool.submit(row, outer))
+            # bounded, so that a volume larger than memory is never encoded as a whole before it is written
+            if len(ahead) > 2 * threads:
+                yield ahead.pop(0).result()
+        for future in ahead:
+            yield future.result()
+
+
+def _encode(block: np.ndarray, chunk: tuple[int, ...], dtype: np.dtype) -> bytes:
+    from google_crc32c import value as crc32c
+    from numcodecs.blosc import BITSHUFFLE, Blosc
+
+    if block.shape == chunk:
+        full = np.ascontiguousarray(block, dtype=dtype.newbyteorder("<"))
+    else:
+        full = np.zeros(chunk, dtype=dtype.newbyteorder("<"))
+        full[tuple(slice(n) for n in block.shape)] = block
+    data = bytes(Blosc(cname="zstd", clevel=1, shuffle=BITSHUFFLE).encode(full))
+    return data + crc32c(data).to_bytes(4, "little")
+
+
+def _append(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    info = zipfile.ZipInfo(name, date_time=DATE)
+    info.create_system = 3
+    info.external_attr = 0o644 << 16
+    archive.writestr(info, data)
+
+
+def _chunk_name(index: tuple[int, ...]) -> str:
+    return "0/c/" + "/".join(str(i) for i in index)
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, sort_keys=True, indent=1, default=_plain).encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, tuple | set | frozenset):
+        return sorted(value)
+    raise TypeError(f"a history entry of type {type(value).__name__} cannot be stored")
+
+
+def _load(archive: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo], key: str, name: str) -> dict[str, Any]:
+    if key not in entries or entries[key].file_size > 16 * 2**20 or entries[key].compress_type != zipfile.ZIP_STORED:
+        raise BadInput("bad-metadata", f"{name} has no usable {key}: make it again.")
+    try:
+        content = json.loads(archive.read(key))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise BadInput("bad-metadata", f"{name} has a {key} that is no JSON mapping: make it again.")
+    return content
+
+
+def _stored_array(path: Path, name: str, meta: Mapping[str, Any], entries: Mapping[str, zipfile.ZipInfo], size: int) -> Stored:
+    """Check an array's metadata against the archive before anything is allocated."""
+    try:
+        stored = [int(n) for n in meta["shape"]]
+        chunk = [int(n) for n in meta["chunk_grid"]["configuration"]["chunk_shape"]]
+        codecs = [(codec["name"], codec.get("configuration", {})) for codec in meta["codecs"]]
+        data_type = meta["data_type"]
+        plain = meta["chunk_grid"]["name"] == "regular" and meta["chunk_key_encoding"]["name"] == "default"
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise BadInput("bad-metadata", f"{name} has a 0/zarr.json without shape, chunks or codecs: make it again.") from None
+    if data_type not in DTYPES:
+        raise BadInput("unsupported-type", f"{name} holds a data type that is not supported: write it as one of {', '.join(DTYPES)}.")
+    dtype = np.dtype(data_type)
+    if not plain or [codec[0] for codec in codecs] != ["bytes", "blosc", "crc32c"] or codecs[0][1].get("endian", "little") != "little":
+        raise BadInput("bad-metadata", f"{name} uses codecs or chunk names that this reader does not take: write it with blosc and crc32c.")
+    if len(stored) not in (3, 4) or len(chunk) != len(stored) or min(stored) < 1 or min(chunk) < 1:
+        raise BadInput("bad-metadata", f"{name} declares a shape that is no volume: make it again.")
+    if prod(chunk) * dtype.itemsize > MAX_CHUNK_BYTES:
+        raise BadInput("bad-metadata", f"{name} declares chunks of more than {MAX_CHUNK_BYTES >> 20} MB: write it with smaller ones.")
+    counts = [-(-n // c) for n, c in zip(stored, chunk, strict=True)]
+    # in whole numbers of Python, so that no absurd shape overflows
+    if prod(counts) > len(entries):
+        raise BadInput("missing-chunks", f"{name} lacks {prod(counts) - len(entries) + 2} of {prod(counts)} chunks: make it again.")
+    names = [_chunk_name(index) for index in product(*(range(count) for count in counts))]
+    places: dict[str, tuple[int, int]] = {}
+    for key in names:
+        info = entries.get(key)
+        if info is None or info.compress_type != zipfile.ZIP_STORED or not 20 <= info.file_size <= size - info.header_offset:
+            raise BadInput("missing-chunks", f"{name} lacks the chunk {key}: make it again.")
+        places[key] = (info.header_offset, info.file_size)
+    return Stored(path, name, tuple(reversed(stored)), tuple(reversed(chunk)), dtype, places)
+
+
+def _basic_index(key: Any, shape: tuple[int, ...]) -> tuple[list[range], set[int]]:
+    """Turn a basic index into one range an axis, and the axes that an integer removes."""
+    keys = list(key) if isinstance(key, tuple) else [key]
+    if any(k is Ellipsis for k in keys):
+        at = next(i for i, k in enumerate(keys) if k is Ellipsis)
+        keys[at : at + 1] = [slice(None)] * (len(shape) - len(keys) + 1)
+    keys += [slice(None)] * (len(shape) - len(keys))
+    if len(keys) != len(shape):
+        raise IndexError(f"{len(keys)} indices for an array of {len(shape)} axes")
+    ranges, drop = [], set()
+    for axis, (k, n) in enumerate(zip(keys, shape, strict=True)):
+        if isinstance(k, slice):
+            ranges.append(range(n)[k])
+        elif isinstance(k, int | np.integer):
+            i = int(k) + n if k < 0 else int(k)
+            if not 0 <= i < n:
+                raise IndexError(f"index {int(k)} is out of bounds for an axis of {n}")
+            ranges.append(range(i, i + 1))
+            drop.add(axis)
+        else:
+            raise TypeError("a stored volume takes integers, slices and an ellipsis; read it into memory for more")
+    return ranges, drop
