@@ -1,0 +1,52 @@
+"""How the intensities of an image come into a network's range, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+CT_WINDOW = {"kind": "window", "low": -1100.0, "high": 1500.0}
+PERCENTILES = {"kind": "percentile", "low": 0.5, "high": 99.0}
+
+
+def values_for(modality: str) -> dict[str, Any]:
+    """Return the usual ``values`` of a card: a window of HU for CT, percentiles for everything else."""
+    return dict(CT_WINDOW if modality == "CT" else PERCENTILES)
+
+
+def unit_range(array: np.ndarray, values: Mapping[str, Any]) -> tuple[float, float]:
+    """Return what becomes 0 and what becomes 1.
+
+    Parameters
+    ----------
+    array : (x, y, z) array
+    values : mapping
+        ``values`` of a model card. kind ``window``: low and high are intensities. kind ``percentile``: low is a percentile of
+        the whole image (its background), high one of the foreground (`cohortex.filters.foreground`), so that neither the
+        amount of air around the patient nor a few bright vessels matter.
+
+    Returns
+    -------
+    low, high : float
+        ``high`` above ``low``, for a constant image too.
+    """
+    if values["kind"] == "window":
+        return float(values["low"]), float(values["high"])
+    from cohortex.filters.foreground import foreground
+
+    low = float(np.percentile(array, values["low"]))
+    inside = array[foreground(array)]
+    high = float(np.percentile(inside if inside.size else array, values["high"]))
+    return low, high if high > low else low + 1.0
+
+
+def to_unit(array: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return the array with `low` at 0 and `high` at 1 (nothing is clipped), float32."""
+    return (np.asarray(array, dtype=np.float32) - np.float32(low)) * np.float32(1 / (high - low))
+
+
+def from_unit(array: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Undo `to_unit`."""
+    return np.asarray(array, dtype=np.float32) * np.float32(high - low) + np.float32(low)
