@@ -1,0 +1,111 @@
+"""How well two label maps agree: overlap and distances of surfaces.
+
+A label that neither map has agrees perfectly by saying nothing: its value is NaN and it is left out of means. A label
+that only one of the two has overlaps by 0 and is infinitely far away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def present(*maps: np.ndarray) -> list[int]:
+    """Return the labels that occur in any of the maps, ascending, without background."""
+    found: set[int] = set()
+    for labels in maps:
+        found.update(int(v) for v in np.unique(labels))
+    return sorted(found - {0})
+
+
+def dice(a: np.ndarray, b: np.ndarray, labels: Sequence[int] | None = None) -> dict[int, float]:
+    """Return the Dice overlap of every label (Dice, Ecology 26(3), 1945).
+
+    Parameters
+    ----------
+    a, b : arrays of the same shape
+        Label maps.
+    labels : sequence of int, optional
+        Which labels; by default all that occur.
+
+    Returns
+    -------
+    dict
+        Label to 2 |A n B| / (|A| + |B|); NaN where neither map has the label.
+    """
+    return {label: _ratio(2 * both, na + nb) for label, (both, na, nb) in _counts(a, b, labels).items()}
+
+
+def iou(a: np.ndarray, b: np.ndarray, labels: Sequence[int] | None = None) -> dict[int, float]:
+    """Return the intersection over union of every label; parameters and NaN as in `dice`."""
+    return {label: _ratio(both, na + nb - both) for label, (both, na, nb) in _counts(a, b, labels).items()}
+
+
+def mean_of(values: dict[int, float]) -> float:
+    """Return the mean over the labels that have a value; NaN when none has."""
+    known = [v for v in values.values() if not np.isnan(v)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def hausdorff95_mm(a: np.ndarray, b: np.ndarray, spacing: Sequence[float]) -> float:
+    """Return the 95th percentile of the distances between two surfaces in mm, the larger of both directions.
+
+    Parameters
+    ----------
+    a, b : boolean arrays (X, Y, Z)
+    spacing : three floats
+        Distance of the voxels in mm.
+
+    Returns
+    -------
+    float
+        NaN when both masks are empty, infinity when one is.
+    """
+    apart = _surface_distances(a, b, spacing)
+    return apart if isinstance(apart, float) else float(max(np.percentile(apart[0], 95), np.percentile(apart[1], 95)))
+
+
+def average_surface_distance_mm(a: np.ndarray, b: np.ndarray, spacing: Sequence[float]) -> float:
+    """Return the mean distance between two surfaces in mm over both directions; parameters and empty masks as in `hausdorff95_mm`."""
+    apart = _surface_distances(a, b, spacing)
+    return apart if isinstance(apart, float) else float(np.concatenate(apart).mean())
+
+
+def volumes_ml(labels: np.ndarray, spacing: Sequence[float]) -> dict[int, float]:
+    """Return the volume of every label that occurs, in millilitres."""
+    values, counts = np.unique(labels, return_counts=True)
+    each = float(np.prod(np.asarray(spacing, float))) / 1000.0
+    return {int(v): int(n) * each for v, n in zip(values, counts, strict=True) if v != 0}
+
+
+def _counts(a: np.ndarray, b: np.ndarray, labels: Sequence[int] | None) -> dict[int, tuple[int, int, int]]:
+    if a.shape != b.shape:
+        raise ValueError(f"label maps on one grid are compared, these are {a.shape} and {b.shape}")
+    top = int(max(a.max(initial=0), b.max(initial=0))) + 1
+    both = np.bincount(a[a == b].ravel().astype(np.int64), minlength=top)
+    na, nb = (np.bincount(x.ravel().astype(np.int64), minlength=top) for x in (a, b))
+    wanted = present(a, b) if labels is None else labels
+    return {k: (int(both[k]), int(na[k]), int(nb[k])) if k < top else (0, 0, 0) for k in wanted}
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")
+
+
+def _surface_distances(a: np.ndarray, b: np.ndarray, spacing: Sequence[float]) -> float | tuple[np.ndarray, np.ndarray]:
+    from scipy import ndimage as ndi
+
+    if a.shape != b.shape:
+        raise ValueError(f"masks on one grid are compared, these are {a.shape} and {b.shape}")
+    a, b = a.astype(bool), b.astype(bool)
+    if not a.any() and not b.any():
+        return float("nan")
+    if not a.any() or not b.any():
+        return float("inf")
+    union = ndi.find_objects((a | b).astype(np.uint8))[0]
+    a, b = (np.pad(x[union], 1) for x in (a, b))
+    # Surfaces are the voxels of a mask that touch its outside by a face.
+    rim_a, rim_b = (x & ~ndi.binary_erosion(x) for x in (a, b))
+    to_a, to_b = (np.asarray(ndi.distance_transform_edt(~x, sampling=tuple(spacing))) for x in (rim_a, rim_b))
+    return to_b[rim_a], to_a[rim_b]

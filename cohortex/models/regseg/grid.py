@@ -1,0 +1,200 @@
+"""Working grids: where a head lies, boxes around it, and resampling between any two grids of the world."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cohortex.models.regseg.warp import sample
+
+COARSE_MM = 4.0
+"""Spacing at which the foreground is looked for."""
+SLAB_VOXELS = 2_000_000
+"""Voxels that are resampled at a time, which bounds the memory of coordinates."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A regular grid in the world: number of voxels along x, y and z, and the affine from voxels to mm RAS."""
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """Distance of the voxels in mm, (3,)."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+
+@dataclass(frozen=True)
+class Displacement:
+    """A displacement in mm, (3, X, Y, Z), on a grid whose axes are those of the world."""
+
+    mm: np.ndarray
+    grid: Grid
+
+
+def reduced(array: np.ndarray, affine: np.ndarray, spacing_mm: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return means over whole blocks of voxels, at most `spacing_mm` large, and their affine (nothing is aliased)."""
+    size = np.linalg.norm(affine[:3, :3], axis=0)
+    factors = np.minimum(np.maximum(np.floor(spacing_mm / size + 1e-3).astype(int), 1), array.shape)
+    if (factors == 1).all():
+        return np.ascontiguousarray(array, dtype=np.float32), affine
+    n = [int(length // f) for length, f in zip(array.shape, factors, strict=True)]
+    cut = array[tuple(slice(0, a * f) for a, f in zip(n, factors, strict=True))]
+    means = cut.reshape(n[0], factors[0], n[1], factors[1], n[2], factors[2]).mean(axis=(1, 3, 5), dtype=np.float32)
+    scaled = affine.copy()
+    scaled[:3, :3] = affine[:3, :3] * factors
+    scaled[:3, 3] = affine[:3, 3] + affine[:3, :3] @ ((factors - 1) / 2)
+    return means, scaled
+
+
+def foreground(array: np.ndarray, affine: np.ndarray, modality: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return a coarse mask of the body and its affine.
+
+    CT: above -300 HU. Otherwise half of Otsu's threshold. The largest piece after an opening, its holes filled.
+    All True where nothing stands out.
+    """
+    from scipy import ndimage as ndi
+    from skimage.filters import threshold_otsu
+
+    small, coarse = reduced(array, affine, COARSE_MM)
+    low, high = np.percentile(small, (1, 99.5))
+    if not high > low:
+        return np.ones(small.shape, bool), coarse
+    level = -300.0 if modality == "CT" else low + 0.5 * (float(threshold_otsu(np.clip(small, low, high))) - low)
+    mask = small > level
+    opened = ndi.binary_opening(mask) if min(small.shape) > 4 else mask
+    pieces, count = ndi.label(opened if opened.any() else mask)
+    if count == 0:
+        return np.ones(small.shape, bool), coarse
+    largest = pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
+    return ndi.binary_fill_holes(ndi.binary_dilation(largest) & mask), coarse
+
+
+def bounds(mask: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lowest and highest world coordinates of a mask's voxel centres along R, A and S, in mm."""
+    points = np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
+    return points.min(axis=0), points.max(axis=0)
+
+
+def box(
+    low: np.ndarray, high: np.ndarray, spacing_mm: float, extent_mm: Sequence[float], multiple: int, margin_mm: float = 8.0
+) -> Grid:
+    """Return the grid along the world's axes around what lies between two corners.
+
+    It has `margin_mm` on every side and axes that are multiples of `multiple` voxels, but is at most `extent_mm` large (R, A, S):
+    what is longer is cut evenly in x and y and from below in z, where the neck is.
+    """
+    wanted = np.minimum(high - low + 2 * margin_mm, np.asarray(extent_mm, float))
+    steps = np.maximum(np.ceil(wanted / (spacing_mm * multiple) - 1e-6), 1).astype(int)
+    shape = steps * multiple
+    centre = (low + high) / 2
+    start = centre - spacing_mm * (shape - 1) / 2
+    cut = (high - low)[2] + 2 * margin_mm > spacing_mm * shape[2]
+    if cut:
+        start[2] = high[2] + margin_mm - spacing_mm * (shape[2] - 1)
+    affine = np.diag([spacing_mm] * 3 + [1.0])
+    affine[:3, 3] = start
+    return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
+
+
+def normalised(array: np.ndarray, modality: str, mask_values: np.ndarray | None = None) -> np.ndarray:
+    """Return intensities between 0 and 1.
+
+    CT: a fixed curve of HU that spends half of the range on the soft tissues (-50 to 120), a fifth on air to fat and the rest on bone.
+    Otherwise: percentiles 1 and 99.5 of the foreground values.
+    """
+    if modality == "CT":
+        pieces = ((0.2, -1000.0, -100.0), (0.5, -50.0, 120.0), (0.3, 120.0, 1500.0))
+        out = np.zeros(array.shape, np.float32)
+        for share, low, high in pieces:
+            out += np.float32(share) * np.clip((array - low) / (high - low), 0, 1).astype(np.float32)
+        return out
+    values = array if mask_values is None or mask_values.size < 8 else mask_values
+    low, high = np.percentile(values, (1, 99.5))
+    low = min(float(low), float(np.percentile(array, 1)))
+    return np.clip((array - low) / max(float(high) - low, 1e-6), 0, 1).astype(np.float32)
+
+
+def resample(
+    array: np.ndarray,
+    affine: np.ndarray,
+    grid: Grid,
+    transform: np.ndarray | None = None,
+    displacement: Displacement | None = None,
+    mode: str = "bilinear",
+    outside: float | None = None,
+) -> np.ndarray:
+    """Return an array at the points of a grid.
+
+    Parameters
+    ----------
+    array : (X, Y, Z) array
+    affine : (4, 4) array
+        Its voxels to mm RAS.
+    grid : Grid
+    transform : (4, 4) array, optional
+        World of the grid to world of the array, mm.
+    displacement : Displacement, optional
+        Applied before the transform: the value at p is that of the array at transform(p + displacement(p)).
+    mode : {"bilinear", "nearest"}
+    outside : float, optional
+        Value beyond the array; by default that of the nearest border voxel.
+
+    Returns
+    -------
+    (X, Y, Z) float32 array on the grid
+    """
+    source = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None, None]
+    out = np.empty(grid.shape, np.float32)
+    shape = np.array(array.shape).reshape(3, 1, 1, 1)
+    for slab, points in points_through(grid, np.linalg.inv(affine) @ (np.eye(4) if transform is None else transform), displacement):
+        values = sample(source, points[None], mode, "border", exact=False)[0, 0].numpy()
+        if outside is not None:
+            where = points.numpy()
+            beyond = ((where < -0.5) | (where > shape - 0.5)).any(axis=0)
+            values = np.where(beyond, np.float32(outside), values)
+        out[slab] = values
+    return out
+
+
+def points_through(
+    grid: Grid, world_to_voxel: np.ndarray, displacement: Displacement | None = None
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield slabs of the grid along x with their points, displaced, in the voxels of another image: (3, x, Y, Z) float32."""
+    thick = max(1, SLAB_VOXELS // (grid.shape[1] * grid.shape[2]))
+    for start in range(0, grid.shape[0], thick):
+        slab = slice(start, min(start + thick, grid.shape[0]))
+        if displacement is None:
+            yield slab, _affine_points(grid, slab, world_to_voxel @ grid.affine)
+            continue
+        moved = _affine_points(grid, slab, grid.affine) + _field_at(grid, slab, displacement)
+        matrix = torch.from_numpy(np.asarray(world_to_voxel, np.float32))
+        yield slab, torch.einsum("ij,jxyz->ixyz", matrix[:3, :3], moved) + matrix[:3, 3].reshape(3, 1, 1, 1)
+
+
+def field_on(grid: Grid, displacement: Displacement) -> np.ndarray:
+    """Return a displacement on another grid, (X, Y, Z, 3) float32 in mm; beyond its own grid it goes on as at the border."""
+    out = np.empty((*grid.shape, 3), np.float32)
+    thick = max(1, SLAB_VOXELS // (grid.shape[1] * grid.shape[2]))
+    for start in range(0, grid.shape[0], thick):
+        slab = slice(start, min(start + thick, grid.shape[0]))
+        out[slab] = _field_at(grid, slab, displacement).permute(1, 2, 3, 0).numpy()
+    return out
+
+
+def _field_at(grid: Grid, slab: slice, displacement: Displacement) -> torch.Tensor:
+    points = _affine_points(grid, slab, np.linalg.inv(displacement.grid.affine) @ grid.affine)
+    return sample(torch.from_numpy(displacement.mm)[None], points[None], exact=False)[0]
+
+
+def _affine_points(grid: Grid, slab: slice, matrix: np.ndarray) -> torch.Tensor:
+    """Return matrix @ voxel for every voxel of a slab, summed in float64 along the axes so that nothing is lost far from the origin."""
+    axes = [np.arange(slab.start, slab.stop), np.arange(grid.shape[1]), np.arange(grid.shape[2])]
+    parts = [matrix[:3, i, None] * axis for i, axis in enumerate(axes)]
+    points = parts[0][:, :, None, None] + parts[1][:, None, :, None] + (parts[2] + matrix[:3, 3, None])[:, None, None, :]
+    return torch.from_numpy(points.astype(np.float32))

@@ -1,0 +1,91 @@
+"""VoxelMorph: a U-Net that looks at a fixed and a moving image and gives the displacement between them.
+
+Balakrishnan et al., IEEE TMI 38(8), 2019; Dalca et al., Medical Image Analysis 57, 2019 (the diffeomorphic form).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from cohortex.models.regseg.warp import double, integrate
+
+FLOW_STD = 1e-5
+"""Spread of the flow layer's fresh weights: training starts from the identity."""
+
+
+class VoxelMorph(nn.Module):
+    """Encoder of strided convolutions, decoder with skips, and a layer that gives the flow.
+
+    With ``half_resolution`` the decoder stops one level early and the flow is doubled by interpolation, which costs a
+    tenth and suits smooth deformations. With ``integration_steps`` the flow is a velocity, integrated by scaling and squaring.
+
+    Input (B, 2, X, Y, Z): fixed and moving image, X, Y and Z multiples of 2 ** levels.
+    Output (B, 3, X, Y, Z): displacement in voxels along x, y and z.
+    """
+
+    def __init__(
+        self,
+        encoder: Sequence[int],
+        decoder: Sequence[int],
+        final: Sequence[int],
+        half_resolution: bool,
+        integration_steps: int,
+    ):
+        super().__init__()
+        self.half_resolution = half_resolution
+        self.integration_steps = integration_steps
+        self.encoder = nn.ModuleList()
+        skips = [2]
+        for width in encoder:
+            self.encoder.append(_conv(skips[-1], width, stride=2))
+            skips.append(width)
+        width = skips.pop()
+        self.decoder = nn.ModuleList()
+        for out in decoder:
+            self.decoder.append(_conv(width, out))
+            width = out + (skips.pop() if len(skips) > (1 if half_resolution else 0) else 0)
+        self.final = nn.ModuleList()
+        for out in final:
+            self.final.append(_conv(width, out))
+            width = out
+        self.flow = nn.Conv3d(width, 3, 3, padding=1)
+        nn.init.normal_(self.flow.weight, 0.0, FLOW_STD)
+        nn.init.zeros_(self.flow.bias)
+
+    def forward(self, pair: torch.Tensor) -> torch.Tensor:
+        """Return the displacement in voxels that takes the fixed image's points to the moving image's."""
+        steps = 2 ** len(self.encoder)
+        if any(n % steps for n in pair.shape[2:]):
+            raise ValueError(f"the axes of the images must be multiples of {steps}, these are {tuple(pair.shape[2:])}")
+        skips, x = [pair], pair
+        for layer in self.encoder:
+            x = layer(x)
+            skips.append(x)
+        skips.pop()
+        for layer in self.decoder:
+            x = layer(x)
+            if len(skips) > (1 if self.half_resolution else 0):
+                skip = skips.pop()
+                x = torch.cat([nn.functional.interpolate(x, size=skip.shape[2:], mode="nearest"), skip], dim=1)
+        for layer in self.final:
+            x = layer(x)
+        flow = self.flow(x)
+        if self.integration_steps:
+            flow = integrate(flow, self.integration_steps)
+        return double(flow) if self.half_resolution else flow
+
+
+def voxelmorph(
+    encoder: Sequence[int], decoder: Sequence[int], final: Sequence[int], half_resolution: bool = False, integration_steps: int = 0
+) -> VoxelMorph:
+    """Build a `VoxelMorph`; ``decoder`` has one width a level of the ``encoder``."""
+    if len(encoder) != len(decoder):
+        raise ValueError(f"encoder and decoder must have as many levels, these have {len(encoder)} and {len(decoder)}")
+    return VoxelMorph(encoder, decoder, final, half_resolution, integration_steps)
+
+
+def _conv(inward: int, outward: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv3d(inward, outward, 3, stride=stride, padding=1), nn.LeakyReLU(0.2))
