@@ -1,0 +1,317 @@
+"""Reads what the jobs left (docs/design.md, Records) and says the last word on every image."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cohortex.items import SET_ASIDE
+from cohortex.publish import write_text
+from cohortex.records import COLUMNS
+
+SIMULATED_SITES = ("demo-simulator", "simulated")
+"""Values of the column site that mark a simulated image."""
+
+_REPEATED = frozenset(
+    {"subject", "session", "kind", "role", "modality", "body_part", "status", "code", "reason", "entities", "shape", "spacing_mm"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a stage says about one image or derived thing; `measures` holds the cells that are not empty, as written."""
+
+    stage: str
+    batch: str
+    subject: str
+    session: str
+    image: str
+    kind: str
+    role: str
+    modality: str
+    body_part: str
+    status: str
+    code: str
+    reason: str
+    path: str
+    sha256: str
+    key: str
+    sources: str
+    entities: str
+    shape: str
+    spacing_mm: str
+    measures: Mapping[str, str]
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is an image of the cohort, not something derived, a mask or labels."""
+        return self.kind == "image" and self.role in ("image", "") and "+" not in self.image
+
+    @property
+    def set_aside(self) -> bool:
+        """Whether it counts against the cohort."""
+        return self.status in SET_ASIDE
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long an item of a stage took, and where."""
+
+    item: str
+    seconds: float
+    peak_mb: float
+    host: str
+    device: str
+    threads: int
+    resumed: bool
+
+
+@dataclass
+class Records:
+    """All records of a run.
+
+    Attributes
+    ----------
+    stages : list of str
+        The chain, in order.
+    cohort : dict
+        Row of the cohort table by image.
+    participants : dict
+        Covariates and labels by subject.
+    told : dict
+        By stage, the rows that say more than that something was passed on untouched.
+    counts : dict
+        By stage, how many images of the cohort have which (modality, status).
+    last : dict
+        By image or derived thing, the row of the latest stage in which it appears.
+    timing : dict
+        By stage.
+    numbers : dict
+        By stage and batch, the content of numbers.json.
+    notes : list of str
+        Records that are missing or cannot be read, in sentences.
+    """
+
+    stages: list[str]
+    cohort: dict[str, dict[str, str]] = field(default_factory=dict)
+    participants: dict[str, dict[str, str]] = field(default_factory=dict)
+    told: dict[str, list[Row]] = field(default_factory=dict)
+    counts: dict[str, Counter[tuple[str, str]]] = field(default_factory=dict)
+    last: dict[str, Row] = field(default_factory=dict)
+    timing: dict[str, list[Timing]] = field(default_factory=dict)
+    numbers: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def images(self) -> list[str]:
+        """Ids of the cohort's images, masks and labels left out."""
+        return [name for name, row in self.cohort.items() if row.get("role", "image") in ("image", "")]
+
+    @property
+    def simulated(self) -> set[str]:
+        """Ids of the cohort's simulated images."""
+        return {name for name, row in self.cohort.items() if row.get("site") in SIMULATED_SITES}
+
+    def set_aside(self) -> list[Row]:
+        """Return the last word on everything that was set aside, with a row for what has no record at all; systemic batches first."""
+        rows = [row for row in self.last.values() if row.set_aside]
+        # What was derived from an image that was set aside itself is not worth a line of its own.
+        names = {row.image for row in rows}
+        rows = [row for row in rows if "+" not in row.image or row.image.split("+")[0] not in names]
+        rows += self.unfinished()
+        order = {stage: position for position, stage in enumerate(self.stages)}
+        systemic = set(self.systemic())
+        return sorted(rows, key=lambda row: ((row.stage, row.batch) not in systemic, order.get(row.stage, -1), row.code, row.image))
+
+    def systemic(self) -> list[tuple[str, str]]:
+        """Return stage and batch of those in which more than half of the items were set aside."""
+        return [
+            (stage, batch) for stage in self.stages for batch, numbers in self.numbers.get(stage, {}).items() if numbers.get("systemic")
+        ]
+
+    def unfinished(self) -> list[Row]:
+        """Return a row of status ``failed`` for every image whose batch did not get to the end of the chain."""
+        heard = {name.split("+")[0] for name in self.last} | {source for row in self.last.values() for source in row.sources.split()}
+        rows = []
+        for name, entry in self.cohort.items():
+            row = self.last.get(name)
+            if row is not None and (row.set_aside or (row.status == "skipped" and row.stage == self.stages[0])):
+                continue
+            missing = [stage for stage in self.stages if entry.get("batch", "") not in self.numbers.get(stage, {})]
+            if missing:
+                sentence = (
+                    f"the job of the stage {missing[0]} for the batch {entry.get('batch', '')} left no record; see its log and run again."
+                )
+                rows.append(_row(missing[0], {**_nothing(entry), "status": "failed", "code": "no-record", "reason": sentence}, {}))
+            elif name not in heard and entry.get("role", "image") in ("image", ""):
+                sentence = "no stage has a word on it; look at the log of the batch and report this as a fault of the program."
+                rows.append(_row(self.stages[0], {**_nothing(entry), "status": "failed", "code": "no-record", "reason": sentence}, {}))
+        return rows
+
+    def measures(self) -> dict[str, dict[tuple[str, str], str]]:
+        """Return by image and then by (stage, measure) what was measured."""
+        found: dict[str, dict[tuple[str, str], str]] = defaultdict(dict)
+        for stage in self.stages:
+            for row in self.told.get(stage, []):
+                for name, value in row.measures.items():
+                    found[row.image][stage, name] = value
+        return found
+
+
+def read_records(work: Path, stages: Sequence[str]) -> Records:
+    """Read the records of all batches, whatever of them exists.
+
+    Parameters
+    ----------
+    work : path
+        The run's work folder.
+    stages : sequence of str
+        The chain, in order.
+    """
+    records = Records(list(stages))
+    records.cohort = {row["image"]: row for row in _table(work / "cohort" / "cohort.tsv", records.notes)}
+    records.participants = {row["subject"]: row for row in _table(work / "cohort" / "participants.tsv", None) if "subject" in row}
+    batches = {row.get("batch", "") for row in records.cohort.values()} - {""}
+    for stage in stages:
+        folder = work / "records" / stage
+        found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")) if folder.is_dir() else []
+        told, counts, timing, numbers = [], Counter(), [], {}
+        for batch in found:
+            if batches and batch not in batches:
+                continue  # left over from a cohort that was cut differently
+            record = folder / batch
+            for row in _manifest(record / "manifest.tsv", stage, batch, records.notes):
+                records.last[row.image] = row
+                if row.is_image:
+                    counts[row.modality, row.status] += 1
+                if row.measures or row.status != "ok":
+                    told.append(row)
+            timing += [_timing(row) for row in _table(record / "timing.tsv", records.notes)]
+            numbers[batch] = _json(record / "numbers.json", records.notes)
+        records.told[stage], records.counts[stage], records.timing[stage], records.numbers[stage] = told, counts, timing, numbers
+    return records
+
+
+def read_previews(work: Path, stage: str, batch: str, wanted: Iterable[str], notes: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the previews (name to picture) of the wanted ids in one batch's record; what cannot be read is noted.
+
+    The pictures of things derived from a wanted id come along.
+    """
+    import numpy as np
+
+    path = work / "records" / stage / batch / "previews.npz"
+    chosen = set(wanted)
+    pictures: dict[str, dict[str, Any]] = {}
+    if not path.is_file():
+        return pictures
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for name in file.files:
+                image, _, view = name.rpartition("|")
+                if image.split("+")[0] in chosen:
+                    picture = file[name]
+                    if picture.dtype == np.uint8 and picture.ndim in (2, 3) and picture.size:
+                        pictures.setdefault(image, {})[view] = picture
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        notes.append(
+            f"The pictures of the batch {batch} of {stage} cannot be read ({type(error).__name__}); run that batch again to have them."
+        )
+    return pictures
+
+
+def write_union(path: Path, records: Records) -> None:
+    """Write the last word on every image and derived thing, with the measures of all stages (``<stage>.<measure>``).
+
+    Cells that a spreadsheet would take for a formula begin with an apostrophe.
+    """
+    measures = records.measures()
+    columns = [
+        f"{stage}.{name}"
+        for stage in records.stages
+        for name in sorted({name for row in records.told.get(stage, []) for name in row.measures})
+    ]
+    text = io.StringIO()
+    text.write("\t".join(["stage", *COLUMNS, *columns]) + "\n")
+    rows = [*records.last.values(), *(row for row in records.unfinished() if row.image not in records.last)]
+    for row in sorted(rows, key=lambda row: row.image):
+        own = {f"{stage}.{name}": value for (stage, name), value in measures.get(row.image, {}).items()}
+        cells = [row.stage, *(getattr(row, column) for column in COLUMNS), *(own.get(column, "") for column in columns)]
+        text.write("\t".join(safe_cell(cell) for cell in cells) + "\n")
+    write_text(path, text.getvalue())
+
+
+def safe_cell(text: str) -> str:
+    """Return a cell that no spreadsheet takes for a formula; numbers stay as they are."""
+    text = " ".join(str(text).split())
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") and number(text) is None else text
+
+
+def number(text: Any) -> float | None:
+    """Return a finite number, None for anything else (words, empty cells, n/a, true, false)."""
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value if abs(value) < float("inf") else None
+
+
+def _manifest(path: Path, stage: str, batch: str, notes: list[str]) -> Iterator[Row]:
+    for row in _table(path, notes):
+        yield _row(stage, row, {name: value for name, value in row.items() if name not in _FIXED and value}, batch)
+
+
+_FIXED = frozenset(COLUMNS)
+
+
+def _row(stage: str, row: Mapping[str, str], measures: dict[str, str], batch: str | None = None) -> Row:
+    cells = {column: sys.intern(row.get(column) or "") if column in _REPEATED else row.get(column) or "" for column in COLUMNS}
+    return Row(stage=stage, batch=row.get("batch", "") if batch is None else batch, measures=measures, **cells)
+
+
+def _nothing(entry: Mapping[str, str]) -> dict[str, str]:
+    """Return the cells of a row that follow from the cohort table."""
+    role = entry.get("role") or "image"
+    kept = {name: entry.get(name, "") for name in ("subject", "session", "image", "modality", "body_part", "batch")}
+    return {**kept, "role": role, "kind": "image" if role == "image" else "labels"}
+
+
+def _timing(row: Mapping[str, str]) -> Timing:
+    return Timing(
+        item=row.get("item", ""),
+        seconds=number(row.get("seconds")) or 0.0,
+        peak_mb=number(row.get("peak_mb")) or 0.0,
+        host=row.get("host", ""),
+        device=row.get("device", ""),
+        threads=int(number(row.get("threads")) or 0),
+        resumed=row.get("resumed") == "1",
+    )
+
+
+def _table(path: Path, notes: list[str] | None) -> Iterator[dict[str, str]]:
+    """Give the rows of a table, none where it is missing or not text (noted unless `notes` is None)."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            columns = next(reader, [])
+            for cells in reader:
+                yield dict(zip(columns, cells, strict=False))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        if notes is not None:
+            notes.append(f"{'/'.join(path.parts[-3:])} cannot be read ({type(error).__name__}); what it says is missing here.")
+
+
+def _json(path: Path, notes: list[str]) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        notes.append(f"{'/'.join(path.parts[-3:])} cannot be read ({type(error).__name__}); what it says is missing here.")
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,9 @@
+"""Write the report on the whole cohort."""
+
+import json
+from pathlib import Path
+
+from cohortex.report.page import write_report
+
+config = json.loads(snakemake.params.config)
+write_report(Path(config["work"]), Path(config["output"]), config, config["stages"])
