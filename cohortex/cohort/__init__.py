@@ -1,0 +1,235 @@
+"""The cohort: a table of images, and its cut into batches of subjects.
+
+`make_cohort` is called by the head process while the Snakefile is parsed; job processes call `read_batches` and
+`batch_sizes`, which read one small file. Everything lies in ``<work>/cohort/``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+__all__ = ["BatchSize", "batch_sizes", "make_cohort", "read_batches"]
+
+
+class BatchSize(NamedTuple):
+    """How large a batch is: its largest image and the sum of all in (estimated) float32 megabytes, and the number of images."""
+
+    largest_mb: float
+    total_mb: float
+    images: int
+
+
+DEMO_MB = 12.0
+"""An image of the demo cohort in float32 megabytes."""
+
+
+def read_batches(work: str | Path) -> list[str]:
+    """Return the batches of the cohort, sorted."""
+    return sorted(_index(str(work))["batches"])
+
+
+def batch_sizes(work: str | Path) -> dict[str, BatchSize]:
+    """Return how large each batch is."""
+    return {
+        batch: BatchSize(float(largest), float(total), int(count))
+        for batch, (largest, total, count) in _index(str(work))["batches"].items()
+    }
+
+
+@cache
+def _index(work: str) -> dict[str, Any]:
+    from cohortex.errors import Refused
+
+    path = Path(work) / "cohort" / "index.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Refused(f"{path.name} is not in the folder cohort of work; start the run again from its head, which makes it.") from None
+
+
+def make_cohort(config: Mapping[str, Any], basedir: str | Path = ".") -> None:
+    """Make or bring up to date the tables of the cohort; what has not changed is not written.
+
+    Parameters
+    ----------
+    config : mapping
+        As `cohortex.config.check_config` returns it.
+    basedir : path
+        The folder of the Snakefile.
+
+    Notes
+    -----
+    In ``<work>/cohort/``: ``cohort.tsv`` (all images), ``batches.tsv`` (subject to batch), ``batches/<batch>.tsv`` (the images of a
+    batch, the input of its first job), ``participants.tsv`` (what is known of the subjects), ``index.json`` (sizes) and
+    ``fingerprints.json`` (what need not be listed again).
+
+    Raises
+    ------
+    Refused
+        When there is no input, nothing in it, or something wrong with a table.
+    """
+    from cohortex.cohort.cut import Prints, cut, known_batches, sizes
+    from cohortex.cohort.table import COLUMNS, image_id, tsv, write_if_changed
+    from cohortex.config import check_config
+
+    config = check_config(config)
+    folder = Path(config["work"]) / "cohort"
+    rows, people, root = _find(config)
+    rows = _selected(rows, config)
+    people = _people(rows, people, config)
+    _complete(rows, people, config)
+
+    index = {"next": 1, "batch_size": config["batch_size"], "batches": {}}
+    if (folder / "index.json").is_file():
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    known = known_batches(folder)
+    following = max([index["next"], *(int(batch[1:]) + 1 for batch in known.values())])
+    batches, following = cut((row["subject"] for row in rows), known, config["batch_size"], following)
+    if known and index["batch_size"] != config["batch_size"]:
+        _say(f"batch_size {config['batch_size']} is for new subjects; those of the runs before stay in batches of {index['batch_size']}.")
+
+    prints = Prints(config["fingerprint"], folder / "fingerprints.json")
+    measured = []
+    for row in rows:
+        row["image"] = image_id(row)
+        row["batch"] = batches[row["subject"]]
+        row["root"] = root or os.path.abspath(f"{config['work']}/demo/{row['batch']}")  # noqa: PTH100 - links stay as they are
+        row["path"] = os.path.normpath(f"{row['root']}/{row['path']}") if not row["path"].startswith("/") else row["path"]
+        row["fingerprint"], megabytes = prints.of(row["path"]) if root else (_demo_print(config, row["subject"]), DEMO_MB)
+        measured.append((row, megabytes))
+    rows.sort(key=lambda row: (row["batch"], row["subject"], row["image"]))
+
+    columns = [*COLUMNS, "image", "batch", "fingerprint", "root"]
+    parts: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        parts.setdefault(row["batch"], []).append(row)
+    for batch, part in parts.items():
+        write_if_changed(folder / "batches" / f"{batch}.tsv", tsv(part, columns))
+    for path in (folder / "batches").glob("*.tsv"):
+        if path.stem not in parts:
+            path.unlink(missing_ok=True)
+    write_if_changed(folder / "cohort.tsv", tsv(rows, columns))
+    write_if_changed(folder / "participants.tsv", tsv(people, list(dict.fromkeys(name for person in people for name in person))))
+    write_if_changed(folder / "fingerprints.json", prints.text())
+    write_if_changed(
+        folder / "batches.tsv", tsv(({"subject": key, "batch": value} for key, value in batches.items()), ["subject", "batch"])
+    )
+    index = {"next": following, "batch_size": config["batch_size"], "batches": sizes(measured)}
+    write_if_changed(folder / "index.json", json.dumps(index, separators=(",", ":"), sort_keys=True))
+    _index.cache_clear()
+
+
+def _say(sentence: str) -> None:
+    import sys
+
+    sys.stderr.write(sentence + "\n")
+
+
+def _find(config: Mapping[str, Any]) -> tuple[list[dict[str, str]], list[dict[str, str]], str]:
+    """Return the images, what is known of the subjects, and the folder that paths are relative to (empty for the demo)."""
+    from cohortex.cohort import scan, table
+    from cohortex.errors import Refused
+    from cohortex.stages import STAGES
+
+    if config["input"] == "demo":
+        from cohortex.demo.table import demo_rows
+
+        rows, people = demo_rows(config["demo"])
+        return [{**dict.fromkeys(table.COLUMNS, ""), **row} for row in rows], [dict(person) for person in people], ""
+    source = Path(os.path.abspath(config["input"]))  # noqa: PTH100 - links stay as they are
+    if source.is_dir():
+        if scan.is_bids(source):
+            rows, people = scan.scan_bids(source, config["select"])
+            wanted = ", ".join(config["select"].get("suffix", ()))
+            hint = f"a BIDS dataset without images of the suffixes {wanted}; name yours in select: suffix:"
+        else:
+            rows, people = scan.scan_dicom(source)
+            hint = "neither a BIDS dataset (folders sub-<id>) nor a folder with one DICOM folder a subject; make a table of it with cohortex index"
+        if not rows:
+            raise Refused(f"The input {source.name} is {hint}.")
+        return rows, people, str(source)
+    if not source.exists():
+        raise Refused(f"The input {config['input']} is not there; name demo, a folder or a table (.tsv).")
+    if source.suffix.lower() != ".tsv":
+        raise Refused(f"The input {source.name} is a file but no .tsv table; name demo, a folder or a table of tab-separated text.")
+    named = [name for stage in STAGES for name in config[stage] if name != "default"]
+    rows, people = table.read_cohort_table(source, [*config["select"].get("suffix", ()), *named])
+    if not rows:
+        raise Refused(f"The table {source.name} has no rows; list at least one image below its first line.")
+    return rows, people, str(source.parent)
+
+
+def _selected(rows: list[dict[str, str]], config: Mapping[str, Any]) -> list[dict[str, str]]:
+    from cohortex.errors import Refused
+
+    chosen = {key: set(config["select"].get(key) or ()) for key in ("subject", "session", "acq", "run")}
+    for key, values in chosen.items():
+        taken = [row for row in rows if row[key] in values] if values else rows
+        if not taken:
+            raise Refused(f"No image is left once select: {key}: {', '.join(sorted(values))} is applied; correct or remove it.")
+        rows = taken
+    folded: dict[str, str] = {}
+    for row in rows:
+        other = folded.setdefault(row["subject"].lower(), row["subject"])
+        if other != row["subject"]:
+            raise Refused(
+                f"The subjects {other} and {row['subject']} differ in case only, which not every file system tells apart; rename one."
+            )
+    return rows
+
+
+def _people(rows: Iterable[Mapping[str, str]], people: list[dict[str, str]], config: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return one row for each subject of the cohort: what its dataset says, and over it what the table of labels says."""
+    from cohortex.cohort.table import read_table
+    from cohortex.errors import Refused
+
+    known = {person["subject"]: person for person in people}
+    columns = dict.fromkeys(name for person in people[:1] for name in person)
+    if config["labels"] is not None:
+        names, numbered = read_table(config["labels"], ["subject"])
+        columns |= dict.fromkeys(names)
+        lines: dict[str, int] = {}
+        for number, cells in numbered:
+            subject = cells["subject"].removeprefix("sub-")
+            if subject in lines:
+                raise Refused(
+                    f"{Path(config['labels']).name}: lines {lines[subject]} and {number} are both of subject {subject}; keep one."
+                )
+            lines[subject] = number
+            known[subject] = {**known.get(subject, {}), **cells, "subject": subject}
+        if not any(row["subject"] in lines for row in rows):
+            raise Refused(f"{Path(config['labels']).name} names no subject of the cohort; its column subject must hold their ids.")
+    empty = dict.fromkeys(["subject", *columns], "")
+    found = [{**empty, **known.get(subject, {}), "subject": subject} for subject in sorted({row["subject"] for row in rows})]
+    return [{key: "" if value == "n/a" else value for key, value in person.items()} for person in found]
+
+
+def _complete(rows: Iterable[dict[str, str]], people: Iterable[Mapping[str, str]], config: Mapping[str, Any]) -> None:
+    """Fill in split and body part, the same split for all images of a subject."""
+    from cohortex.cohort.cut import split_of
+    from cohortex.errors import Refused
+
+    said: dict[str, str] = {person["subject"]: person["split"] for person in people if person.get("split")}
+    wrong = next((subject for subject, split in said.items() if split not in ("train", "validation", "test")), None)
+    if wrong:
+        raise Refused(f"The split of subject {wrong} is {said[wrong]!r}, allowed: train, validation, test.")
+    rows = list(rows)
+    own: dict[str, str] = {}
+    for row in rows:
+        if row["split"] and own.setdefault(row["subject"], row["split"]) != row["split"]:
+            raise Refused(f"Subject {row['subject']} is in the splits {own[row['subject']]} and {row['split']}; a subject is in one only.")
+    for row in rows:
+        subject = row["subject"]
+        row["split"] = own.get(subject) or said.get(subject) or split_of(subject)
+        row["body_part"] = row["body_part"] or config["body_part"] or ""
+
+
+def _demo_print(config: Mapping[str, Any], subject: str) -> str:
+    from cohortex.demo.table import DEMO_VERSION
+
+    return f"demo-{DEMO_VERSION}-{config['demo'].get('seed', 0)}-{subject}"

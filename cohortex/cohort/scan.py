@@ -1,0 +1,196 @@
+"""Finds the images of a dataset: a BIDS tree, or a folder with one DICOM folder a subject. Opens none of them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cohortex.cohort.table import COLUMNS, Row, image_id, read_table, some
+from cohortex.config import MODALITIES
+from cohortex.errors import Refused
+
+NOT_DICOM = (".nii", ".nii.gz", ".nrrd", ".mha", ".ozx", ".h5", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".npz")
+ASIDE = (".txt", ".md", ".json", ".tsv", ".csv", ".pdf", ".html", ".xml", ".log", ".sh", ".py")
+"""Files that lie about beside images and are none."""
+DEEP = 5
+"""So many folders below a subject are looked into for DICOM files."""
+_OWN = {"sub", "ses", "acq", "run"}
+_ID = re.compile(r"[0-9A-Za-z]{1,64}\Z")
+
+
+def is_bids(root: Path) -> bool:
+    """Say whether a folder looks like a BIDS dataset."""
+    if (root / "dataset_description.json").is_file():
+        return True
+    with os.scandir(root) as entries:
+        return any(entry.name.startswith("sub-") and entry.is_dir() for entry in entries)
+
+
+def scan_bids(root: Path, select: Mapping[str, Any]) -> tuple[list[Row], list[Row]]:
+    """Return the images of a BIDS dataset and its participants.
+
+    Parameters
+    ----------
+    root : Path
+    select : mapping
+        ``suffix``: those that are taken; other files are not looked at. Phases and other parts than the magnitude are left out.
+
+    Returns
+    -------
+    rows : list of dict
+        With the columns `COLUMNS`, ``path`` relative to `root`. What BIDS tells apart by an entity that the id has
+        no place for (``ce``, ``rec``, ``echo``, ...) is told apart by ``acq``: ``acq-fast_echo-2`` becomes ``fastEcho2``.
+    participants : list of dict
+        From participants.tsv, without the ``sub-``.
+
+    Raises
+    ------
+    Refused
+        For a folder that is no valid id, a file whose name says another subject than its folder, or two files with one id.
+    """
+    suffixes = set(select.get("suffix") or ("T1w", "T2w", "FLAIR", "PDw", "CT"))
+    rows: list[Row] = []
+    seen: dict[str, str] = {}
+    problems: list[str] = []
+    for folder in _folders(root, "sub-"):
+        if not _ID.match(folder[4:]):
+            problems.append(f"{folder} is no subject: after sub- stand letters and digits only")
+            continue
+        sessions = list(_folders(root / folder, "ses-"))
+        for place in [folder, *(f"{folder}/{session}" for session in sessions)]:
+            for path, entities, suffix in _files(root, place):
+                if suffix not in suffixes or entities.get("part", "mag") != "mag":
+                    continue
+                said = f"sub-{entities.get('sub', '')}" + (f"/ses-{entities['ses']}" if "ses" in entities else "")
+                if said != place:
+                    problems.append(f"{path} lies in {place} but its name says {said}")
+                    continue
+                row = _row(entities, suffix, path)
+                name = image_id(row)
+                if name in seen:
+                    problems.append(f"{seen[name]} and {path} are both {name}")
+                seen[name] = path
+                rows.append(row)
+    if problems:
+        raise Refused(f"In the BIDS dataset {some(problems)}; rename or move them.")
+    return rows, _participants(root)
+
+
+def _row(entities: Mapping[str, str], suffix: str, path: str) -> Row:
+    further = "".join(key.capitalize() + value for key, value in entities.items() if key not in _OWN and key != "part")
+    acq = (entities.get("acq", "") + further).replace("+", "")
+    row = dict.fromkeys(COLUMNS, "")
+    row |= {"subject": entities["sub"], "session": entities.get("ses", ""), "acq": acq, "run": entities.get("run", "")}
+    row |= {"modality": suffix, "path": path, "role": "image"}
+    return row
+
+
+def _folders(root: Path, prefix: str) -> Iterator[str]:
+    """Yield the names of the folders in `root` that begin with `prefix`, sorted."""
+    with os.scandir(root) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(prefix) and entry.is_dir()]
+    yield from sorted(names)
+
+
+def _files(root: Path, place: str) -> Iterator[tuple[str, dict[str, str], str]]:
+    """Yield path, entities and suffix of every file that may be a volume in the datatype folders of a subject or session."""
+    from cohortex.io.bids import EXTENSIONS, parse_name
+
+    base = f"{root}/{place}"
+    with os.scandir(base) as entries:
+        datatypes = sorted(entry.name for entry in entries if not entry.name.startswith(("ses-", ".")) and entry.is_dir())
+    for datatype in datatypes:
+        for name in sorted(os.listdir(f"{base}/{datatype}")):  # noqa: PTH208 - a third of the time of Path.iterdir
+            if name.endswith(EXTENSIONS):
+                parsed = parse_name(name)
+                if parsed and parsed[2] in EXTENSIONS:
+                    yield f"{place}/{datatype}/{name}", parsed[0], parsed[1]
+
+
+def _participants(root: Path) -> list[Row]:
+    path = root / "participants.tsv"
+    if not path.is_file():
+        return []
+    _, numbered = read_table(path, ["participant_id"])
+    people: list[Row] = []
+    for _, cells in numbered:
+        subject = cells.pop("participant_id").removeprefix("sub-")
+        cells.pop("subject", None)
+        people.append({"subject": subject, **cells})
+    return people
+
+
+def scan_dicom(root: Path) -> tuple[list[Row], list[Row]]:
+    """Return one row for each folder of DICOM files below the folder of each subject.
+
+    A folder that is called after a modality (CT, T1w, ...) says what it holds. Otherwise the modality is left
+    empty: the series are told apart, and their modality found, when the files are read.
+
+    Raises
+    ------
+    Refused
+        When two folders become one id, or when there is nothing that may be DICOM.
+    """
+    rows: list[Row] = []
+    first: dict[str, str] = {}
+    clashes: list[str] = []
+    others = 0
+    for folder in _folders(root, ""):
+        if folder.startswith("."):
+            continue
+        leaves, other = _leaves(root / folder)
+        others += other
+        if not leaves:
+            continue
+        subject = re.sub(r"[^0-9A-Za-z]", "", folder)[:64]
+        if not subject or subject.lower() in first:
+            clashes.append(f"{folder} and {first[subject.lower()]}" if subject else f"{folder} (no letter or digit)")
+            continue
+        first[subject.lower()] = folder
+        rows.extend(_series(subject, folder, leaves))
+    if clashes:
+        raise Refused(f"Folders that are one subject once only letters and digits are kept: {some(clashes)}; rename one of each.")
+    if not rows and others:
+        raise Refused(
+            "The input holds images in folders, but no DICOM files: name them after BIDS (sub-<id>/anat/sub-<id>_T1w.nii.gz) or list them in a table (.tsv)."
+        )
+    return rows, []
+
+
+def _series(subject: str, folder: str, leaves: Sequence[str]) -> Iterator[Row]:
+    used: set[str] = set()
+    for leaf in leaves:
+        name = leaf.rpartition("/")[2]
+        modality = name if name in MODALITIES else ""
+        label = re.sub(r"[^0-9A-Za-z]", "", leaf.removesuffix(name) if modality == name else leaf) if len(leaves) > 1 else ""
+        label = label[-32:]
+        while f"{label}_{modality}" in used:
+            label += "x"
+        used.add(f"{label}_{modality}")
+        row = dict.fromkeys(COLUMNS, "")
+        row |= {"subject": subject, "acq": label, "modality": modality, "role": "image", "path": f"{folder}/{leaf}".rstrip("/")}
+        yield row
+
+
+def _leaves(folder: Path, below: str = "", depth: int = 0) -> tuple[list[str], int]:
+    """Return the folders (relative, sorted) that hold files which may be DICOM, and how many hold images of another kind."""
+    dicom, other, inner = False, 0, []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                inner.append(entry.name)
+            elif entry.name.lower().endswith(NOT_DICOM):
+                other = 1
+            elif not entry.name.lower().endswith(ASIDE) and entry.name.upper() != "DICOMDIR":
+                dicom = True
+    leaves = [below] if dicom else []
+    for name in sorted(inner) if depth < DEEP else ():
+        found, more = _leaves(folder / name, f"{below}/{name}".lstrip("/"), depth + 1)
+        leaves += found
+        other += more
+    return leaves, other

@@ -1,0 +1,197 @@
+"""Tables of text: the user's cohort table, strictly read, and the tables that Cohortex writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from cohortex.config import MODALITIES
+from cohortex.errors import Refused
+from cohortex.publish import atomic_path
+from cohortex.schema import nearest, pattern, read_schema
+
+Row = dict[str, str]
+
+COLUMNS = ("subject", "session", "modality", "path", "run", "acq", "body_part", "role", "site", "scanner", "pair", "split")
+"""What a row of a cohort says of an image, before it is cut."""
+NEEDED = ("subject", "modality", "path")
+LISTED = 10
+"""So many lines of a table are named in one message."""
+
+
+def image_id(row: Mapping[str, str]) -> str:
+    """Return ``subject[_session][_acq][_run]_suffix``, for a mask or labels with ``+mask`` or ``+labels``.
+
+    The suffix is the modality, or ``dicom`` where only the file's header says what it is.
+
+    Examples
+    --------
+    >>> image_id({"subject": "001", "session": "", "acq": "", "run": "2", "modality": "T1w", "role": "labels"})
+    '001_2_T1w+labels'
+    """
+    parts = [row["subject"], row.get("session", ""), row.get("acq", ""), row.get("run", ""), row["modality"] or "dicom"]
+    role = row.get("role", "")
+    return "_".join(filter(None, parts)) + (f"+{role}" if role in ("mask", "labels") else "")
+
+
+def read_tsv(path: str | Path) -> list[Row]:
+    """Read a table that Cohortex has written, quickly and without questions."""
+    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    header = lines[0].split("\t")
+    return [dict(zip(header, line.split("\t"), strict=True)) for line in lines[1:] if line]
+
+
+def tsv(rows: Iterable[Mapping[str, str]], columns: Sequence[str]) -> str:
+    """Return rows as text; a tab or line break inside a cell becomes a blank."""
+    lines = ["\t".join(columns)]
+    for row in rows:
+        line = "\t".join([row[column] for column in columns])
+        if line.count("\t") != len(columns) - 1 or "\n" in line or "\r" in line:
+            line = "\t".join([" ".join(row[column].split()) for column in columns])
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def write_if_changed(path: Path, text: str) -> bool:
+    """Put `text` into a file through a temporary neighbour, unless it is there already; say whether it was written."""
+    data = text.encode("utf-8")
+    try:
+        if path.stat().st_size == len(data) and path.read_bytes() == data:
+            return False
+    except FileNotFoundError:
+        pass
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+        temporary.chmod(0o640)
+    return True
+
+
+def read_table(path: str | Path, needed: Sequence[str]) -> tuple[list[str], list[tuple[int, Row]]]:
+    """Read a user's table, strictly.
+
+    Parameters
+    ----------
+    path : path
+        UTF-8 (with or without a byte order mark), tabs between the cells, line breaks of any system.
+    needed : sequence of str
+        The columns that must be there.
+
+    Returns
+    -------
+    columns : list of str
+    rows : list of (line number, row)
+        All cells are text, blanks around them removed.
+
+    Raises
+    ------
+    Refused
+        Naming the table and the line.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise Refused(f"{path.name} cannot be read ({error.strerror}); name a table of tab-separated text.") from None
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise Refused(f"{path.name} is UTF-16; save it as UTF-8 text with tabs.")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise Refused(f"{path.name} line {line} is not UTF-8; save the table as UTF-8 text with tabs.") from None
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    columns = [cell.strip() for cell in lines[0].split("\t")]
+    if len(columns) == 1 and ("," in lines[0] or ";" in lines[0]):
+        raise Refused(f"{path.name} has commas or semicolons between its cells; save it with tabs.")
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        raise Refused(f"{path.name} has no column {', '.join(missing)}; its first line must name at least {', '.join(needed)}.")
+    twice = {name for name in columns if columns.count(name) > 1 or not name}
+    if twice:
+        raise Refused(
+            f"{path.name} line 1: {'a column has no name' if '' in twice else f'two columns are called {min(twice)}'}; give each a name of its own."
+        )
+    rows, ragged = [], []
+    for number, line in enumerate(lines[1:], start=2):
+        if not line.strip():
+            continue
+        cells = line.split("\t")
+        if len(cells) != len(columns):
+            ragged.append(f"line {number} has {len(cells)} cells")
+        rows.append((number, dict(zip(columns, [cell.strip() for cell in cells], strict=False))))
+    if ragged:
+        raise Refused(f"{path.name}: {some(ragged)}, expected {len(columns)} as in the first line; put one tab between two cells.")
+    return columns, rows
+
+
+def some(items: Sequence[str]) -> str:
+    """Join at most `LISTED` items for a message and count the rest."""
+    more = f" and {len(items) - LISTED} more" if len(items) > LISTED else ""
+    return "; ".join(items[:LISTED]) + more
+
+
+def read_cohort_table(path: str | Path, accepted: Iterable[str]) -> tuple[list[Row], list[Row]]:
+    """Read the user's table of images.
+
+    Parameters
+    ----------
+    path : path
+    accepted : iterable of str
+        Modalities that the configuration names, beside the known ones.
+
+    Returns
+    -------
+    rows : list of dict
+        With the columns `COLUMNS`; ``path`` is as the table has it.
+    participants : list of dict
+        subject and the table's other columns; where a subject's rows differ, the first value that is not empty.
+
+    Raises
+    ------
+    Refused
+        For a cell that does not match ``schemas/cohort.schema.json``, a modality that is not known, or two rows with one id,
+        naming the lines.
+    """
+    path = Path(path)
+    columns, numbered = read_table(path, NEEDED)
+    covariates = [name for name in columns if name not in COLUMNS]
+    near = [name for name in covariates if name.lower() in COLUMNS]
+    if near:
+        raise Refused(f"{path.name}: the column {near[0]} is written {near[0].lower()}, in lower case.")
+    schema = read_schema("cohort.schema.json")["properties"]
+    checks = [(name, pattern(schema[name]["pattern"]), schema[name]["description"]) for name in COLUMNS if name in columns]
+    modalities = {*MODALITIES, *accepted}
+    problems: list[str] = []
+    lines: dict[str, int] = {}
+    rows: list[Row] = []
+    known: dict[str, Row] = {}
+    empty = dict.fromkeys(COLUMNS, "")
+    for number, cells in numbered:
+        wrong = [
+            f"line {number}: {name} is {cells[name]!r}, expected {what}" for name, good, what in checks if not good.search(cells[name])
+        ]
+        if not wrong and cells["modality"] not in modalities:
+            wrong = [f"line {number}: the modality {cells['modality']} is not known{_near_modality(cells['modality'])}"]
+        if wrong:
+            problems.extend(wrong)
+            continue
+        row = {**empty, **{name: cells[name] for name, _, _ in checks}}
+        row["role"] = row["role"] or "image"
+        name = image_id(row)
+        if name in lines:
+            problems.append(f"lines {lines[name]} and {number} are both {name}; tell them apart by session, acq or run")
+            continue
+        lines[name] = number
+        rows.append(row)
+        person = known.setdefault(row["subject"], {"subject": row["subject"], **dict.fromkeys(covariates, "")})
+        for covariate in covariates:
+            person[covariate] = person[covariate] or cells[covariate]
+    if problems:
+        raise Refused(f"{path.name}: {some(problems)}.")
+    return rows, list(known.values())
+
+
+def _near_modality(name: str) -> str:
+    near = nearest(name, list(MODALITIES))
+    where = "to use it all the same, name it in select: suffix:"
+    return f"{near} ({where})" if near.startswith("; did") else f"; {where}"

@@ -1,0 +1,207 @@
+"""What config.yaml may say, checked before anything is started.
+
+The Snakefile imports this at every parse, in every job: nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cohortex.errors import Refused
+from cohortex.schema import check
+from cohortex.stages import STAGES
+
+MODALITIES = (
+    *("T1w", "T2w", "FLAIR", "PDw", "PDT2", "PD", "T2starw", "T2star", "MTw", "inplaneT1", "inplaneT2", "angio", "UNIT1"),
+    *("T1map", "T2map", "T2starmap", "PDmap", "MTRmap", "MTsat", "MTR", "MTS", "R1map", "R2map", "R2starmap", "VFA", "MEGRE", "MESE"),
+    *("MPM", "MP2RAGE", "IRT1", "SWI", "swi", "minIP", "phase", "dwi", "ADC", "FA", "bold", "cbv", "sbref", "asl", "m0scan", "epi"),
+    *("cine", "LGE", "DCE", "MR", "CT", "CBCT", "CTA", "XR", "CXR", "DX", "CR", "MG", "XA", "RF", "DSA", "US", "PET", "pet", "SPECT", "NM"),
+    *("OCT", "fundus", "BF", "DF", "PC", "DIC", "FLUO", "CONF", "TEM", "SEM"),
+)
+"""The BIDS suffixes, and what stands in for one where BIDS has none, that a table may name without more ado."""
+
+
+def check_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the whole configuration and fill in what it leaves out.
+
+    Parameters
+    ----------
+    config : mapping
+        As Snakemake has merged it from files and the command line.
+
+    Returns
+    -------
+    dict
+        The same with defaults, and numbers of the right type.
+
+    Raises
+    ------
+    Refused
+        With one line for each problem: an unknown key and the nearest known one, a wrong type with what was expected and found,
+        a wrong value with those that are allowed, a chain of stages or a set of folders that cannot work.
+    """
+    checked, problems = check(dict(config), "config.schema.json")
+    if not problems:
+        problems = [*_chain(checked), *_selected(checked)]
+    if problems:
+        raise Refused("\n".join(problems))
+    for key in ("input", "output", "work", "labels"):
+        if str(checked[key]).startswith("~"):
+            raise Refused(f"{key} begins with ~, which only a shell replaces; write the whole path.")
+    _check_folders(checked)
+    return checked
+
+
+def _chain(config: Mapping[str, Any]) -> Iterable[str]:
+    stages = config["stages"]
+    if stages[0] != "acquire":
+        yield f"stages begins with {stages[0]}; put acquire first, it reads the images."
+    if stages[-1] != "export":
+        yield f"stages ends with {stages[-1]}; put export last, it writes the results."
+    unused = [name for name in config["keep"] if name not in stages]
+    if unused:
+        yield f"keep names {', '.join(unused)}, which is not in stages; take it out there or put it in stages."
+
+
+def _selected(config: Mapping[str, Any]) -> Iterable[str]:
+    """Yield a problem for each modality in a stage's section that is a known one in the wrong case, such as t1w."""
+    proper = {name.lower(): name for name in (*MODALITIES, *config["select"].get("suffix", ()))}
+    names = {*MODALITIES, *config["select"].get("suffix", ())}
+    for stage in STAGES:
+        for modality in config[stage]:
+            if modality != "default" and modality not in names and modality.lower() in (*proper, "default"):
+                yield f"Unknown key {stage}.{modality}; did you mean {proper.get(modality.lower(), 'default')}?"
+
+
+def _check_folders(config: Mapping[str, Any]) -> None:
+    """Refuse folders of which one would be written into another that must stay as it is."""
+    output, work = Path(config["output"]).resolve(), Path(config["work"]).resolve()
+    if output == work:
+        raise Refused("output and work are the same folder; give them different ones, work may be deleted after the run.")
+    if output.is_relative_to(work):
+        raise Refused("output lies inside work, which may be deleted after the run; give a folder outside it.")
+    if config["input"] == "demo":
+        return
+    source = Path(config["input"]).resolve()
+    for key, folder in (("output", output), ("work", work)):
+        if folder == source:
+            raise Refused(f"{key} and input are the same; give {key} a folder of its own, the input is never changed.")
+        if folder.is_relative_to(source):
+            raise Refused(f"{key} lies inside input; give it a folder outside, the input is never changed.")
+        if source.is_dir() and source.is_relative_to(folder):
+            raise Refused(f"input lies inside {key}; give {key} a folder of its own, the input is never changed.")
+
+
+def check_files(paths: Iterable[str | Path]) -> None:
+    """Check what is lost once configuration files are merged: a key that stands twice, and tags that would run code.
+
+    Raises
+    ------
+    Refused
+        Naming file and line.
+    """
+    import yaml
+
+    for path in map(Path, paths):
+        try:
+            node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f" line {mark.line + 1}" if mark else ""
+            what = getattr(error, "problem", None) or "it is not UTF-8 text"
+            raise Refused(f"{path.name}{where} cannot be read as YAML: {what}.") from None
+        if node is not None:
+            _check_node(node, path.name, set())
+
+
+def _check_node(node: Any, file: str, seen: set[int]) -> None:
+    import yaml
+
+    if id(node) in seen:  # an alias: a node may be reached on many ways, but is looked at once
+        return
+    seen.add(id(node))
+    line = node.start_mark.line + 1
+    if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
+        raise Refused(f"{file} line {line}: the tag {node.tag} is not allowed; write a plain value.")
+    if isinstance(node, yaml.MappingNode):
+        first: dict[str, int] = {}
+        for key, value in node.value:
+            name, at = str(key.value), key.start_mark.line + 1
+            if name in first and name != "<<":
+                raise Refused(f"{file} line {at}: the key {name} already stands on line {first[name]}; keep one of them.")
+            first[name] = at
+            _check_node(value, file, seen)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _check_node(value, file, seen)
+
+
+def canonical(section: Any) -> str:
+    """Return settings as one string that is the same for the same settings: sorted keys, 1.0 as 1, no white space.
+
+    Examples
+    --------
+    >>> canonical({"b": 1.0, "a": [True, None]})
+    '{"a":[true,null],"b":1}'
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): plain(below) for key, below in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(below) for below in value]
+        if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+            return int(value)
+        return value
+
+    return json.dumps(plain(section), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def resolve_weights(section: Mapping[str, Any], stage: str, work: str, basedir: str | Path) -> dict[str, str]:
+    """Return the model folder behind each value of ``weights`` anywhere in a stage's section.
+
+    Parameters
+    ----------
+    section : mapping
+        ``{default: ..., CT: ..., ...}``; a ``weights`` is a name, null, or a mapping of such by modality.
+    stage : str
+        ``train`` stands for ``<work>/models/<stage>``.
+    basedir : path
+        The folder of the Snakefile: ``zoo/...`` is looked for there first.
+
+    Returns
+    -------
+    dict
+        From the value as it is written to its folder; other relative folders are those of the working folder.
+    """
+    found: dict[str, str] = {}
+
+    def folder(value: str) -> str:
+        if value == "train":
+            return f"{work}/models/{stage}"
+        shipped = Path(basedir) / value
+        return str(shipped) if value.startswith("zoo/") and shipped.exists() else str(Path(value))
+
+    def take(value: Any) -> None:
+        if isinstance(value, str) and value:
+            found[value] = folder(value)
+        elif isinstance(value, Mapping):
+            for below in value.values():
+                take(below)
+
+    def walk(value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key, below in value.items():
+                if key == "weights":
+                    take(below)
+                else:
+                    walk(below)
+        elif isinstance(value, list | tuple):
+            for below in value:
+                walk(below)
+
+    walk(section)
+    return dict(sorted(found.items()))
