@@ -141,10 +141,10 @@ class Log:
 
     def __init__(self, job: Job):
         self.job = job
-        self.started = time.monotonic()
         if job.log:
             job.log.parent.mkdir(parents=True, exist_ok=True)
-            job.log.write_text("", encoding="utf-8")
+        # Appended, so that the log tells the story of an attempt that was killed, too.
+        self.line(f"started with {job.threads} threads")
 
     def write(self, text: str) -> None:
         """Append to the log alone."""
