@@ -149,7 +149,7 @@ def _find(config: Mapping[str, Any]) -> tuple[list[dict[str, str]], list[dict[st
             hint = f"a BIDS dataset without images of the suffixes {wanted}; name yours in select: suffix:"
         else:
             rows, people = scan.scan_dicom(source)
-            hint = "neither a BIDS dataset (folders sub-<id>) nor a folder with one DICOM folder a subject; make a table of it with cohortex index"
+            hint = "neither a BIDS dataset (sub-<id>) nor a folder with one DICOM folder a subject; make a table of it with cohortex index"
         if not rows:
             raise Refused(f"The input {source.name} is {hint}.")
         return rows, people, str(source)

@@ -155,7 +155,8 @@ def scan_dicom(root: Path) -> tuple[list[Row], list[Row]]:
         raise Refused(f"Folders that are one subject once only letters and digits are kept: {some(clashes)}; rename one of each.")
     if not rows and others:
         raise Refused(
-            "The input holds images in folders, but no DICOM files: name them after BIDS (sub-<id>/anat/sub-<id>_T1w.nii.gz) or list them in a table (.tsv)."
+            "The input holds images in folders, but no DICOM files; "
+            "name them after BIDS (sub-<id>/anat/sub-<id>_T1w.nii.gz) or list them in a table (.tsv)."
         )
     return rows, []
 

@@ -12,7 +12,7 @@ from cohortex.schema import nearest, pattern, read_schema
 
 Row = dict[str, str]
 
-COLUMNS = ("subject", "session", "modality", "path", "run", "acq", "body_part", "role", "site", "scanner", "pair", "split")
+COLUMNS: tuple[str, ...] = ("subject", "session", "modality", "path", "run", "acq", "body_part", "role", "site", "scanner", "pair", "split")
 """What a row of a cohort says of an image, before it is cut."""
 NEEDED = ("subject", "modality", "path")
 LISTED = 10
@@ -108,9 +108,8 @@ def read_table(path: str | Path, needed: Sequence[str]) -> tuple[list[str], list
         raise Refused(f"{path.name} has no column {', '.join(missing)}; its first line must name at least {', '.join(needed)}.")
     twice = {name for name in columns if columns.count(name) > 1 or not name}
     if twice:
-        raise Refused(
-            f"{path.name} line 1: {'a column has no name' if '' in twice else f'two columns are called {min(twice)}'}; give each a name of its own."
-        )
+        what = "a column has no name" if "" in twice else f"two columns are called {min(twice)}"
+        raise Refused(f"{path.name} line 1: {what}; give each a name of its own.")
     rows, ragged = [], []
     for number, line in enumerate(lines[1:], start=2):
         if not line.strip():
