@@ -6,19 +6,53 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-ENTITIES = tuple(
-    "sub ses sample task tracksys acq nuc voi ce trc stain rec dir run mod echo flip inv mt part proc hemi space split recording chunk seg "
-    "res den label from to mode desc".split()  # noqa: SIM905 - one a line would be a page
+ENTITIES = (
+    *("sub", "ses", "sample", "task", "tracksys", "acq", "nuc", "voi", "ce", "trc", "stain", "rec", "dir", "run", "mod", "echo"),
+    *("flip", "inv", "mt", "part", "proc", "hemi", "space", "split", "recording", "chunk", "seg", "res", "den", "label", "from", "to"),
+    *("mode", "desc"),
 )
 """In the order in which BIDS wants them in a name."""
 
 EXTENSIONS = (".nii.gz", ".nii", ".ozx", ".nrrd", ".mha", ".h5")
 """The ends of files that hold a volume."""
 
-ANAT = set(
-    "T1w T2w PDw T2starw FLAIR PDT2 inplaneT1 inplaneT2 angio UNIT1 MTw VFA MEGRE MESE MPM MP2RAGE T1map T2map T2starmap R1map R2map "
-    "R2starmap PDmap MTRmap MTsat T1rho IRT1 MTR MTS PD T2star".split()  # noqa: SIM905
-)
+ANAT = {
+    *(
+        "T1w",
+        "T2w",
+        "PDw",
+        "T2starw",
+        "FLAIR",
+        "PDT2",
+        "inplaneT1",
+        "inplaneT2",
+        "angio",
+        "UNIT1",
+        "MTw",
+        "VFA",
+        "MEGRE",
+        "MESE",
+        "MPM",
+        "MP2RAGE",
+    ),
+    *(
+        "T1map",
+        "T2map",
+        "T2starmap",
+        "R1map",
+        "R2map",
+        "R2starmap",
+        "PDmap",
+        "MTRmap",
+        "MTsat",
+        "T1rho",
+        "IRT1",
+        "MTR",
+        "MTS",
+        "PD",
+        "T2star",
+    ),
+}
 DATATYPES = {"dwi": "dwi", "ADC": "dwi", "bold": "func", "cbv": "func", "sbref": "func", "asl": "perf", "m0scan": "perf", "pet": "pet"}
 
 _ENTITY = re.compile(r"([a-z]+)-([0-9A-Za-z+]+)\Z")
