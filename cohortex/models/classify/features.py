@@ -1,0 +1,158 @@
+"""Which radiomic features describe a head scan, and the vector of a subject that a classifier sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cohortex.models.classify.radiomics import radiomics
+from cohortex.models.classify.regrid import LESION, TISSUES, brain, isotropic, robust_scale
+
+REGIONS = (*TISSUES, "brain")
+INTENSITIES = ("mean", "variance", "skewness", "p10", "p90")
+TEXTURES = (
+    "histogram_entropy",
+    "glcm_contrast",
+    "glcm_correlation",
+    "glcm_joint_entropy",
+    "glcm_inverse_difference",
+    "glrlm_short",
+    "glrlm_long",
+    "glszm_short",
+    "glszm_percentage",
+)
+TEXTURED = ("lesion", "brain")
+SHAPES = ("surface_to_volume", "sphericity", "maximum_diameter", "elongation", "flatness")
+CALIBRATED = ("CT",)
+"""Modalities whose values mean something by themselves (HU); all others are put in units of the brain's own spread."""
+
+
+def scan_names() -> tuple[str, ...]:
+    """Return the names of a scan's features, without its modality, in their order."""
+    return (
+        *(f"{region}_volume_ml" for region in REGIONS),
+        *(f"{region}_share" for region in TISSUES),
+        *(f"{region}_{name}" for region in REGIONS for name in INTENSITIES),
+        *(f"{region}_{name}" for region in TEXTURED for name in TEXTURES),
+        *(f"lesion_{name}" for name in SHAPES),
+        "lesion_count",
+        "lesion_largest_ml",
+        "lesion_contrast",
+    )
+
+
+def pair_names() -> tuple[str, ...]:
+    """Return the names of the features of one scan under another one's labels."""
+    return (*(f"{region}_{name}" for region in TEXTURED for name in INTENSITIES), "lesion_contrast")
+
+
+def vector_names(modalities: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of a subject's vector: every modality's own features, and the others seen under the first one's labels."""
+    own = [f"{modality}_{name}" for modality in modalities for name in scan_names()]
+    return (*own, *(f"{modality}_in_{modalities[0]}_{name}" for modality in modalities[1:] for name in pair_names()))
+
+
+def scan_features(
+    image: np.ndarray, labels: np.ndarray, spacing: Sequence[float], modality: str, step_mm: float = 2.0, bins: int = 32
+) -> dict[str, float]:
+    """Return the features of a head scan.
+
+    Parameters
+    ----------
+    image : (x, y, z) array
+        HU for CT. Other modalities may have any unit: they are centred on the brain's median and divided by the distance
+        of its 10th to its 90th percentile.
+    labels : (x, y, z) integer array
+        1 CSF, 2 grey matter, 3 white matter, 6 lesion; the rest is not looked at.
+    spacing : three floats
+        mm. Volumes, shapes and intensities are taken on this grid, texture on an isotropic one of `step_mm`.
+    modality : str
+    step_mm : float
+    bins : int
+        Grey levels of histogram and texture.
+
+    Returns
+    -------
+    dict of str to float
+        `scan_names`. Without brain all are NaN; without lesion its volume, share and number are 0 and the rest is NaN.
+    """
+    inside = brain(labels)
+    if not inside.any():
+        return dict.fromkeys(scan_names(), float("nan"))
+    image, labels = _cut(inside, image, labels)
+    inside = brain(labels)
+    values = _scaled(image, inside, modality)
+    millilitres = float(np.prod(spacing)) / 1000.0
+    counts = {name: int((labels == label).sum()) for name, label in TISSUES.items()} | {"brain": int(inside.sum())}
+    found = {f"{name}_volume_ml": count * millilitres for name, count in counts.items()}
+    found |= {f"{name}_share": counts[name] / counts["brain"] for name in TISSUES}
+    for name in REGIONS:
+        region = inside if name == "brain" else labels == TISSUES[name]
+        found |= _intensities(name, values, region, spacing)
+    coarse, coarse_labels = isotropic(values, labels, spacing, step_mm)
+    for name in TEXTURED:
+        region = brain(coarse_labels) if name == "brain" else coarse_labels == TISSUES[name]
+        textures = radiomics(coarse, region, (step_mm,) * 3, bins=bins, families=("histogram", "glcm", "glrlm", "glszm"))
+        found |= {f"{name}_{texture}": textures[texture] for texture in TEXTURES}
+    lesion = labels == LESION
+    forms = radiomics(values, lesion, spacing, families=("shape",))
+    found |= {f"lesion_{name}": forms[f"shape_{name}"] for name in SHAPES}
+    sizes = _component_sizes(lesion)
+    found["lesion_count"] = float(sizes.size)
+    found["lesion_largest_ml"] = float(sizes.max(initial=0)) * millilitres
+    found["lesion_contrast"] = _contrast(values, lesion, inside)
+    return {name: found[name] for name in scan_names()}
+
+
+def pair_features(image: np.ndarray, labels: np.ndarray, spacing: Sequence[float], modality: str) -> dict[str, float]:
+    """Return the features of a registered scan under the labels of the scan that it was brought to.
+
+    Parameters and missing values are those of `scan_features`; the names are `pair_names`.
+    """
+    inside = brain(labels)
+    if not inside.any():
+        return dict.fromkeys(pair_names(), float("nan"))
+    image, labels = _cut(inside, image, labels)
+    inside, lesion = brain(labels), labels == LESION
+    values = _scaled(image, inside, modality)
+    found = _intensities("lesion", values, lesion, spacing) | _intensities("brain", values, inside, spacing)
+    return found | {"lesion_contrast": _contrast(values, lesion, inside)}
+
+
+def _cut(inside: np.ndarray, *arrays: np.ndarray) -> list[np.ndarray]:
+    """Return the arrays inside the bounding box of a mask."""
+    box = []
+    for axis in range(3):
+        hit = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
+        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
+    return [array[tuple(box)] for array in arrays]
+
+
+def _scaled(image: np.ndarray, inside: np.ndarray, modality: str) -> np.ndarray:
+    """Return values in HU or in units of the brain's own spread."""
+    if modality in CALIBRATED:
+        return image.astype(np.float32)
+    middle, scale = robust_scale(image[inside])
+    return ((image - middle) / scale).astype(np.float32)
+
+
+def _intensities(name: str, values: np.ndarray, region: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
+    every = radiomics(values, region, spacing, families=("firstorder",))
+    return {f"{name}_{each}": every[f"firstorder_{each}"] for each in INTENSITIES}
+
+
+def _contrast(values: np.ndarray, lesion: np.ndarray, inside: np.ndarray) -> float:
+    """Return how far the lesion's median lies from the rest of the brain's, in units of the rest's spread."""
+    if not lesion.any() or not (inside & ~lesion).any():
+        return float("nan")
+    middle, scale = robust_scale(values[inside & ~lesion])
+    return (robust_scale(values[lesion])[0] - middle) / scale
+
+
+def _component_sizes(mask: np.ndarray) -> np.ndarray:
+    """Return the voxels of each 26-connected part of a mask."""
+    import cc3d
+
+    parts = np.asarray(cc3d.connected_components(np.ascontiguousarray(mask), connectivity=26))
+    return np.bincount(parts.ravel())[1:]

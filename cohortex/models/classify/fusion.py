@@ -1,0 +1,134 @@
+"""Weighs the probabilities of several classifiers against each other and calibrates the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+FLOOR = 1e-6
+"""No class is given less: a finite cohort cannot show more certainty."""
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """How the probabilities of parts become one.
+
+    Attributes
+    ----------
+    weights : (parts,) float64 array
+        Not negative, with sum 1.
+    temperatures : (parts,) float64 array
+        The log-probabilities of each part are divided by its own before they are averaged.
+    temperature : float
+        ... and the logarithm of the average by this one.
+    """
+
+    weights: np.ndarray
+    temperatures: np.ndarray
+    temperature: float = 1.0
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Return log-probabilities along the last axis."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def fit_temperature(logits: np.ndarray, y: np.ndarray, low: float = 0.25, high: float = 10.0) -> float:
+    """Return the temperature with the smallest log-loss on held-out logits.
+
+    Parameters
+    ----------
+    logits : (n, classes) array
+    y : (n,) integer array
+    low, high : float
+        Limits of the search.
+
+    References
+    ----------
+    Guo et al., On calibration of modern neural networks, ICML 2017.
+    """
+    rows = np.arange(len(y))
+
+    def loss(log_temperature: float) -> float:
+        return -float(log_softmax(logits / np.exp(log_temperature))[rows, y].mean())
+
+    # The loss is convex in 1 / temperature, so a golden section finds its only minimum.
+    ratio = (np.sqrt(5.0) - 1.0) / 2.0
+    a, b = float(np.log(low)), float(np.log(high))
+    for _ in range(60):
+        c, d = b - ratio * (b - a), a + ratio * (b - a)
+        if loss(c) <= loss(d):
+            b = d
+        else:
+            a = c
+    return float(np.exp((a + b) / 2.0))
+
+
+def fit_fusion(parts: Sequence[np.ndarray], y: np.ndarray, fixed: Sequence[float | None], steps: int = 20) -> Fusion:
+    """Choose weights and temperatures on held-out predictions.
+
+    Parameters
+    ----------
+    parts : sequence of (n, classes) arrays
+        Log-probabilities of each of one or two parts; NaN rows where a part said nothing (left out of the fit).
+    y : (n,) integer array
+    fixed : sequence of float or None
+        The temperature of a part, where it is calibrated already.
+    steps : int
+        Weights are multiples of 1 / steps.
+
+    Raises
+    ------
+    ValueError
+        When there are neither one nor two parts.
+    """
+    if len(parts) not in (1, 2):
+        raise ValueError(f"one or two parts can be fused, here are {len(parts)}")
+    whole = ~np.isnan(np.stack(parts)).any(axis=(0, 2))
+    known, y = [part[whole] for part in parts], y[whole]
+    if len(y) == 0:
+        return Fusion(np.full(len(parts), 1.0 / len(parts)), np.array([t or 1.0 for t in fixed]))
+    temperatures = np.array([fit_temperature(part, y) if t is None else t for part, t in zip(known, fixed, strict=True)])
+    probabilities = [np.exp(log_softmax(part / t)) for part, t in zip(known, temperatures, strict=True)]
+    candidates = [np.array([1.0])] if len(parts) == 1 else [np.array([k / steps, 1.0 - k / steps]) for k in range(steps + 1)]
+    rows = np.arange(len(y))
+
+    def loss(weights: np.ndarray) -> float:
+        return -float(np.log(np.clip(np.tensordot(weights, np.stack(probabilities), 1)[rows, y], FLOOR, None)).mean())
+
+    # Of weights that are equally good the most even ones win: two opinions fail less often together.
+    weights = min(candidates, key=lambda w: (round(loss(w), 4), float((w**2).sum())))
+    average = np.log(np.clip(np.tensordot(weights, np.stack(probabilities), 1), FLOOR, None))
+    return Fusion(weights, temperatures, fit_temperature(average, y))
+
+
+def fuse(parts: Sequence[np.ndarray], fusion: Fusion) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return the fused probabilities and those of each part, all calibrated.
+
+    Where a part said nothing (NaN) the others decide; where none did the result is NaN.
+
+    Parameters
+    ----------
+    parts : sequence of (n, classes) arrays
+        Log-probabilities.
+    fusion : Fusion
+
+    Returns
+    -------
+    fused : (n, classes) float64 array
+        Rows sum to 1.
+    calibrated : list of (n, classes) float64 arrays
+    """
+    calibrated = [np.exp(log_softmax(part / t)) for part, t in zip(parts, fusion.temperatures, strict=True)]
+    stacked = np.stack(calibrated)
+    silent = np.isnan(stacked).any(axis=2)
+    weights = np.where(silent, 0.0, np.maximum(fusion.weights, 1e-9)[:, None])
+    total = weights.sum(axis=0)
+    weights = weights / np.where(total > 0, total, 1.0)
+    average = np.einsum("pn,pnc->nc", weights, np.nan_to_num(stacked, nan=0.0))
+    fused = np.exp(log_softmax(np.log(np.clip(average, FLOOR, None)) / fusion.temperature))
+    fused[total == 0] = np.nan
+    return fused, calibrated
