@@ -1,0 +1,140 @@
+"""The files of the results that are about the whole dataset (BIDS derivatives)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cohortex import __version__
+from cohortex.io.bids import ANAT
+from cohortex.publish import write_json, write_text
+
+LISTS = Path(".cohortex/subjects")
+"""Where in the results the list of each subject's files lies."""
+
+IGNORED = (".cohortex/", "report/", "manifest.tsv", "*_xfm.*", "*_table.*", "*.ozx", "verdict.txt")
+
+README = """# Derivatives by Cohortex
+
+Every image of the cohort as it left the chain of stages, with a JSON file beside it that says what was done to it, by which model, and
+from which source. `report/index.html` shows the whole cohort, first of all what was set aside and why; `manifest.tsv` has the last
+word on every image.
+
+- `_desc-cohortex_`: an image after all stages. `_space-X_`: on the grid of X. `_dseg`: labels; what the values mean stands in
+  `desc-*_dseg.tsv`.
+- `_from-X_to-Y_mode-image_xfm`: affine transforms (ITK text) and displacement fields (ITK vector images), in LPS mm.
+- `*.ozx`: a volume too large for NIfTI, as one zipped OME-Zarr file.
+
+Not for diagnosis.
+"""
+
+
+def safe_cell(text: str) -> str:
+    """Return a cell that no spreadsheet takes for a formula: numbers as they are, other text with a leading = + - or @ quoted."""
+    if text[:1] in ("=", "+", "-", "@") and not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf", text):
+        return "'" + text
+    return text
+
+
+def write_dataset(results: str | Path, config: Mapping[str, Any]) -> None:
+    """Write the files about the whole dataset: description, README, participants, names of labels, what a validator ignores.
+
+    Parameters
+    ----------
+    results : path
+        The folder that the subjects were exported to.
+    config : mapping
+        As run: ``input``, ``work`` and ``stages`` are looked at.
+    """
+    results = Path(results)
+    results.mkdir(parents=True, exist_ok=True, mode=0o750)
+    write_json(results / "dataset_description.json", _description(results, config))
+    write_text(results / "README.md", README)
+    write_text(results / ".bidsignore", "\n".join([*IGNORED, *_own_folders(results)]) + "\n")
+    _write_participants(results, Path(config["work"]))
+    _write_labels(results)
+    for path in results.glob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o640)
+
+
+def _description(results: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    source = Path(config["input"])
+    content: dict[str, Any] = {
+        "Name": "Derivatives by Cohortex",
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "Cohortex", "Version": __version__, "Description": f"Stages: {', '.join(config['stages'])}"}],
+    }
+    if config["input"] == "demo":
+        content["SourceDatasets"] = [{"Version": "simulated"}]
+        content["Name"] = "Derivatives by Cohortex of a simulated cohort"
+        return content
+    try:
+        told = json.loads((source / "dataset_description.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return content
+    content["Name"] = f"Derivatives by Cohortex of {told.get('Name') or source.name}"
+    content["DatasetLinks"] = {"raw": Path(os.path.relpath(source, results)).as_posix()}
+    origin: dict[str, str] = {"URL": content["DatasetLinks"]["raw"]}
+    if told.get("DatasetDOI"):
+        origin["DOI"] = told["DatasetDOI"]
+    content["SourceDatasets"] = [origin]
+    for key in ("License", "EthicsApprovals"):
+        if key in told:
+            content[key] = told[key]
+    return content
+
+
+def _lists(results: Path) -> dict[str, dict[str, Any]]:
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((results / LISTS).glob("*.json"))}
+
+
+def _own_folders(results: Path) -> list[str]:
+    """Return patterns for the folders that BIDS does not have, such as ct, and for images in anat whose suffix it does not have."""
+    known = {"anat", "dwi", "func", "perf", "pet"}
+    found: set[str] = set()
+    for content in _lists(results).values():
+        for name in content["files"]:
+            folder = name.rsplit("/", 2)[-2]
+            suffix = name.rpartition("_")[2].partition(".")[0]
+            if folder not in known:
+                # The first form is what today's validator takes, the second what older ones and gitignore take.
+                found |= {f"**/{folder}", f"**/{folder}/**"}
+            elif folder == "anat" and suffix not in (*ANAT, "dseg", "mask", "xfm", "table"):
+                found.add(f"*_{suffix}.*")
+    return sorted(found)
+
+
+def _write_participants(results: Path, work: Path) -> None:
+    from cohortex.cohort.table import read_tsv, tsv
+
+    path = work / "cohort" / "participants.tsv"
+    people = read_tsv(path) if path.is_file() else []
+    rows = []
+    for person in people:
+        subject = person.pop("subject")
+        if (results / f"sub-{subject}").is_dir():
+            rows.append({"participant_id": f"sub-{subject}", **{key: safe_cell(value) or "n/a" for key, value in person.items()}})
+    if rows:
+        write_text(results / "participants.tsv", tsv(rows, list(rows[0])))
+    else:
+        (results / "participants.tsv").unlink(missing_ok=True)
+
+
+def _write_labels(results: Path) -> None:
+    """Write for each ``desc`` of label maps a table of what their values mean."""
+    names: dict[str, dict[str, str]] = {}
+    for content in _lists(results).values():
+        for desc, labels in content["labels"].items():
+            names.setdefault(desc, {}).update(labels)
+    for path in results.glob("desc-*_dseg.tsv"):
+        if path.name[5:-9] not in names:
+            path.unlink()
+    for desc, labels in names.items():
+        lines = [f"{value}\t{labels[value]}" for value in sorted(labels, key=int)]
+        write_text(results / f"desc-{desc}_dseg.tsv", "\n".join(["index\tname", "0\tbackground", *lines]) + "\n")
