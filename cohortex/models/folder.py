@@ -9,12 +9,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cohortex.device import choose_device
 from cohortex.errors import Refused
 from cohortex.models import registry
 from cohortex.volume import Volume
@@ -27,6 +29,15 @@ WEIGHTS = "model.safetensors"
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "model_card.schema.json"
 TOLERANCE = 0.01
 """Relative slack of the range of spacings, for spacings that were rounded."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network with its card, on the device where it runs."""
+
+    card: Mapping[str, Any]
+    network: nn.Module
+    device: str
 
 
 def write_model(folder: str | Path, card: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
@@ -189,6 +200,36 @@ def load_network(folder: str | Path, device: str = "cpu", part: str = "") -> nn.
         )
     network.load_state_dict({name: torch.from_numpy(np.array(t)) for name, t in chosen.items()}, strict=True)
     return network.to(device).eval().requires_grad_(False)
+
+
+def load_used(weights: Iterable[str], folders: Mapping[str, Path], device: str, task: str) -> dict[str, Loaded]:
+    """Load the model folders that a stage's settings name.
+
+    Parameters
+    ----------
+    weights : iterable of str
+        Values of ``weights`` in the section; each is loaded once.
+    folders : mapping
+        Where the folder of each value is.
+    device : {"auto", "cpu", "cuda"}
+    task : str
+        What the models must be for.
+
+    Raises
+    ------
+    Refused
+        As `load_network`; and when a model is for another task.
+    """
+    found: dict[str, Loaded] = {}
+    for name in sorted(set(weights)):
+        chosen = choose_device(device)
+        card = read_card(folders[name])
+        if card["task"] != task:
+            raise Refused(
+                f"{_called(Path(folders[name]), CARD)} is a model for {card['task']}, but {task} has it under weights; name another."
+            )
+        found[name] = Loaded(card, load_network(folders[name], chosen), chosen)
+    return found
 
 
 def fits(card: Mapping[str, Any], volume: Volume) -> str | None:

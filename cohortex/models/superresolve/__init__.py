@@ -12,6 +12,7 @@ ENTRIES = [
         ),
         factory="cohortex.models.superresolve.srcnn3d:srcnn3d",
         expects=Expects(dimensions=3),
+        options={"residual": False},
         parameters=52_801,
     ),
 ]
