@@ -1,0 +1,83 @@
+"""Foreign files in, volumes out: one function chooses the reader by what a path is.
+
+Nothing here knows torch, and every reader is imported only when a path needs it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cohortex.errors import BadInput
+from cohortex.io.paths import check_file, shown_name, what_it_is
+from cohortex.io.series import Frames
+from cohortex.volume import Volume
+
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+
+def read(path: Path, role: str = "image", frames: Frames = "skip", name: str | None = None) -> list[Volume]:
+    """Read what is at a path: NIfTI, DICOM (a file or a folder), NRRD, raw k-space (HDF5 or .npy), a picture, .ozx.
+
+    Parameters
+    ----------
+    path : Path
+        A file or a folder of DICOM files.
+    role : {"image", "mask", "labels"}
+        Masks and labels keep their integers; they become volumes of kind labels.
+    frames : {"skip", "first", "mean", "each"}
+        What to do with a series of volumes.
+    name : str, optional
+        How messages call the path; its last two parts by default.
+
+    Returns
+    -------
+    list of Volume
+        One, or several for a series with ``each``. Their first history entry says how they were read and what was odd
+        (`cohortex.io.series.notes_of`).
+
+    Raises
+    ------
+    BadInput
+        What is there cannot be used.
+    Skip
+        It is a series and the policy is to skip those.
+    """
+    path = Path(path)
+    name = name or shown_name(path)
+    if path.is_dir():
+        from cohortex.io.dicom import read_dicom
+
+        return read_dicom(path, role, frames, name)
+    check_file(path, name)
+    suffixes = "".join(path.suffixes).lower()
+    last = path.suffix.lower()
+    if suffixes.endswith((".nii", ".nii.gz")):
+        from cohortex.io.nifti import read_nifti_series
+
+        return read_nifti_series(path, role, frames, name)
+    if last == ".ozx":
+        from cohortex.io.ozx import read_ozx
+
+        return [read_ozx(path, name)]
+    if last == ".nrrd":
+        from cohortex.io.nrrd import read_nrrd
+
+        return read_nrrd(path, role, frames, name)
+    if last in (".h5", ".hdf5", ".npy"):
+        from cohortex.io.kspace import read_kspace
+
+        return read_kspace(path, role, frames, name)
+    if last in PICTURES:
+        from cohortex.io.pictures import read_picture
+
+        return read_picture(path, role, frames, name)
+    with path.open("rb") as file:
+        start = file.read(512)
+    if start[128:132] == b"DICM":
+        from cohortex.io.dicom import read_dicom
+
+        return read_dicom(path, role, frames, name)
+    raise BadInput(
+        "unknown-format",
+        f"{name} is {what_it_is(start)} with an ending that no reader takes: give NIfTI, DICOM, NRRD, k-space (.h5, .npy) or a picture.",
+    )

@@ -129,7 +129,9 @@ class Stored:
     Indexing takes what numpy's basic indexing takes (integers, slices, an ellipsis). It holds no open file.
     """
 
-    def __init__(self, path: Path, name: str, shape: tuple[int, ...], chunk: tuple[int, ...], dtype: np.dtype, places: Mapping[str, tuple[int, int]]):
+    def __init__(
+        self, path: Path, name: str, shape: tuple[int, ...], chunk: tuple[int, ...], dtype: np.dtype, places: Mapping[str, tuple[int, int]]
+    ):
         self.path = path
         self.name = name
         self.shape = shape

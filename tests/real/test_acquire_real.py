@@ -15,7 +15,7 @@ FILES = {
     "brain-ms-multimodal/patient07/T2.nii.gz": ("T2w", (182, 218, 182), (1, 1, 1)),
     "brain-ms-longitudinal/patient01/raw/study1_FLAIR.nii.gz": ("FLAIR", (320, 320, 36), (0.71875, 0.71875, 4)),
     "brain-ms-longitudinal/patient01/raw/study2_T2W.nii.gz": ("T2w", (348, 384, 44), (0.5989583, 0.5989583, 3.3)),
-    "chest-ct-dicom/LIDC-IDRI-0314": ("CT", (512, 512, 24), (0.783203, 0.783203, 1)),
+    "chest-ct-dicom/LIDC-IDRI-0314": ("CT", (512, 512, 24), (0.78125, 0.78125, 1)),
     "abdomen-ct-mr/example_ct_dicom": ("CT", (512, 512, 20), (0.9765625, 0.9765625, 2)),
     "abdomen-ct-mr/example_ct.nii.gz": ("CT", (122, 101, 112), (3, 3, 3)),
     "abdomen-ct-mr/example_mr_sm.nii.gz": ("T1w", (117, 91, 20), (3, 3, 3)),
@@ -67,7 +67,9 @@ def test_a_real_label_map_keeps_its_labels(shared_data: Path) -> None:
 
 
 def test_an_nrrd_mask_lies_on_its_image(shared_data: Path) -> None:
-    image, mask = (acquired(shared_data / f"lesion-nrrd/brain1_{what}.nrrd", "T1w", role) for what, role in (("image", "image"), ("label", "mask")))
+    image, mask = (
+        acquired(shared_data / f"lesion-nrrd/brain1_{what}.nrrd", "T1w", role) for what, role in (("image", "image"), ("label", "mask"))
+    )
     assert np.array_equal(image.content.affine, mask.content.affine)
     assert mask.content.data.any()
 

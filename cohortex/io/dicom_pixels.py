@@ -1,0 +1,176 @@
+"""The pixels of one DICOM frame in the units of its modality."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cohortex.errors import BadInput
+from cohortex.io.series import Note
+
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+QUANTITIES = ("CT", "PT", "NM")
+"""Modalities whose values mean something: MONOCHROME1 is then only a wish about the display."""
+MAX_COMPRESSION = 5000
+AIR_HU = -1024.0
+
+
+@contextmanager
+def quiet() -> Iterator[list[warnings.WarningMessage]]:
+    """Keep pydicom's warnings and log lines, which hold tag values, away from the user; give the warnings."""
+    from pydicom import config
+
+    logger = logging.getLogger("pydicom")
+    level, mode = logger.level, config.settings.reading_validation_mode
+    logger.setLevel(logging.CRITICAL + 1)
+    config.settings.reading_validation_mode = config.IGNORE
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield caught
+    finally:
+        logger.setLevel(level)
+        config.settings.reading_validation_mode = mode
+
+
+def number(dataset: Any, keyword: str) -> float | None:
+    """Return a tag's first number, or None where it is absent, empty or not a finite number."""
+    values = numbers(dataset, keyword)
+    return values[0] if values else None
+
+
+def numbers(dataset: Any, keyword: str, count: int = 0) -> tuple[float, ...] | None:
+    """Return a tag's numbers, or None where they are absent, not `count` of them, or not finite."""
+    try:
+        value = dataset.get(keyword)
+        if value is None or value == "":
+            return None
+        values = tuple(float(v) for v in value) if isinstance(value, list | tuple) or hasattr(value, "__iter__") else (float(value),)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    if not values or (count and len(values) != count) or not np.isfinite(values).all():
+        return None
+    return values
+
+
+def text(dataset: Any, keyword: str) -> str:
+    """Return a tag as text, empty where it is absent or unreadable; for comparing with known words, never for messages."""
+    try:
+        return str(dataset.get(keyword) or "")
+    except (ValueError, TypeError, LookupError):
+        return ""
+
+
+def check_size(dataset: Any, size: int, file: str) -> None:
+    """Refuse a frame size that the file cannot hold, before anything is allocated.
+
+    Raises
+    ------
+    BadInput
+        ``truncated``.
+    """
+    syntax = dataset.file_meta.TransferSyntaxUID
+    values = [number(dataset, key) or 1 for key in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "NumberOfFrames")]
+    expected = int(np.prod([int(v) for v in values], dtype=object)) // 8
+    compressed = syntax.is_compressed or syntax.is_deflated
+    if text(dataset, "PhotometricInterpretation") == "YBR_FULL_422":
+        expected = expected * 2 // 3
+    if expected > size * (MAX_COMPRESSION if compressed else 1):
+        raise BadInput("truncated", f"{file} declares more pixels than it can hold: copy it again from its source.")
+
+
+def check_decoder(dataset: Any, file: str) -> None:
+    """Refuse a compressed syntax that nothing here can decode, naming it.
+
+    Raises
+    ------
+    BadInput
+        ``no-decoder``.
+    """
+    from pydicom.pixels import get_decoder
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        available = get_decoder(syntax).is_available
+    except NotImplementedError:
+        available = False
+    if not available:
+        raise BadInput(
+            "no-decoder", f"{file} is compressed as {syntax.name}, which cannot be decoded here: install pylibjpeg or convert it."
+        )
+
+
+def pixels(path: Path, file: str, frame: int, dataset: Any, notes: list[Note]) -> np.ndarray:
+    """Decode one frame as stored, with axes (row, column), colours as grey.
+
+    Raises
+    ------
+    BadInput
+        ``truncated`` (no or too few pixels), ``corrupt-pixels`` (the decoder fails).
+    """
+    from pydicom.pixels import apply_color_lut, pixel_array
+
+    compressed = dataset.file_meta.TransferSyntaxUID.is_compressed
+    with quiet() as caught:
+        try:
+            array = pixel_array(path, index=frame)
+            if text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
+                import pydicom
+
+                array = apply_color_lut(array, pydicom.dcmread(path, stop_before_pixels=True))
+        except (AttributeError, KeyError, EOFError):
+            raise BadInput("truncated", f"{file} has no complete pixel data: copy it again from its source.") from None
+        except (ValueError, RuntimeError, NotImplementedError, TypeError, IndexError, OverflowError) as error:
+            if not compressed and isinstance(error, ValueError):
+                raise BadInput("truncated", f"{file} has less pixel data than it declares: copy it again from its source.") from None
+            raise BadInput("corrupt-pixels", f"{file} has pixel data that cannot be decoded: copy it again from its source.") from None
+    if any("excess padding" in str(warning.message) or "more than expected" in str(warning.message) for warning in caught):
+        notes.append(("extra-bytes", f"{file} has more pixel data than it declares; the rest was not used."))
+    if array.ndim == 3 and array.shape[-1] in (3, 4):
+        array = array[..., :3].astype(np.float32) @ LUMA
+    if array.ndim != 2:
+        raise BadInput("unsupported-type", f"{file} is not a grey or coloured picture: convert it.")
+    return array
+
+
+def in_units(array: np.ndarray, dataset: Any, rescale: tuple[float | None, float | None], modality: str, file: str) -> np.ndarray:
+    """Apply a frame's own rescale slope and intercept, in float32; bright means dense (MONOCHROME1 is inverted).
+
+    Parameters
+    ----------
+    array : array
+        One frame as stored.
+    rescale : pair of float or None
+        Slope and intercept, None where absent.
+    modality : str
+        A CT must have both; its padding outside the field of view becomes air (-1024 HU).
+
+    Raises
+    ------
+    BadInput
+        ``no-hu``, ``unsupported-type`` (a modality table).
+    """
+    slope, intercept = rescale
+    if modality == "CT" and (slope is None or intercept is None):
+        raise BadInput(
+            "no-hu", f"{file} is a CT without rescale slope and intercept, so its Hounsfield units are unknown: export it again."
+        )
+    if dataset.get("ModalityLUTSequence"):
+        raise BadInput("unsupported-type", f"{file} keeps its units in a table (Modality LUT): convert it to rescale slope and intercept.")
+    values = array.astype(np.float32)
+    if text(dataset, "PhotometricInterpretation") == "MONOCHROME1" and modality not in QUANTITIES:
+        # against the stored range, not the frame's own, so that all slices of a series stay alike
+        top = 2.0 ** (number(dataset, "BitsStored") or 8) - 1
+        values = (-1.0 if number(dataset, "PixelRepresentation") else top) - values
+    padding = number(dataset, "PixelPaddingValue") if modality == "CT" else None
+    values = values * np.float32(1.0 if slope is None else slope) + np.float32(0.0 if intercept is None else intercept)
+    if padding is not None:
+        outside = (array == padding) & (values < AIR_HU)
+        values[outside] = AIR_HU
+    return values

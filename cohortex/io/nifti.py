@@ -1,0 +1,359 @@
+"""NIfTI-1 and NIfTI-2, strictly: what nibabel forgives silently is refused or noted here.
+
+A gzipped file is read to its end through isal, so its checksum is verified; sizes are compared with the file before
+anything is allocated; the affine is the sform, or else the qform, and never a guess.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from cohortex.errors import BadInput
+from cohortex.io.geometry import check_affine
+from cohortex.io.paths import check_file, shown_name, what_it_is
+from cohortex.io.series import Frames, Note, chosen_frames, framed, read_step
+from cohortex.publish import atomic_path
+from cohortex.volume import Volume
+
+VECTOR, LABEL = 1007, 1002
+COMMENT = 6
+TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
+REFUSED_TYPES = {1: "one bit a voxel", 32: "complex", 128: "RGB", 1536: "128-bit float", 1792: "complex", 2048: "complex", 2304: "RGBA"}
+UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 1e-3}
+DEFLATE_MAX_RATIO = 1032
+LARGEST_HEADER = 64 * 2**20
+FORM_DISTANCE_MM = 1.0
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a NIfTI header says, checked: the shape, how voxels are stored, and where they lie."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    offset: int
+    slope: float
+    intercept: float
+    affine: np.ndarray
+    intent: int
+    notes: tuple[Note, ...]
+
+
+def read_nifti(path: Path, role: str = "image", name: str | None = None) -> Volume:
+    """Read one NIfTI volume: an image, labels, or a displacement field as `write_nifti` writes it.
+
+    Parameters
+    ----------
+    path : Path
+        ``.nii`` or ``.nii.gz``.
+    role : {"image", "mask", "labels"}
+        Anything but an image becomes a volume of kind labels (values as stored; `acquire` checks them).
+    name : str, optional
+        How messages call the file.
+
+    Returns
+    -------
+    Volume
+        Axes as stored (not yet canonical), scaled to float32 where the header scales, RAS+ mm.
+
+    Raises
+    ------
+    BadInput
+        See `read_nifti_series`; ``four-d`` for several volumes.
+    """
+    name = name or shown_name(Path(path))
+    header, data = _load(Path(path), name)
+    if header.intent == VECTOR and len(header.shape) == 5 and header.shape[3:] == (1, 3):
+        field = data[:, :, :, 0, :].astype(np.float32)
+        field[..., :2] *= -1
+        return Volume(field, header.affine, kind="field", history=(read_step("nifti", header.notes),))
+    if prod(header.shape[3:]) != 1:
+        raise BadInput("four-d", f"{name} has shape {_by(header.shape)} where one volume is wanted: split it.")
+    return _volumes(header, data, "first", role, name)[0]
+
+
+def read_nifti_series(path: Path, role: str = "image", frames: Frames = "skip", name: str | None = None) -> list[Volume]:
+    """Read the volumes of a NIfTI file; several (4-D) by the policy `frames`.
+
+    Raises
+    ------
+    BadInput
+        ``empty``, ``truncated``, ``corrupt``, ``not-nifti``, ``bad-header``, ``unsupported-type``, ``no-affine``,
+        those of `check_affine`, ``not-an-image`` (vectors), ``overflow`` (scaling beyond float32).
+    Skip
+        ``four-d`` by policy.
+    """
+    name = name or shown_name(Path(path))
+    header, data = _load(Path(path), name, frames)
+    return _volumes(header, data, frames, role, name)
+
+
+def _volumes(header: Header, data: np.ndarray, frames: Frames, role: str, name: str) -> list[Volume]:
+    count = prod(header.shape[3:])
+    data = data.reshape(*header.shape[:3], count, order="F")
+    scaled = (header.slope, header.intercept) != (1.0, 0.0)
+
+    def frame(index: int) -> np.ndarray:
+        part = data[..., index]
+        if not scaled:
+            return part
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = (part * np.float64(header.slope) + header.intercept).astype(np.float32)
+        if np.isinf(values).any() and (part.dtype.kind != "f" or np.isfinite(part).all()):
+            raise BadInput("overflow", f"{name} scales its values (scl_slope) beyond what 32-bit floats hold: write its header again.")
+        return values
+
+    return framed(frame, count, frames, header.affine, role, name, read_step("nifti", header.notes))
+
+
+def _load(path: Path, name: str, frames: Frames | None = None) -> tuple[Header, np.ndarray]:
+    from isal import igzip, isal_zlib
+
+    size = check_file(path, name)
+    with path.open("rb") as raw:
+        start = raw.read(512)
+        raw.seek(0)
+        zipped = start[:2] == b"\x1f\x8b"
+        if not zipped and path.name.lower().endswith(".gz"):
+            hint = "rename it to .nii or gzip it" if "NIfTI" in what_it_is(start) else "copy it again from its source"
+            raise BadInput("not-gzip", f"{name} is called .gz but is {what_it_is(start)}: {hint}.")
+        try:
+            with igzip.IGzipFile(fileobj=raw, mode="rb") if zipped else raw as file:
+                header = _header(file, name, size * DEFLATE_MAX_RATIO if zipped else size)
+                if frames is not None:
+                    _refuse_series(header, frames, name)
+                data = _voxels(file, header, name)
+        except EOFError:
+            raise BadInput("truncated", f"{name} ends too early: copy it again from its source.") from None
+        except (igzip.BadGzipFile, isal_zlib.error, zlib.error):
+            raise BadInput("corrupt", f"{name} is damaged (its gzip data or checksum is wrong): copy it again from its source.") from None
+    return header, data
+
+
+def _refuse_series(header: Header, frames: Frames, name: str) -> None:
+    """Say no to a series before its voxels are read, when the policy says no anyway."""
+    if len(header.shape) > 4 and prod(header.shape[4:]) > 1:
+        raise BadInput("not-an-image", f"{name} has shape {_by(header.shape)}, vectors or more than a series of volumes: give an image.")
+    chosen_frames(prod(header.shape[3:]), frames, name)
+
+
+def _header(file: IO[bytes], name: str, most: int) -> Header:
+    """Read everything before the voxels; `most` is the largest number of bytes that the file can hold."""
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
+
+    start = _exactly(file, 348, name, short="not-nifti")
+    kinds = {(348, "<"): Nifti1Header, (348, ">"): Nifti1Header, (540, "<"): Nifti2Header, (540, ">"): Nifti2Header}
+    for order, word in (("<", "little"), (">", "big")):
+        found = kinds.get((int.from_bytes(start[:4], word), order))
+        if found is not None:
+            break
+    else:
+        raise BadInput("not-nifti", f"{name} is {what_it_is(start)}, not NIfTI: give a .nii or .nii.gz file.")
+    length = int.from_bytes(start[:4], word)
+    start += _exactly(file, length - 348, name)
+    fields = found(start, endianness=order, check=False)
+    magic = bytes(fields["magic"])[:3]
+    if magic in (b"ni1", b"ni2"):
+        raise BadInput("not-nifti", f"{name} is one half of a .hdr/.img pair: convert it to a single .nii file.")
+    if magic not in (b"n+1", b"n+2"):
+        raise BadInput("not-nifti", f"{name} has no NIfTI mark in its header (Analyze, or damaged): convert it to .nii.")
+
+    shape, dtype = _shape(fields, name), _dtype(fields, order, name)
+    offset = float(fields["vox_offset"])
+    if not (np.isfinite(offset) and length + 4 <= offset <= length + LARGEST_HEADER and offset == int(offset)):
+        raise BadInput("bad-header", f"{name} says that its voxels begin at an impossible place (vox_offset): write it again.")
+    if int(offset) + prod(shape) * dtype.itemsize > most:
+        raise BadInput(
+            "truncated",
+            f"{name} declares {_by(shape)} voxels of {dtype.itemsize} bytes, more than the file can hold: copy it again from its source.",
+        )
+    exact = _extensions(_exactly(file, int(offset) - length, name), word, name)
+    affine, notes = _affine(fields, exact, shape, name)
+    slope, intercept, scale_notes = _scaling(fields, name)
+    return Header(shape, dtype, int(offset), slope, intercept, affine, int(fields["intent_code"]), (*notes, *scale_notes))
+
+
+def _shape(fields: Any, name: str) -> tuple[int, ...]:
+    dim = [int(n) for n in fields["dim"]]
+    if not 1 <= dim[0] <= 7:
+        raise BadInput("bad-header", f"{name} declares {dim[0]} axes (its header's byte order may be mixed): write it again.")
+    shape = dim[1 : dim[0] + 1]
+    if min(shape) < 1:
+        raise BadInput("bad-header", f"{name} declares the shape {_by(shape)}: write it again.")
+    while len(shape) > 3 and shape[-1] == 1:
+        shape.pop()
+    return tuple(shape) + (1,) * (3 - len(shape))
+
+
+def _dtype(fields: Any, order: str, name: str) -> np.dtype:
+    code = int(fields["datatype"])
+    if code not in TYPES:
+        what = REFUSED_TYPES.get(code, f"type {code}")
+        raise BadInput("unsupported-type", f"{name} holds {what} values: convert it to real numbers.")
+    return np.dtype(order + TYPES[code])
+
+
+def _affine(fields: Any, exact: np.ndarray | None, shape: tuple[int, ...], name: str) -> tuple[np.ndarray, list[Note]]:
+    unit = UNITS_MM.get(int(fields["xyzt_units"]) & 7, 1.0)
+    scale = np.diag([unit, unit, unit, 1.0])
+    qcode, scode = int(fields["qform_code"]), int(fields["sform_code"])
+    notes: list[Note] = []
+    if unit != 1.0:
+        notes.append(("units", f"{name} gives its geometry in {'metres' if unit > 1 else 'micrometres'}; it was turned into millimetres."))
+    if scode <= 0 and qcode <= 0:
+        raise BadInput("no-affine", f"{name} does not say where its voxels lie (sform_code and qform_code are 0): write its geometry.")
+    qform = None
+    if qcode > 0:
+        zooms = np.asarray(fields["pixdim"], dtype=np.float64)[1:4]
+        if not np.isfinite(zooms).all():
+            raise BadInput("non-finite-affine", f"{name} has NaN or infinite voxel sizes (pixdim): write its geometry again.")
+        try:
+            qform = scale @ np.asarray(fields.get_qform(), dtype=np.float64)
+        except ValueError:
+            qform = np.full((4, 4), np.nan)
+        if scode <= 0:
+            return check_affine(qform, name), notes
+    sform = np.asarray(fields.get_sform(), dtype=np.float64)
+    if exact is not None and np.array_equal(exact.astype(sform_dtype(fields)), sform.astype(sform_dtype(fields))):
+        sform = exact
+    sform = check_affine(scale @ sform, name)
+    if qform is not None and np.isfinite(qform).all():
+        corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape[:3]])).reshape(3, -1)
+        apart = np.linalg.norm((sform - qform)[:3, :3] @ corners + (sform - qform)[:3, 3:], axis=0).max()
+        if apart > max(FORM_DISTANCE_MM, np.linalg.norm(sform[:3, :3], axis=0).min()):
+            notes.append(("two-affines", f"{name} has a qform and an sform that differ by up to {apart:.1f} mm; the sform was used."))
+    return sform, notes
+
+
+def sform_dtype(fields: Any) -> np.dtype:
+    """Return the precision in which a header keeps its sform (NIfTI-1: single, NIfTI-2: double)."""
+    return np.dtype(fields["srow_x"].dtype.newbyteorder("="))
+
+
+def _scaling(fields: Any, name: str) -> tuple[float, float, list[Note]]:
+    slope, intercept = float(fields["scl_slope"]), float(fields["scl_inter"])
+    # slope 0 and NaN both mean "not scaled" in files that common writers make
+    if slope == 0 or np.isnan(slope):
+        odd = slope == 0 and np.isfinite(intercept) and intercept != 0
+        return 1.0, 0.0, [("scaling-ignored", f"{name} has scl_slope 0 with an intercept; neither was used.")] if odd else []
+    if np.isinf(slope) or not np.isfinite(intercept):
+        return 1.0, 0.0, [("scaling-ignored", f"{name} has an infinite or undefined scaling (scl_slope, scl_inter); it was not used.")]
+    return slope, intercept, []
+
+
+def _extensions(block: bytes, word: Any, name: str) -> np.ndarray | None:
+    """Check the header extensions; return the affine in double precision that `write_nifti` leaves there."""
+    if not block or block[0] == 0:
+        return None
+    position, exact = 4, None
+    while position + 8 <= len(block):
+        size = int.from_bytes(block[position : position + 4], word, signed=True)
+        code = int.from_bytes(block[position + 4 : position + 8], word, signed=True)
+        if size < 8 or size % 8 or position + size > len(block) or code < 0:
+            raise BadInput("bad-header", f"{name} announces header extensions but holds something else there: write it again.")
+        if code == COMMENT and block[position + 8 :].startswith(b'{"cohortex"'):
+            try:
+                content = json.loads(block[position + 8 : position + size].rstrip(b"\0"))
+                exact = np.array(content["cohortex"]["affine"], dtype=np.float64).reshape(4, 4)
+            except (ValueError, KeyError, TypeError):
+                exact = None
+        position += size
+    return exact
+
+
+def _voxels(file: IO[bytes], header: Header, name: str) -> np.ndarray:
+    buffer = np.empty(prod(header.shape) * header.dtype.itemsize, dtype=np.uint8)
+    view, filled = memoryview(buffer), 0
+    while filled < len(buffer):
+        got = file.readinto(view[filled : filled + 2**23])  # pyright: ignore[reportAttributeAccessIssue]
+        if not got:
+            raise BadInput("truncated", f"{name} holds {filled} of {len(buffer)} bytes of voxels: copy it again from its source.")
+        filled += got
+    # to the end: the checksum stands behind the last byte
+    while file.read(2**20):
+        pass
+    data = buffer.view(header.dtype).reshape(header.shape, order="F")
+    return data if header.dtype.isnative else data.astype(header.dtype.newbyteorder("="))
+
+
+def _exactly(file: IO[bytes], count: int, name: str, short: str = "truncated") -> bytes:
+    data = file.read(count)
+    if len(data) < count:
+        if short == "not-nifti":
+            raise BadInput("truncated", f"{name} is shorter than a NIfTI header ({len(data)} bytes): copy it again from its source.")
+        raise BadInput("truncated", f"{name} ends inside its header: copy it again from its source.")
+    return data
+
+
+def _by(shape: Any) -> str:
+    return "x".join(str(int(n)) for n in shape)
+
+
+def write_nifti(path: Path, volume: Volume, compress: bool = True) -> None:
+    """Write a volume atomically; the same volume gives the same bytes.
+
+    Both forms are set. NIfTI-1 keeps the affine in single precision, so where that would round it, a comment extension holds
+    it in full, and `read_nifti` takes that as long as it agrees with the sform. A field is written as ITK expects it:
+    shape (x, y, z, 1, 3), intent code 1007, displacements in mm along L, P and S.
+
+    Parameters
+    ----------
+    path : Path
+        Where to; the caller names it ``.nii.gz`` when `compress` is set.
+    volume : Volume
+        May be lazy; it is read in slabs along z.
+    compress : bool
+        Gzip at isal's level 1 (no time stamp, no name in it).
+    """
+    from isal import igzip
+
+    header = _header_for(volume)
+    components = range(3) if volume.kind == "field" else (None,)
+    with atomic_path(Path(path)) as temporary, temporary.open("wb") as raw:
+        file: Any = igzip.IGzipFile(filename="", fileobj=raw, mode="wb", compresslevel=1, mtime=0) if compress else raw
+        file.write(header)
+        for component in components:
+            for z in range(0, volume.shape[2], 64):
+                slab = np.asarray(volume.data[:, :, z : z + 64] if component is None else volume.data[:, :, z : z + 64, component])
+                if component in (0, 1):
+                    slab = -slab
+                little = slab.dtype.newbyteorder("<")
+                file.write(memoryview(np.ascontiguousarray(slab.T, dtype=little)).cast("B"))
+        if compress:
+            file.close()
+
+
+def _header_for(volume: Volume) -> bytes:
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
+
+    dtype = np.dtype(volume.data.dtype)
+    if dtype.str[1:] not in TYPES.values():
+        raise ValueError(f"a volume of dtype {dtype} cannot be written as NIfTI")
+    field = volume.kind == "field"
+    shape = (*volume.shape, 1, 3) if field else volume.shape
+    header = (Nifti2Header if max(shape) > 32767 else Nifti1Header)(endianness="<")
+    header.set_data_dtype(np.dtype(np.float32) if field else dtype)
+    header.set_data_shape(shape)
+    header.set_qform(volume.affine, code=1)
+    header.set_sform(volume.affine, code=1)
+    header.set_xyzt_units(xyz="mm")
+    header["scl_slope"], header["scl_inter"] = 1, 0
+    header["intent_code"] = VECTOR if field else LABEL if volume.kind == "labels" else 0
+    header["magic"] = b"n+2" if isinstance(header, Nifti2Header) else b"n+1"
+    extension = b"\0\0\0\0"
+    if not np.array_equal(volume.affine, np.asarray(header.get_sform(), dtype=np.float64)):
+        text = json.dumps({"cohortex": {"affine": volume.affine.reshape(-1).tolist()}}).encode()
+        size = -(-(len(text) + 8) // 16) * 16
+        extension = b"\1\0\0\0" + size.to_bytes(4, "little") + COMMENT.to_bytes(4, "little") + text.ljust(size - 8, b"\0")
+    length = int(header["sizeof_hdr"])
+    header["vox_offset"] = length + len(extension)
+    return bytes(header.binaryblock) + extension

@@ -1,0 +1,89 @@
+"""What every reader of foreign files gives back, and how several volumes in one file are treated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from cohortex.errors import BadInput, Skip
+from cohortex.volume import Kind, Volume
+
+Frames = Literal["skip", "first", "mean", "each"]
+Note = tuple[str, str]
+"""A code and a sentence: something was odd, but the image can be used."""
+
+
+def read_step(form: str, notes: Sequence[Note] = (), **facts: Any) -> dict[str, Any]:
+    """Return the first history entry of a volume: how it was read and what was odd about it."""
+    step: dict[str, Any] = {"step": "read", "format": form, **facts}
+    if notes:
+        step["notes"] = [{"code": code, "sentence": sentence} for code, sentence in notes]
+    return step
+
+
+def notes_of(volume: Volume) -> list[Note]:
+    """Return what the reader of a volume found odd."""
+    return [(str(note["code"]), str(note["sentence"])) for step in volume.history[:1] for note in step.get("notes", ())]
+
+
+def kind_of(role: str) -> Kind:
+    """Return the kind of volume that a role of the cohort table stands for."""
+    return "image" if role == "image" else "labels"
+
+
+def chosen_frames(count: int, frames: Frames, name: str, what: str = "volumes") -> list[int]:
+    """Return which of `count` volumes are to be read; ``mean`` needs all.
+
+    Raises
+    ------
+    Skip
+        ``four-d``: there are several, and the policy is to skip such series.
+    """
+    if count == 1 or frames == "first":
+        return [0]
+    if frames == "skip":
+        raise Skip("four-d", f"{name} holds {count} {what}; set `acquire: volume:` to first, mean or each to use it.")
+    return list(range(count))
+
+
+def framed(
+    read_frame: Callable[[int], np.ndarray],
+    count: int,
+    frames: Frames,
+    affine: np.ndarray,
+    role: str,
+    name: str,
+    step: Mapping[str, Any],
+    **volume: Any,
+) -> list[Volume]:
+    """Make the volumes of a file that holds `count` of them, by policy.
+
+    Parameters
+    ----------
+    read_frame : function
+        Gives the (x, y, z) data of one volume.
+    frames : {"skip", "first", "mean", "each"}
+        What to do with several.
+    step : mapping
+        The history entry of the reader.
+    **volume
+        Further fields of `Volume`.
+    """
+    wanted = chosen_frames(count, frames, name)
+    kind = kind_of(role)
+    if count > 1 and frames == "mean":
+        if kind == "labels":
+            raise BadInput(
+                "bad-labels", f"{name} holds {count} label maps, and labels have no mean: set `acquire: volume:` to first or each."
+            )
+        total = np.zeros(read_frame(0).shape, dtype=np.float64)
+        for index in wanted:
+            total += read_frame(index)
+        return [Volume((total / count).astype(np.float32), affine, kind=kind, history=({**step, "mean_of_volumes": count},), **volume)]
+    facts = {} if count == 1 else {"volumes": count}
+    return [
+        Volume(read_frame(i), affine, kind=kind, history=({**step, **facts, **({"volume": i} if count > 1 else {})},), **volume)
+        for i in wanted
+    ]

@@ -1,0 +1,184 @@
+"""Acquisition: read what the user has, put it on canonical axes and units, refuse what is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cohortex.errors import BadInput
+from cohortex.io import read
+from cohortex.io.geometry import check_affine, to_ras
+from cohortex.io.paths import shown_name
+from cohortex.io.series import Note, notes_of
+from cohortex.items import Image, Made
+from cohortex.volume import Volume
+
+SMALLEST = 8
+HU_RANGE = (-32768.0, 32767.0)
+HU_AIR = -200.0
+MEASURED_VOXELS = 2**20
+MAX_LABEL = 65535
+
+
+def acquire(image: Image, settings: Mapping[str, Any], model: Any, seed: int) -> Made | list[Made]:
+    """Read one row of the cohort table and make it a volume that every later stage can rely on.
+
+    Parameters
+    ----------
+    image : Image
+        ``row["path"]`` is a file or a folder of DICOM files, ``row["root"]`` (optional) the dataset's folder, to which
+        messages name it. Its role says whether it is an image, a mask or labels.
+    settings : mapping
+        ``volume``: what to do with a series of volumes (skip | first | mean | each).
+    model, seed
+        Not used.
+
+    Returns
+    -------
+    Made
+        Axes closest to R, A, S, mm. Images are float32 (CT in HU); masks and labels are unsigned integers, 8 bits where they
+        fit. Status ``warned`` with the first oddity as its reason. A list with tags t000, t001, ... for ``each``.
+
+    Raises
+    ------
+    BadInput
+        The file cannot be read or what it holds cannot be trusted; the codes are those of the readers and of
+        `checked_image` and `checked_labels`.
+    Skip
+        ``four-d``: a series, and the policy is to skip it.
+    """
+    path = Path(image.row["path"])
+    root = image.row.get("root")
+    name = shown_name(path, Path(root) if root else None)
+    volumes = read(path, image.role, settings.get("volume", "skip"), name)
+    finish = _made_image if image.role == "image" else _made_labels
+    if len(volumes) == 1:
+        return finish(volumes[0], image, name)
+    return [replace(finish(volume, image, f"{name}, volume {i}"), tag=f"t{i:03d}", of=image.id) for i, volume in enumerate(volumes)]
+
+
+def _made_image(volume: Volume, image: Image, name: str) -> Made:
+    notes = notes_of(volume)
+    modality = image.modality or volume.modality
+    if image.modality and volume.modality and not _agree(image.modality, volume.modality):
+        notes.append(("modality", f"{name} says that it is {volume.modality}, the table says {image.modality}; the table was followed."))
+    canonical = _canonical(volume, image, modality, name)
+    data, lost = checked_image(canonical.array(np.float32), modality, name, notes)
+    step = {"step": "acquire", "orientation": "RAS", "dtype": "float32", **({"nan_voxels_set_to_0": lost} if lost else {})}
+    # a strided sample: percentiles of a large volume need no full sort
+    sample = data.reshape(-1)[:: max(1, data.size // MEASURED_VOXELS)]
+    low, high = np.percentile(sample, (1, 99))
+    measures = {"voxels": int(data.size), "intensity_p01": float(low), "intensity_p99": float(high), "nan_voxels": lost}
+    return _with_notes(Made(canonical.with_data(data, step=step), measures=measures), notes)
+
+
+def _made_labels(volume: Volume, image: Image, name: str) -> Made:
+    notes = notes_of(volume)
+    canonical = _canonical(volume, image, image.modality or volume.modality, name)
+    data = checked_labels(canonical.array(), image.role, name, notes)
+    step = {"step": "acquire", "orientation": "RAS", "dtype": data.dtype.name}
+    found = int(np.count_nonzero(np.bincount(data.reshape(-1))[1:]))
+    made = Made(canonical.with_data(data, step=step, kind="labels"), measures={"voxels": int(data.size), "labels": found})
+    return _with_notes(made, notes)
+
+
+def _canonical(volume: Volume, image: Image, modality: str, name: str) -> Volume:
+    if volume.kind == "field":
+        raise BadInput("not-an-image", f"{name} is a displacement field: give an image.")
+    if sum(n >= SMALLEST for n in volume.shape) < 2:
+        shape = "x".join(map(str, volume.shape))
+        raise BadInput("too-small", f"{name} has {shape} voxels; at least two axes need {SMALLEST}: take it out of the table.")
+    data, affine = to_ras(np.asarray(volume.data[...]), check_affine(volume.affine, name))
+    return replace(volume, data=data, affine=affine, modality=modality, body_part=image.body_part or volume.body_part)
+
+
+def checked_image(data: np.ndarray, modality: str, name: str, notes: list[Note]) -> tuple[np.ndarray, int]:
+    """Return an image without NaN and the number of voxels that were.
+
+    Parameters
+    ----------
+    data : float32 array
+        Changed in place where it holds NaN.
+    notes : list
+        What is odd is appended.
+
+    Raises
+    ------
+    BadInput
+        ``all-nan``, ``infinite``, ``constant``, ``hu-range`` (a CT beyond 16 bits).
+    """
+    low, high = float(data.min()), float(data.max())
+    lost = 0
+    if not np.isfinite([low, high]).all():
+        nan = np.isnan(data)
+        lost = int(np.count_nonzero(nan))
+        if lost == data.size:
+            raise BadInput("all-nan", f"{name} holds nothing but NaN: make it again.")
+        infinite = int(np.count_nonzero(np.isinf(data)))
+        if infinite:
+            raise BadInput("infinite", f"{name} holds {infinite} infinite voxels: make it again.")
+        data[nan] = 0
+        low, high = float(data.min()), float(data.max())
+        notes.append(("nan-voxels", f"{name} holds {lost} NaN voxels; they were set to 0."))
+    if low == high:
+        raise BadInput("constant", f"{name} has the same value ({low:g}) everywhere: it holds no image.")
+    if modality == "CT":
+        if low < HU_RANGE[0] or high > HU_RANGE[1]:
+            raise BadInput(
+                "hu-range", f"{name} is a CT with values from {low:g} to {high:g}, which are no Hounsfield units: convert it again."
+            )
+        if low > HU_AIR:
+            notes.append(
+                (
+                    "not-hu",
+                    f"{name} is a CT without values below {HU_AIR:g}, so they are probably not Hounsfield units ({low:g} to {high:g}).",
+                )
+            )
+    return data, lost
+
+
+def checked_labels(data: np.ndarray, role: str, name: str, notes: list[Note]) -> np.ndarray:
+    """Return labels as uint8 or uint16; a mask of two values becomes 0 and 1.
+
+    Raises
+    ------
+    BadInput
+        ``bad-labels``: NaN, fractions, negative numbers or labels above 65535.
+    """
+    if data.dtype.kind == "f":
+        bad = data[~(np.isfinite(data) & (data == np.round(data)))]
+        if bad.size:
+            raise BadInput("bad-labels", f"{name} holds values that are no whole numbers ({_some(bad)}): save the labels as integers.")
+    bad = data[(data < 0) | (data > MAX_LABEL)]
+    if bad.size:
+        raise BadInput("bad-labels", f"{name} holds labels outside 0 to {MAX_LABEL} ({_some(bad)}): renumber them.")
+    labels = data.astype(np.uint8 if data.max() < 256 else np.uint16)
+    if not labels.any():
+        notes.append(("empty-labels", f"{name} holds nothing but 0."))
+    elif role == "mask" and labels.max() > 1 and not ((labels != 0) & (labels != labels.max())).any():
+        labels = (labels != 0).astype(np.uint8)
+    return labels
+
+
+def _some(values: np.ndarray) -> str:
+    distinct = np.unique(values[:100000])
+    return ", ".join(f"{value:g}" for value in distinct[:5].tolist()) + (", ..." if len(distinct) > 5 else "")
+
+
+def _agree(table: str, file: str) -> bool:
+    """Tell whether the table's modality may be what a DICOM file says of itself (MR has many suffixes)."""
+    single = {"CT", "US", "XR", "MG", "PT"}
+    known = {"CR": "XR", "DX": "XR", "pet": "PT"}
+    table, file = known.get(table, table), known.get(file, file)
+    return table == file or (table not in single and file not in single)
+
+
+def _with_notes(made: Made, notes: list[Note]) -> Made:
+    if not notes:
+        return made
+    others = f" (and {len(notes) - 1} more)" if len(notes) > 1 else ""
+    return replace(made, status="warned", code=notes[0][0], reason=notes[0][1] + others)
