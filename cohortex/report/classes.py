@@ -1,0 +1,62 @@
+"""Class probabilities of the records, one row a subject."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+from cohortex.report import charts
+from cohortex.report.records import Records, Row, number
+
+_PROBABILITY = re.compile(r"^(?:p|prob|probability)_(.+)$")
+_PREDICTED = ("predicted", "label", "predicted_class", "prediction", "class")
+
+
+def table(records: Records, most: int) -> dict[str, Any]:
+    """Return the classes and, by subject, their probabilities, the predicted class and the known one where there is one.
+
+    The least certain subjects come first where not all of them fit.
+    """
+    found: list[dict[str, Any]] = []
+    for stage in records.stages:
+        for row in records.told.get(stage, []):
+            probabilities = {match[1]: number(value) for name, value in row.measures.items() if (match := _PROBABILITY.match(name))}
+            known = {name: value for name, value in probabilities.items() if value is not None}
+            if len(known) > 1:
+                found.append(_entry(records, stage, row, known))
+    names = list(dict.fromkeys(name for entry in found for name in entry["bars"]))
+    told = Counter(entry["predicted"] for entry in found)
+    right = [entry["right"] for entry in found if entry["known"]]
+    if len(found) > most:
+        found = sorted(found, key=lambda entry: entry["certainty"])[:most]
+    return {
+        "names": names,
+        "rows": sorted(found, key=lambda entry: (entry["subject"], entry["image"])),
+        "counts": told.most_common(),
+        "total": sum(told.values()),
+        "known": len(right),
+        "right": sum(right),
+    }
+
+
+def _entry(records: Records, stage: str, row: Row, probabilities: dict[str, float]) -> dict[str, Any]:
+    best = max(probabilities, key=lambda name: probabilities[name])
+    predicted = next((row.measures[name] for name in _PREDICTED if name in row.measures), best)
+    covariates = records.participants.get(row.subject, {})
+    truth = next((value for column, value in covariates.items() if column != "subject" and value in probabilities), "")
+    return {
+        "stage": stage,
+        "subject": row.subject,
+        "session": row.session,
+        "image": row.image,
+        "predicted": predicted,
+        "known": truth,
+        "right": truth == predicted,
+        "certainty": probabilities[best],
+        "simulated": row.image.split("+")[0] in records.simulated,
+        "bars": {
+            name: {"value": value, "svg": charts.share(value, f"{row.subject}: {name} {100 * value:.0f} %")}
+            for name, value in probabilities.items()
+        },
+    }

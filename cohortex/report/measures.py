@@ -1,0 +1,133 @@
+"""Numbers of the manifests by measure and modality: what is odd, what belongs together, how it is called."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cohortex.report.records import Records, number
+
+ENOUGH = 5
+"""With fewer values nothing is called odd."""
+
+UNITS = {
+    "mm": "mm",
+    "mm2": "mm²",
+    "mm3": "mm³",
+    "ml": "ml",
+    "db": "dB",
+    "hu": "HU",
+    "deg": "°",
+    "percent": "%",
+    "pct": "%",
+    "mb": "MB",
+    "s": "s",
+    "voxels": "voxels",
+    "vox": "voxels",
+    "hz": "Hz",
+    "t": "T",
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """All values of one measure of one stage in one modality; `tag` names the derived thing that has it, if any."""
+
+    stage: str
+    measure: str
+    modality: str
+    tag: str
+    images: list[str] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A value far from those of its modality, and where those lie."""
+
+    group: Group
+    image: str
+    value: float
+    z: float
+    median: float
+    low: float
+    high: float
+
+
+def groups_of(records: Records) -> list[Group]:
+    """Return the values of every numeric measure by stage, measure, modality and tag, in the order of the chain."""
+    found: dict[tuple[str, str, str, str], Group] = {}
+    for stage in records.stages:
+        for row in records.told.get(stage, []):
+            tag = row.image.partition("+")[2]
+            for name, text in row.measures.items():
+                value = number(text)
+                if value is None:
+                    continue
+                key = (stage, name, row.modality, tag)
+                group = found.setdefault(key, Group(*key))
+                group.images.append(row.image)
+                group.values.append(value)
+    order = {stage: position for position, stage in enumerate(records.stages)}
+    return sorted(found.values(), key=lambda group: (order[group.stage], group.tag, group.measure, group.modality))
+
+
+def robust_z(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return how far each value is from the median, in units of the scaled median absolute deviation.
+
+    Where more than half of the values are equal the mean absolute deviation takes its place (Iglewicz and Hoaglin, How to
+    Detect and Handle Outliers, 1993). Differences below a ten-thousandth of the median count as none.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    away = values - np.median(values)
+    spread = np.median(np.abs(away)) * 1.4826
+    floor = 1e-4 * abs(np.median(values)) + 1e-12
+    if spread <= floor:
+        spread = np.mean(np.abs(away)) * 1.2533
+    away[np.abs(away) <= floor] = 0
+    return away / max(spread, floor)
+
+
+def odd_ones(groups: Iterable[Group], threshold: float) -> list[Odd]:
+    """Return the values whose robust z score is beyond the threshold, farthest first."""
+    found = []
+    for group in groups:
+        if len(group.values) < ENOUGH:
+            continue
+        low, median, high = (float(value) for value in np.percentile(group.values, (5, 50, 95)))
+        for image, value, z in zip(group.images, group.values, robust_z(group.values), strict=True):
+            if abs(z) > threshold:
+                found.append(Odd(group, image, value, float(z), median, low, high))
+    return sorted(found, key=lambda odd: (-abs(odd.z), odd.image))
+
+
+def spoken(measure: str) -> tuple[str, str]:
+    """Return a measure's name in words and its unit: ``tre_after_mm`` is ("tre after", "mm")."""
+    words = measure.split("_")
+    unit = UNITS.get(words[-1], "") if len(words) > 1 else ""
+    return " ".join(words[:-1] if unit else words), unit
+
+
+def without_moment(measure: str) -> tuple[str, str]:
+    """Return a measure's name without ``before`` or ``after``, and which of the two it was (or "")."""
+    words = measure.split("_")
+    for moment in ("before", "after"):
+        if moment in words and len(words) > 1:
+            words.remove(moment)
+            return "_".join(words), moment
+    return measure, ""
+
+
+def charts_of(groups: Iterable[Group]) -> dict[str, dict[tuple[str, str], list[tuple[str, str, Group]]]]:
+    """Return by stage and by (measure, tag) the groups of one chart, each with modality and moment: before, after or ""."""
+    charts: dict[str, dict[tuple[str, str], list[tuple[str, str, Group]]]] = defaultdict(lambda: defaultdict(list))
+    for group in groups:
+        measure, moment = without_moment(group.measure)
+        charts[group.stage][measure, group.tag].append((group.modality, moment, group))
+    for by_measure in charts.values():
+        for rows in by_measure.values():
+            rows.sort(key=lambda row: (row[0], row[1] != "before", row[1]))
+    return charts

@@ -1,0 +1,376 @@
+"""Writes the dataset report: one self-contained page, and the union of all manifests beside it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from cohortex.items import SET_ASIDE
+from cohortex.publish import write_text
+from cohortex.report import charts, classes, measures, methods, pictures
+from cohortex.report.records import SIMULATED_SITES, Records, Row, number, read_records, write_union
+from cohortex.verdict import Tally, sentence, tally
+
+PICTURES, ODD_Z = 60, 3.5
+"""Defaults of the settings in the section `report`."""
+
+LISTED, NAMES = 200, 40
+"""Rows of a table, and ids under one reason, that are written out; the rest is counted and stands in the table of all images."""
+
+WHAT = {
+    "acquire": "Reads every scan, brings it into one orientation and unit, and refuses what is broken.",
+    "preprocess": "Bias field, resampling, intensity normalisation and filters.",
+    "denoise": "Removes noise.",
+    "superresolve": "Makes thick slices thin.",
+    "synthesize": "Makes the image of another modality.",
+    "regseg": "Registers and segments the images of a subject together.",
+    "recognize": "Finds structures.",
+    "classify": "Gives each subject class probabilities.",
+    "export": "Writes BIDS derivatives.",
+}
+STATUSES = {
+    "ok": ("✓", "in order"),
+    "warned": ("!", "in order, with a warning"),
+    "skipped": ("–", "skipped by policy"),
+    "quarantined": ("✕", "quarantined: the scan cannot be used"),
+    "crashed": ("✕", "crashed: the program died on it"),
+    "failed": ("✕", "failed: could not be finished"),
+}
+
+
+@dataclass(frozen=True)
+class Systemic:
+    """A batch in which more than half of the items were set aside, and what those have in common."""
+
+    stage: str
+    batch: str
+    lost: int
+    codes: str
+    common: str
+
+
+def write_report(work: Path, results: Path, config: Mapping[str, Any], stages: Sequence[str]) -> Path:
+    """Write ``<results>/report/index.html`` and ``<results>/manifest.tsv`` from the records that exist.
+
+    Parameters
+    ----------
+    work, results : path
+        The run's work folder and the folder of its results.
+    config : mapping
+        The configuration as run.
+    stages : sequence of str
+        The chain, in order; stages without records are shown as such.
+
+    Returns
+    -------
+    path
+        The page. It asks nothing of any network and is replaced in one step.
+    """
+    records = read_records(work, stages)
+    write_union(results / "manifest.tsv", records)
+    page = results / "report" / "index.html"
+    write_text(page, render(work, records, config))
+    return page
+
+
+def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
+    """Return the page as text."""
+    from jinja2 import ChainableUndefined, Environment, PackageLoader
+
+    chosen = {"pictures": PICTURES, "odd_z": ODD_Z} | dict(config.get("report") or {})
+    found = tally(records, config)
+    groups = measures.groups_of(records)
+    odd = measures.odd_ones(groups, float(chosen["odd_z"]))
+    gallery = pictures.Gallery()
+    shown = pictures.choose(records, [row.image for row in found.lost] + [one.image for one in odd], int(chosen["pictures"]))
+    pairs = pictures.pairs_by_stage(work, records, shown, gallery)
+    environment = Environment(
+        loader=PackageLoader("cohortex.report"), autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"short": _short, "count": _count}
+    loader = environment.loader
+    assert loader is not None
+    style, script = (Markup(loader.get_source(environment, name)[0]) for name in ("style.css", "script.js"))
+    return environment.get_template("report.html").render(
+        title=_title(config),
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        style=style,
+        script=script,
+        policy=_policy(style, script),
+        config=config,
+        records=records,
+        tally=found,
+        sentence=sentence(found),
+        lost=found.lost[:LISTED],
+        lost_groups=_lost_groups(found.lost),
+        systemic=_systemic(records, found.lost),
+        statuses=STATUSES,
+        odd=odd[:LISTED],
+        odd_count=len(odd),
+        odd_z=float(chosen["odd_z"]),
+        reasons=_reasons(records),
+        glance=_glance(records, found),
+        funnel=_funnel(records, found),
+        data=_data(records, found, odd),
+        stages=_stages(records, groups, odd, pairs),
+        gallery=gallery,
+        shown=len(shown),
+        classes=classes.table(records, LISTED),
+        times=_times(records),
+        models=methods.models(records),
+        software=methods.software(records),
+        paragraph=methods.paragraph(records, config),
+        settings=methods.settings(config),
+        simulated=_simulated(records),
+        mark=charts.strip_mark,
+        spoken=measures.spoken,
+    )
+
+
+def _title(config: Mapping[str, Any]) -> str:
+    return "Demo cohort" if config.get("input") == "demo" else Path(str(config.get("input") or "cohort")).name or "cohort"
+
+
+def _policy(style: str, script: str) -> str:
+    """Return the content security policy: nothing from anywhere, but for this page's own style, script and pictures."""
+    hashes = ["sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii") for text in (style, script)]
+    return f"default-src 'none'; img-src data:; style-src '{hashes[0]}'; script-src '{hashes[1]}'; base-uri 'none'; form-action 'none'"
+
+
+def _short(value: Any) -> str:
+    found = number(value)
+    return charts.short(found) if found is not None else str(value)
+
+
+def _count(value: int, one: str, many: str = "") -> str:
+    return f"{value:,}".replace(",", "\u202f") + f" {one if value == 1 else many or one + 's'}"
+
+
+def _simulated(records: Records) -> dict[str, int]:
+    return {"images": len(records.simulated), "all": int(bool(records.cohort) and len(records.simulated) == len(records.cohort))}
+
+
+def _lost_groups(lost: Sequence[Row]) -> list[tuple[str, str, str, int]]:
+    """Return stage, status, code and count of what was set aside, the largest first."""
+    found = Counter((row.stage, row.status, row.code) for row in lost)
+    return [(*key, count) for key, count in found.most_common()]
+
+
+def _systemic(records: Records, lost: Sequence[Row]) -> list[Systemic]:
+    found = []
+    for stage, batch in records.systemic():
+        rows = [row for row in lost if (row.stage, row.batch) == (stage, batch)]
+        codes = ", ".join(f"{count} x {code}" for code, count in Counter(row.code for row in rows).most_common(3))
+        entries = [records.cohort.get(row.image.split("+")[0], {}) for row in rows]
+        common = [
+            f"{column} {values.pop()}"
+            for column in ("site", "scanner", "modality", "acq")
+            if len(values := {entry.get(column, "") for entry in entries} - {""}) == 1 and len(entries) > 1
+        ]
+        found.append(Systemic(stage, batch, len(rows), codes, ", ".join(common)))
+    return found
+
+
+def _reasons(records: Records) -> list[dict[str, Any]]:
+    """Return what was skipped or warned of, one entry a stage, status and reason, in the order of the chain."""
+    entries: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for stage in records.stages:
+        for row in records.told.get(stage, []):
+            if row.status in ("skipped", "warned"):
+                entry = entries.setdefault(
+                    (stage, row.status, row.code or row.reason),
+                    {"stage": stage, "status": row.status, "code": row.code, "reason": row.reason, "images": [], "modalities": Counter()},
+                )
+                entry["images"].append(row.image)
+                entry["modalities"][row.modality] += 1
+    return [
+        {**entry, "count": len(entry["images"]), "images": entry["images"][:NAMES], "more": max(0, len(entry["images"]) - NAMES)}
+        for entry in entries.values()
+    ]
+
+
+def _glance(records: Records, found: Tally) -> dict[str, Any]:
+    rows = [records.cohort[name] for name in records.images] or [
+        {"subject": row.subject, "session": row.session, "modality": row.modality, "batch": row.batch}
+        for row in records.last.values()
+        if row.is_image
+    ]
+
+    def different(column: str) -> int:
+        return len({row.get(column, "") for row in rows} - {""})
+
+    visits = len({(row.get("subject"), row.get("session")) for row in rows})
+    facts = [
+        (different("subject"), "subject"),
+        (visits if different("session") else 0, "visit"),
+        (found.images, "image"),
+        (different("site"), "site"),
+        (different("scanner"), "scanner"),
+        (different("batch"), "batch"),
+    ]
+    return {
+        "facts": [(count, word) for count, word in facts if count],
+        "modalities": Counter(row.get("modality", "") for row in rows).most_common(),
+    }
+
+
+def _funnel(records: Records, found: Tally) -> list[dict[str, Any]]:
+    """Return for every stage how many images left it in which status, with a bar and the counts by modality."""
+    rows = []
+    unfinished = Counter(row.stage for row in records.unfinished() if row.kind == "image")
+    for stage in records.stages:
+        by_status: Counter[str] = Counter()
+        by_modality: dict[str, int] = defaultdict(int)
+        for (modality, status), count in records.counts.get(stage, Counter()).items():
+            by_status[status] += count
+            by_modality[modality] += 0 if status in SET_ASIDE else count
+        by_status["failed"] += unfinished[stage]
+        parts = {status: by_status[status] for status in STATUSES if by_status[status]}
+        about = f"{stage}: " + (", ".join(f"{count} {status}" for status, count in parts.items()) or "no record")
+        lost = sum(count for status, count in parts.items() if status in SET_ASIDE)
+        bar = charts.stacked(parts, max(found.images, sum(parts.values())), about)
+        rows.append(
+            {
+                "stage": stage,
+                "parts": parts,
+                "bar": bar,
+                "modalities": dict(by_modality),
+                "lost": lost,
+                "passed": sum(parts.values()) - lost,
+            }
+        )
+    return rows
+
+
+def _data(records: Records, found: Tally, odd: Iterable[measures.Odd]) -> Markup:
+    """Return the table of all images as JSON for the page's script: fixed cells and, by stage, the measures."""
+    last = dict(records.last) | {row.image: row for row in found.lost}
+    names = sorted(set(records.images) | {name for name, row in last.items() if row.is_image or row.set_aside})
+    told = records.measures()
+    derived: dict[str, list[str]] = defaultdict(list)
+    for name in told:
+        if "+" in name:
+            derived[name.split("+")[0]].append(name)
+    flagged: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for one in odd:
+        base, _, tag = one.image.partition("+")
+        flagged[base].add((one.group.stage, f"{tag} {one.group.measure}" if tag else one.group.measure))
+    columns: dict[str, dict[str, int]] = {stage: {} for stage in records.stages}
+    rows = []
+    for name in names:
+        own = dict(told.get(name, {}))
+        for thing in derived.get(name, ()):
+            tag = thing.partition("+")[2]
+            own |= {(stage, f"{tag} {measure}"): value for (stage, measure), value in told[thing].items()}
+        cells: dict[str, dict[int, Any]] = {}
+        for (stage, measure), text in own.items():
+            index = columns[stage].setdefault(measure, len(columns[stage]))
+            value = number(text)
+            cells.setdefault(stage, {})[index] = text if value is None else value
+        row, entry = last.get(name), records.cohort.get(name, {})
+        fixed = [
+            row.status if row else "failed",
+            name,
+            entry.get("subject") or (row.subject if row else ""),
+            entry.get("modality") or (row.modality if row else ""),
+            row.stage if row else "",
+            " ".join(filter(None, (row.code and f"{row.code}:", row.reason))) if row else "",
+            f"{entry.get('site', '')}{' (simulated)' if entry.get('site') == 'demo-simulator' else ''}",
+        ]
+        marks = [[stage, columns[stage][measure]] for stage, measure in sorted(flagged.get(name, ())) if measure in columns.get(stage, {})]
+        rows.append([fixed, cells, marks])
+    heads = {stage: [_head(name) for name in index] for stage, index in columns.items() if index}
+    text = json.dumps({"stages": heads, "rows": rows, "simulated": list(SIMULATED_SITES)}, ensure_ascii=False, separators=(",", ":"))
+    # Inside a script element only these could end it or begin a comment.
+    return Markup(
+        text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e").replace("\u2028", " ").replace("\u2029", " ")
+    )
+
+
+def _head(measure: str) -> str:
+    tag, _, name = measure.rpartition(" ")
+    words, unit = measures.spoken(name)
+    return f"{f'{tag}: ' if tag else ''}{words}{f' ({unit})' if unit else ''}"
+
+
+def _stages(
+    records: Records,
+    groups: Sequence[measures.Group],
+    odd: Iterable[measures.Odd],
+    pairs: Mapping[str, Mapping[str, list[pictures.Pair]]],
+) -> list[dict[str, Any]]:
+    drawn = measures.charts_of(groups)
+    marked = {(id(one.group), one.image) for one in odd}
+    found = []
+    for stage in records.stages:
+        figures = []
+        for (measure, tag), rows in drawn.get(stage, {}).items():
+            name, unit = measures.spoken(measure)
+            title = f"{name}{f' of {tag}' if tag else ''}"
+            strips = [
+                (
+                    " ".join(filter(None, (modality, moment))),
+                    group.images,
+                    group.values,
+                    [(id(group), image) in marked for image in group.images],
+                )
+                for modality, moment, group in rows
+            ]
+            if len({value for _, _, values, _ in strips for value in values}) < 2:
+                constant = strips[0][2][0]
+                figures.append({"title": title, "constant": f"{charts.short(constant)}{f' {unit}' if unit else ''}"})
+                continue
+            axis = f"{title} ({unit})" if unit else title
+            figures.append({"title": title, "svg": charts.strips(strips, axis, f"{stage}: distribution of {axis} by modality")})
+        labels: dict[int, str] = {}
+        for pair in pairs[stage].get("images", []) + pairs[stage].get("registered", []):
+            labels |= {pictures.colour(value): name for value, name in pair.labels.items()}
+        found.append(
+            {
+                "name": stage,
+                "what": WHAT.get(stage, ""),
+                "there": bool(records.numbers.get(stage)),
+                "charts": [figure for figure in figures if "svg" in figure],
+                "constants": [figure for figure in figures if "constant" in figure],
+                "pairs": pairs[stage],
+                "labels": dict(sorted(labels.items())),
+                "before": next((before for before in reversed(records.stages[: records.stages.index(stage)])), ""),
+            }
+        )
+    return found
+
+
+def _times(records: Records) -> list[dict[str, Any]]:
+    rows = []
+    for stage in records.stages:
+        timing = records.timing.get(stage, [])
+        fresh = [one.seconds for one in timing if one.seconds > 0]
+        if timing:
+            rows.append(
+                {
+                    "stage": stage,
+                    "items": len(timing),
+                    "median_s": statistics.median(fresh) if fresh else 0.0,
+                    "longest_s": max(fresh, default=0.0),
+                    "total_h": sum(fresh) / 3600,
+                    "peak_mb": max(one.peak_mb for one in timing),
+                    "hosts": len({one.host for one in timing} - {""}),
+                    "devices": ", ".join(sorted({one.device for one in timing} - {""})),
+                    "threads": ", ".join(str(count) for count in sorted({one.threads for one in timing} - {0})),
+                    "resumed": sum(one.resumed for one in timing),
+                }
+            )
+    longest = max((row["total_h"] for row in rows), default=0.0)
+    for row in rows:
+        row["bar"] = charts.share(row["total_h"] / longest if longest else 0.0, f"{row['stage']}: share of the longest stage")
+    return rows

@@ -1,0 +1,172 @@
+"use strict";
+(() => {
+  const STEP = 100;
+  const SIGNS = { ok: "✓", warned: "!", skipped: "–" };
+  const LOST = ["failed", "crashed", "quarantined"];
+  const RANK = { failed: 0, crashed: 1, quarantined: 2, warned: 3, skipped: 4, ok: 5 };
+  const FIXED = ["Status", "Image", "Subject", "Modality", "Last stage", "Site", "Reason"];
+  const ORDER = [0, 1, 2, 3, 4, 6, 5];
+  const one = (selector) => document.querySelector(selector);
+  const make = (name, text, className) => {
+    const element = document.createElement(name);
+    if (text !== undefined) element.textContent = text;
+    if (className) element.className = className;
+    return element;
+  };
+
+  const data = JSON.parse(one("#data").textContent);
+  const stages = Object.keys(data.stages);
+  const rows = data.rows.map(([fixed, values, odd]) => ({
+    cells: ORDER.map((index) => fixed[index]),
+    values,
+    odd: new Set(odd.map(([stage, index]) => stage + "|" + index)),
+    text: fixed.join(" ").toLowerCase(),
+  }));
+  const controls = { search: one("#search"), status: one("#by-status"), modality: one("#by-modality"), stage: one("#by-stage") };
+  const state = { column: 0, down: false, limit: STEP };
+
+  const fill = (select, values, names) => values.forEach((value, index) => {
+    const option = make("option", names ? names[index] : value);
+    option.value = value;
+    select.append(option);
+  });
+  const present = [...new Set(rows.map((row) => row.cells[0]))].sort((a, b) => RANK[a] - RANK[b]);
+  if (present.some((status) => LOST.includes(status))) fill(controls.status, ["lost"], ["all that was set aside"]);
+  if (rows.some((row) => row.odd.size)) fill(controls.status, ["odd"], ["all with odd figures"]);
+  fill(controls.status, present);
+  fill(controls.modality, [...new Set(rows.map((row) => row.cells[3]))].sort());
+  fill(controls.stage, stages.length ? stages : [""], stages.length ? stages : ["none"]);
+  const oddest = stages.map((stage) => rows.filter((row) => [...row.odd].some((key) => key.startsWith(stage + "|"))).length);
+  if (stages.length) controls.stage.value = stages[oddest.indexOf(Math.max(...oddest))];
+
+  const value = (row, column) => column < FIXED.length
+    ? row.cells[column]
+    : ((row.values[controls.stage.value] || {})[column - FIXED.length]);
+  const compare = (column, down) => (first, second) => {
+    let a = value(first, column), b = value(second, column);
+    if (a === b) return first.cells[1] < second.cells[1] ? -1 : 1;
+    if (a === undefined || a === "") return 1;
+    if (b === undefined || b === "") return -1;
+    if (column === 0) { a = RANK[a]; b = RANK[b]; }
+    const order = typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
+    return down ? -order : order;
+  };
+  const number = (x) => x === 0 ? "0" : Math.abs(x) >= 1e5 || Math.abs(x) < 1e-3 ? x.toExponential(2) : String(Number(x.toPrecision(4)));
+
+  const show = () => {
+    const words = controls.search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const { status, modality } = { status: controls.status.value, modality: controls.modality.value };
+    const found = rows.filter((row) => (!modality || row.cells[3] === modality)
+      && (!status || row.cells[0] === status || (status === "lost" && LOST.includes(row.cells[0])) || (status === "odd" && row.odd.size))
+      && words.every((word) => row.text.includes(word)));
+    found.sort(compare(state.column, state.down));
+    const stage = controls.stage.value;
+    const heads = [...FIXED, ...(data.stages[stage] || [])];
+    const line = make("tr");
+    heads.forEach((name, column) => {
+      const head = make("th", undefined, column >= FIXED.length ? "num" : "");
+      head.scope = "col";
+      if (column === state.column) head.setAttribute("aria-sort", state.down ? "descending" : "ascending");
+      const button = make("button", name);
+      button.type = "button";
+      button.addEventListener("click", () => {
+        state.down = column === state.column ? !state.down : false;
+        state.column = column;
+        show();
+        one("#table thead").querySelectorAll("button")[column].focus({ preventScroll: true });
+      });
+      head.append(button);
+      line.append(head);
+    });
+    one("#table thead").replaceChildren(line);
+    const body = document.createDocumentFragment();
+    found.slice(0, state.limit).forEach((row) => {
+      const tr = make("tr");
+      row.cells.forEach((text, column) => {
+        const cell = make(column === 1 ? "th" : "td", undefined, column === 6 ? "why" : "");
+        if (column === 1) cell.scope = "row";
+        if (column === 0) {
+          const badge = make("span", undefined, "status s-" + text);
+          const sign = make("span", SIGNS[text] || "✕", "sign");
+          sign.setAttribute("aria-hidden", "true");
+          badge.append(sign, text);
+          cell.append(badge);
+        } else if (column === 5 && data.simulated.includes(text)) {
+          cell.append(make("span", "simulated", "simulated"));
+        } else {
+          cell.textContent = text;
+        }
+        tr.append(cell);
+      });
+      (data.stages[stage] || []).forEach((_, index) => {
+        const found = (row.values[stage] || {})[index];
+        const cell = make("td", typeof found === "number" ? number(found) : found === undefined ? "" : found, "num");
+        if (row.odd.has(stage + "|" + index)) {
+          cell.classList.add("odd-cell");
+          cell.title = "far from the others";
+        }
+        tr.append(cell);
+      });
+      body.append(tr);
+    });
+    one("#table tbody").replaceChildren(body);
+    const most = Math.min(state.limit, found.length);
+    one("#shown").textContent = most < found.length ? `${most} of ${found.length} found, ${rows.length} in all` : `${found.length} of ${rows.length} images`;
+    one("#more").hidden = most >= found.length;
+  };
+  const again = () => { state.limit = STEP; show(); };
+  controls.search.addEventListener("input", again);
+  controls.status.addEventListener("change", again);
+  controls.modality.addEventListener("change", again);
+  controls.stage.addEventListener("change", () => { if (state.column >= FIXED.length) state.column = 0; again(); });
+  one("#more").addEventListener("click", () => { state.limit += 5 * STEP; show(); });
+  show();
+
+  const pressView = (mosaic) => mosaic.querySelectorAll(".view-button").forEach((button) => {
+    button.setAttribute("aria-pressed", String(button.dataset.view === mosaic.dataset.view));
+  });
+  document.querySelectorAll(".mosaic").forEach((mosaic) => {
+    pressView(mosaic);
+    mosaic.addEventListener("click", (event) => {
+      const button = event.target.closest("button");
+      if (button && button.matches(".view-button")) {
+        mosaic.dataset.view = button.dataset.view;
+        pressView(mosaic);
+      } else if (button && button.matches(".contour-button")) {
+        button.setAttribute("aria-pressed", String(!mosaic.classList.toggle("bare")));
+      } else {
+        const pair = event.target.closest(".pair");
+        if (pair && (event.target.closest(".view") || button)) enlarge(pair, mosaic);
+      }
+    });
+  });
+
+  const large = one("#large"), stand = one("#large-pictures"), blink = one("#blink");
+  let timer = 0;
+  const setBlink = (on) => {
+    clearInterval(timer);
+    blink.setAttribute("aria-pressed", String(on));
+    stand.classList.toggle("blinking", on);
+    if (on) timer = setInterval(() => stand.classList.toggle("late"), 600);
+  };
+  const enlarge = (pair, mosaic) => {
+    const view = pair.querySelector(".view.only") || pair.querySelector(".view-" + mosaic.dataset.view) || pair.querySelector(".view");
+    stand.replaceChildren(...[...view.querySelectorAll(".tile")].map((tile) => tile.cloneNode(true)));
+    stand.classList.toggle("bare", mosaic.classList.contains("bare"));
+    blink.hidden = stand.children.length < 2;
+    one("#large-name").textContent = [...view.querySelectorAll(".tile")].map((tile) => tile.getAttribute("aria-label")).join("  |  ");
+    setBlink(false);
+    large.showModal();
+  };
+  blink.addEventListener("click", () => setBlink(blink.getAttribute("aria-pressed") !== "true"));
+  large.addEventListener("close", () => setBlink(false));
+  large.addEventListener("click", (event) => { if (event.target === large) large.close(); });
+  large.addEventListener("keydown", (event) => { if (event.key.toLowerCase() === "b" && !blink.hidden) blink.click(); });
+
+  const more = one(".more-odd");
+  if (more) more.addEventListener("click", () => {
+    one(".odd").classList.add("all");
+    more.parentElement.remove();
+  });
+  window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((details) => { details.open = true; }));
+})();
