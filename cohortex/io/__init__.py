@@ -16,12 +16,13 @@ PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
 def read(path: Path, role: str = "image", frames: Frames = "skip", name: str | None = None) -> list[Volume]:
-    """Read what is at a path: NIfTI, DICOM (a file or a folder), NRRD, raw k-space (HDF5 or .npy), a picture, .ozx.
+    """Read what is at a path: NIfTI, DICOM (a file, a folder, a list of files), NRRD, raw k-space (HDF5 or .npy), a picture, .ozx.
 
     Parameters
     ----------
     path : Path
-        A file or a folder of DICOM files.
+        A file, a folder of DICOM files, or a ``.series``: a text file with the paths of a series' DICOM files, one a line and
+        relative to it (`cohortex index` writes them).
     role : {"image", "mask", "labels"}
         Masks and labels keep their integers; they become volumes of kind labels.
     frames : {"skip", "first", "mean", "each"}
@@ -59,6 +60,11 @@ def read(path: Path, role: str = "image", frames: Frames = "skip", name: str | N
         from cohortex.io.ozx import read_ozx
 
         return [read_ozx(path, name)]
+    if last == ".series":
+        from cohortex.io.dicom import read_dicom
+
+        files = [path.parent / line for line in path.read_text(encoding="utf-8").splitlines() if line]
+        return read_dicom(files, role, frames, name)
     if last == ".nrrd":
         from cohortex.io.nrrd import read_nrrd
 

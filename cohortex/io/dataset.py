@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from cohortex import __version__
 from cohortex.io.bids import ANAT
 from cohortex.publish import write_json, write_text
+from cohortex.report.records import safe_cell
 
 LISTS = Path(".cohortex/subjects")
 """Where in the results the list of each subject's files lies."""
@@ -31,13 +31,6 @@ word on every image.
 
 Not for diagnosis.
 """
-
-
-def safe_cell(text: str) -> str:
-    """Return a cell that no spreadsheet takes for a formula: numbers as they are, other text with a leading = + - or @ quoted."""
-    if text[:1] in ("=", "+", "-", "@") and not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf", text):
-        return "'" + text
-    return text
 
 
 def write_dataset(results: str | Path, config: Mapping[str, Any]) -> None:

@@ -51,7 +51,7 @@ class Target:
 
 
 def export(images: Sequence[Image], section: Mapping[str, Any], model: Any, seed: int) -> list[Made]:
-    """Write everything of a subject into the results, with a sidecar each, and remove what an earlier export alone wrote.
+    """Write everything of a subject into the results, with a sidecar each, and remove what only the last one wrote.
 
     Parameters
     ----------
@@ -185,8 +185,8 @@ def _make_folder(results: Path, path: Path) -> None:
 
 def _table(content: Mapping[str, Any]) -> str:
     """Return a table (column to values) as text, without anything that a spreadsheet would run."""
-    from cohortex.io.dataset import safe_cell
     from cohortex.records import cell
+    from cohortex.report.records import safe_cell
 
     columns = list(content)
     rows = zip(*(content[column] for column in columns), strict=True)
@@ -217,7 +217,7 @@ def sidecar(target: Target, targets: Sequence[Target]) -> dict[str, Any]:
         content["Description"] = "Affine transform of points of the fixed image (`to`) into the moving image (`from`), ITK text, LPS mm"
     if image.kind == "field":
         content["Description"] = (
-            "Displacements in LPS mm on the grid of the fixed image (`to`): a point p of it corresponds to p + field(p) of the moving image "
+            "Displacements in LPS mm on the grid of the fixed image (`to`): its point p corresponds to p + field(p) of the moving image "
             "(`from`); where there is an affine transform of the same name, that is applied to p + field(p)"
         )
     return content

@@ -1,0 +1,103 @@
+"""The command `cohortex`: what one needs beside Snakemake, before a run and after it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cohortex import __version__
+from cohortex.errors import CohortexError, Refused
+
+REFUSED = 2
+"""Exit code when nothing was done."""
+FOUND = 1
+"""Exit code when it was done and something is wrong."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 0 all is well, 1 something is wrong, 2 refused."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except CohortexError as error:
+        print(f"cohortex: {error}", file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("cohortex", description="What one needs beside Snakemake, before a run and after it.")
+    parser.add_argument("--version", action="version", version=f"cohortex {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="index | verify | status | view")
+
+    index = commands.add_parser("index", help="make a cohort table of any folder of DICOM files")
+    index.add_argument("folder", help="the folder that holds them, however deep")
+    index.add_argument("-o", "--output", default="cohort.tsv", help="the table to write (cohort.tsv)")
+    index.set_defaults(run=_index)
+
+    verify = commands.add_parser("verify", help="read all results again and compare them with the sums of the run")
+    verify.add_argument("results", help="the output folder of a run")
+    verify.set_defaults(run=_verify)
+
+    status = commands.add_parser("status", help="say how far a run is and what was set aside")
+    status.add_argument("work", nargs="?", default="work", help="the work folder of a run (work)")
+    status.set_defaults(run=_status)
+
+    view = commands.add_parser("view", help="show the report in a browser")
+    view.add_argument("results", nargs="?", default="results", help="the output folder of a run (results)")
+    view.add_argument("--port", type=int, default=0, help="port on this machine (any free one)")
+    view.add_argument("--no-browser", action="store_true", help="only say the address")
+    view.set_defaults(run=_view)
+    return parser
+
+
+def _index(options: argparse.Namespace) -> int:
+    from cohortex.cohort.index import index
+
+    rows, left = index(options.folder, options.output)
+    subjects = len({row["subject"] for row in rows})
+    print(f"{options.output}: {len(rows)} series of {subjects} subjects." + (f" Left out: {left}." if left else ""))
+    unclear = sum(row["modality"] == "MR" for row in rows)
+    if unclear:
+        print(
+            f"{unclear} MR series do not say their contrast: write T1w, T2w, FLAIR or PDw for MR in the column modality where you know it."
+        )
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from cohortex.verify import verify
+
+    count, problems = verify(Path(options.results))
+    for problem in problems:
+        print(problem)
+    print(
+        f"{count} files read, {len(problems)} of them are not as the run left them."
+        if problems
+        else f"All {count} files are as the run left them."
+    )
+    return FOUND if problems else 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from cohortex.status import status
+
+    for line in status(Path(options.work)):
+        print(line)
+    return 0
+
+
+def _view(options: argparse.Namespace) -> int:
+    from cohortex.view import serve
+
+    if not (Path(options.results) / "report" / "index.html").is_file():
+        raise Refused(f"{options.results} has no report/index.html; name the output folder of a run that has ended.")
+    serve(Path(options.results), options.port, not options.no_browser)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

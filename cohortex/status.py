@@ -1,0 +1,70 @@
+"""How far a run is, by its records."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from cohortex.cohort import batch_sizes
+from cohortex.errors import Refused
+from cohortex.items import SET_ASIDE
+from cohortex.records import read_table
+from cohortex.stages import STAGES
+
+NAMED = 50
+"""So many things that were set aside are named."""
+
+
+def status(work: Path) -> Iterator[str]:
+    """Yield lines for the user: each stage's batches and images, then what was set aside.
+
+    Parameters
+    ----------
+    work : Path
+        The work folder of a run, which may be going on.
+
+    Raises
+    ------
+    Refused
+        When it holds no cohort.
+    """
+    if not (work / "cohort" / "index.json").is_file():
+        raise Refused(f"{work} holds no cohort; name the work folder of a run.")
+    sizes = batch_sizes(work)
+    yield f"{sum(size.images for size in sizes.values())} images in {len(sizes)} batches"
+    aside: list[str] = []
+    for stage in STAGES:
+        lines, found = _stage(work, stage, list(sizes))
+        yield from lines
+        aside += found
+    yield f"{len(aside)} set aside" + (":" if aside else "")
+    yield from aside[:NAMED]
+    if len(aside) > NAMED:
+        yield f"... and {len(aside) - NAMED} more, see the report"
+
+
+def _stage(work: Path, stage: str, batches: list[str]) -> tuple[list[str], list[str]]:
+    folder = work / "records" / stage
+    running = work / ".running" / stage
+    counts: Counter[str] = Counter()
+    aside: list[str] = []
+    done = 0
+    begun: list[str] = []
+    for batch in batches:
+        manifest = folder / batch / "manifest.tsv"
+        if manifest.is_file():
+            done += 1
+            rows = read_table(manifest)
+            counts.update(row["status"] for row in rows if row["kind"] == "image" and "+" not in row["image"])
+            aside += [
+                f"  {stage} {batch} {row['image']} {row['status']} {row['code']}: {row['reason']}"
+                for row in rows
+                if row["status"] in SET_ASIDE
+            ]
+        elif (running / batch).is_dir():
+            begun.append(f"  {batch}: {sum(1 for _ in (running / batch).glob('*.done.json'))} done and going on, or ended")
+    if not done and not begun:
+        return ([f"{stage:<13}not begun"] if folder.parent.is_dir() else []), []
+    words = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    return [f"{stage:<13}{done} of {len(batches)} batches" + (f": {words}" if words else ""), *begun], aside
