@@ -5,7 +5,6 @@ from cohortex.config import (
     canonical,
     check_config,
     check_files,
-    model_params,
     resolve_weights,
 )
 from cohortex.stages import STAGES, stage_version
@@ -15,7 +14,6 @@ from cohortex.run import claim, model_params, preflight, release, say_what_went_
 
 BASEDIR = workflow.basedir
 WORK = config["work"]
-RETRIES = 0
 
 if workflow.is_main_process:
     # The head process checks everything and makes the table of the cohort; jobs only read it.
@@ -31,7 +29,6 @@ if workflow.is_main_process:
         preflight(config, BASEDIR)
     except CohortexError as error:
         sys.exit(f"cohortex: {error}")
-    RETRIES = workflow.execution_settings.retries or 0
 
 CHAIN = list(config["stages"])
 BATCHES = read_batches(WORK)
@@ -139,7 +136,8 @@ def gpus(stage):
 
 def last(wildcards, attempt):
     """Return whether an attempt is known to be the last one."""
-    return int(RETRIES > 0 and attempt > RETRIES)
+    retries = workflow.execution_settings.retries or 0
+    return int(0 < retries < attempt)
 
 
 def records(wildcards):
