@@ -134,6 +134,11 @@ def preflight(config: Mapping[str, Any], basedir: str) -> None:
             )
 
 
+def sweep_run(config: Mapping[str, Any]) -> None:
+    """After a run that went through: remove the running folders, which only a killed run needs."""
+    shutil.rmtree(Path(config["work"]) / ".running", ignore_errors=True)
+
+
 def say_what_went_wrong(config: Mapping[str, Any], basedir: str) -> None:
     """After a failed run: make the report from the records that exist if the run could not, and end with one sentence."""
     from cohortex.report.page import write_report

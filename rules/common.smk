@@ -10,7 +10,14 @@ from cohortex.config import (
 from cohortex.stages import STAGES, stage_version
 from cohortex.errors import CohortexError
 from cohortex.training.frozen import frozen_batches
-from cohortex.run import claim, model_params, preflight, release, say_what_went_wrong
+from cohortex.run import (
+    claim,
+    model_params,
+    preflight,
+    release,
+    say_what_went_wrong,
+    sweep_run,
+)
 
 BASEDIR = workflow.basedir
 WORK = config["work"]
@@ -155,7 +162,9 @@ def start_run():
 
 def end_run(success):
     """Give the output back; where the run failed, make the report of what there is and say what went wrong."""
-    if not success:
+    if success:
+        sweep_run(config)
+    else:
         say_what_went_wrong(config, BASEDIR)
     release(config)
 
