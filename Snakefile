@@ -36,10 +36,6 @@ include: "rules/train.smk"
 include: "rules/report.smk"
 
 
-localrules:
-    all,
-
-
 rule all:
     """Everything: the derivatives, the report, and the word on whether the cohort went through."""
     default_target: True

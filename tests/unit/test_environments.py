@@ -1,0 +1,37 @@
+"""The environments of the rules and the lock agree."""
+
+import re
+
+import pytest
+import yaml
+
+
+def lock(root):
+    lines = (root / "requirements.lock").read_text().splitlines()
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in (line.split("==") for line in lines if "==" in line)}
+
+
+@pytest.mark.parametrize("name", ["volumes", "torch"])
+def test_an_environment_has_the_pins_of_the_lock(root, name):
+    pins = lock(root)
+    packages = yaml.safe_load((root / "envs" / f"{name}.yaml").read_text())["dependencies"][-1]["pip"]
+    assert packages
+    for package in packages:
+        wanted, version = package.split("==")
+        assert pins[re.sub(r"[-_.]+", "-", wanted).lower()] == version, package
+
+
+def test_torch_is_first_in_its_environment_so_that_nothing_else_brings_another_in(root):
+    packages = yaml.safe_load((root / "envs" / "torch.yaml").read_text())["dependencies"][-1]["pip"]
+    assert packages[0].startswith("torch==")
+
+
+def test_every_rule_with_a_script_says_its_log_benchmark_environment_threads_and_resources(root):
+    for file in (root / "rules").glob("*.smk"):
+        for rule in re.split(r"^rule ", file.read_text(), flags=re.MULTILINE)[1:]:
+            for word in ('"""', "log:", "benchmark:", "conda:", "threads:", "mem_mb", "runtime", "disk_mb", "params:", "script:"):
+                assert word in rule, f"{file.name}: rule {rule.split(':')[0]} has no {word}"
+
+
+def test_the_snakefile_is_a_table_of_contents(root):
+    assert len((root / "Snakefile").read_text().splitlines()) < 60
