@@ -78,7 +78,7 @@ def demo_rows(settings: Mapping[str, Any]) -> tuple[list[dict[str, str]], list[d
             for role in roles:
                 row = dict.fromkeys(COLUMNS, "")
                 row |= {"subject": subject, "modality": modality, "path": f"{subject}/{PATHS[modality, role]}"}
-                row |= {"body_part": "head", "role": role, "site": "simulated", "split": split}
+                row |= {"body_part": "head", "role": role, "site": "demo-simulator", "split": split}
                 rows.append(row)
         participants.append({"subject": subject} | {key: str(value) for key, value in traits(subject, seed).items()})
     return rows, participants
