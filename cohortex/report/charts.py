@@ -33,15 +33,13 @@ def short(value: float) -> str:
     return f"{value:.4g}"
 
 
-def strips(rows: Sequence[tuple[str, Sequence[str], Sequence[float], Sequence[bool]]], axis: str, about: str) -> Markup:
+def strips(rows: Sequence[tuple[str, Sequence[str], Sequence[float], Sequence[bool]]], about: str) -> Markup:
     """Return a chart with a box (quartiles, median; whiskers at the percentiles 5 and 95) and dots for each row.
 
     Parameters
     ----------
     rows : sequence of (label, names, values, odd)
         Names are shown when the pointer rests on a dot; odd ones are marked.
-    axis : str
-        Name and unit under the axis.
     about : str
         What the chart shows, for those who do not see it.
     """
@@ -53,13 +51,12 @@ def strips(rows: Sequence[tuple[str, Sequence[str], Sequence[float], Sequence[bo
     def x(value: float) -> str:
         return f"{_LEFT + (value - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT):.1f}"
 
-    height = len(rows) * _ROW + 42
+    height = len(rows) * _ROW + 26
     parts = [Markup('<svg class="chart" viewBox="0 0 {} {}" role="img"><title>{}</title>').format(_WIDTH, height, about)]
     bottom = len(rows) * _ROW + 6
     for tick in ticks(low, high):
         parts.append(Markup('<line class="grid" x1="{0}" x2="{0}" y1="4" y2="{1}"/>').format(x(tick), bottom))
         parts.append(Markup('<text class="tick" x="{}" y="{}">{}</text>').format(x(tick), bottom + 14, short(tick)))
-    parts.append(Markup('<text class="axis" x="{}" y="{}">{}</text>').format((_LEFT + _WIDTH - _RIGHT) / 2, height - 4, axis))
     for position, (label, names, values, odd) in enumerate(rows):
         middle = position * _ROW + _ROW / 2 + 4
         parts.append(_box(label, np.asarray(values, np.float64), middle, x))

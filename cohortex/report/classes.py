@@ -9,8 +9,13 @@ from typing import Any
 from cohortex.report import charts
 from cohortex.report.records import Records, Row, number
 
-_PROBABILITY = re.compile(r"^(?:p|prob|probability)_(.+)$")
-_PREDICTED = ("predicted", "label", "predicted_class", "prediction", "class")
+_PROBABILITY = re.compile(r"^p_(.+)$")
+_PREDICTED = ("class", "predicted")
+
+
+def is_probability(measure: str) -> bool:
+    """Whether a measure is a probability of a class, or of a part of a classifier."""
+    return bool(re.match(r"^(p|probability)(_|$)", measure))
 
 
 def table(records: Records, most: int) -> dict[str, Any]:
@@ -31,6 +36,7 @@ def table(records: Records, most: int) -> dict[str, Any]:
     if len(found) > most:
         found = sorted(found, key=lambda entry: entry["certainty"])[:most]
     return {
+        "stage": found[0]["stage"] if found else "",
         "names": names,
         "rows": sorted(found, key=lambda entry: (entry["subject"], entry["image"])),
         "counts": told.most_common(),
@@ -40,11 +46,16 @@ def table(records: Records, most: int) -> dict[str, Any]:
     }
 
 
+def _word(name: str) -> str:
+    """Return a class's name as it stands in the names of measures."""
+    return re.sub(r"[^0-9A-Za-z]+", "_", name).strip("_") or "class"
+
+
 def _entry(records: Records, stage: str, row: Row, probabilities: dict[str, float]) -> dict[str, Any]:
     best = max(probabilities, key=lambda name: probabilities[name])
-    predicted = next((row.measures[name] for name in _PREDICTED if name in row.measures), best)
+    predicted = next((_word(row.measures[name]) for name in _PREDICTED if name in row.measures), best)
     covariates = records.participants.get(row.subject, {})
-    truth = next((value for column, value in covariates.items() if column != "subject" and value in probabilities), "")
+    truth = next((_word(value) for column, value in covariates.items() if column != "subject" and _word(value) in probabilities), "")
     return {
         "stage": stage,
         "subject": row.subject,

@@ -46,7 +46,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Odd:
-    """A value far from those of its modality, and where those lie."""
+    """A value far from those of its modality, and where the others lie (percentiles 5, 50 and 95)."""
 
     group: Group
     image: str
@@ -97,9 +97,9 @@ def odd_ones(groups: Iterable[Group], threshold: float) -> list[Odd]:
     for group in groups:
         if len(group.values) < ENOUGH:
             continue
-        low, median, high = (float(value) for value in np.percentile(group.values, (5, 50, 95)))
-        for image, value, z in zip(group.images, group.values, robust_z(group.values), strict=True):
+        for position, (image, value, z) in enumerate(zip(group.images, group.values, robust_z(group.values), strict=True)):
             if abs(z) > threshold:
+                low, median, high = (float(edge) for edge in np.percentile(np.delete(group.values, position), (5, 50, 95)))
                 found.append(Odd(group, image, value, float(z), median, low, high))
     return sorted(found, key=lambda odd: (-abs(odd.z), odd.image))
 

@@ -27,6 +27,11 @@ PICTURES, ODD_Z = 60, 3.5
 LISTED, NAMES = 200, 40
 """Rows of a table, and ids under one reason, that are written out; the rest is counted and stands in the table of all images."""
 
+FEW_WORDS = 4
+"""Measures that are words are summed up where they take no more values than this."""
+
+SHOWN_FIRST = {"images": 0, "registered": 1}
+
 WHAT = {
     "acquire": "Reads every scan, brings it into one orientation and unit, and refuses what is broken.",
     "preprocess": "Bias field, resampling, intensity normalisation and filters.",
@@ -97,7 +102,7 @@ def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
     environment = Environment(
         loader=PackageLoader("cohortex.report"), autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"short": _short, "count": _count}
+    environment.filters |= {"short": _short, "count": _count, "duration": _duration}
     loader = environment.loader
     assert loader is not None
     style, script = (Markup(loader.get_source(environment, name)[0]) for name in ("style.css", "script.js"))
@@ -123,6 +128,7 @@ def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
         funnel=_funnel(records, found),
         data=_data(records, found, odd),
         stages=_stages(records, groups, odd, pairs),
+        links=_links(records, pairs),
         gallery=gallery,
         shown=len(shown),
         classes=classes.table(records, LISTED),
@@ -154,6 +160,14 @@ def _short(value: Any) -> str:
 
 def _count(value: int, one: str, many: str = "") -> str:
     return f"{value:,}".replace(",", "\u202f") + f" {one if value == 1 else many or one + 's'}"
+
+
+def _duration(seconds: float) -> str:
+    """Return a time in the unit in which it is read most easily."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
 def _simulated(records: Records) -> dict[str, int]:
@@ -219,7 +233,7 @@ def _glance(records: Records, found: Tally) -> dict[str, Any]:
         (different("batch"), "batch"),
     ]
     return {
-        "facts": [(count, word) for count, word in facts if count],
+        "facts": [_count(count, word, {"batch": "batches"}.get(word, "")) for count, word in facts if count],
         "modalities": Counter(row.get("modality", "") for row in rows).most_common(),
     }
 
@@ -285,7 +299,7 @@ def _data(records: Records, found: Tally, odd: Iterable[measures.Odd]) -> Markup
             entry.get("modality") or (row.modality if row else ""),
             row.stage if row else "",
             " ".join(filter(None, (row.code and f"{row.code}:", row.reason))) if row else "",
-            f"{entry.get('site', '')}{' (simulated)' if entry.get('site') == 'demo-simulator' else ''}",
+            entry.get("site", ""),
         ]
         marks = [[stage, columns[stage][measure]] for stage, measure in sorted(flagged.get(name, ())) if measure in columns.get(stage, {})]
         rows.append([fixed, cells, marks])
@@ -315,6 +329,8 @@ def _stages(
     for stage in records.stages:
         figures = []
         for (measure, tag), rows in drawn.get(stage, {}).items():
+            if classes.is_probability(measure):
+                continue  # they have a table of their own
             name, unit = measures.spoken(measure)
             title = f"{name}{f' of {tag}' if tag else ''}"
             strips = [
@@ -331,7 +347,7 @@ def _stages(
                 figures.append({"title": title, "constant": f"{charts.short(constant)}{f' {unit}' if unit else ''}"})
                 continue
             axis = f"{title} ({unit})" if unit else title
-            figures.append({"title": title, "svg": charts.strips(strips, axis, f"{stage}: distribution of {axis} by modality")})
+            figures.append({"title": axis, "svg": charts.strips(strips, f"{stage}: distribution of {axis} by modality")})
         labels: dict[int, str] = {}
         for pair in pairs[stage].get("images", []) + pairs[stage].get("registered", []):
             labels |= {pictures.colour(value): name for value, name in pair.labels.items()}
@@ -342,12 +358,37 @@ def _stages(
                 "there": bool(records.numbers.get(stage)),
                 "charts": [figure for figure in figures if "svg" in figure],
                 "constants": [figure for figure in figures if "constant" in figure],
-                "pairs": pairs[stage],
+                "words": _words(records, stage),
+                "pairs": {title: pairs[stage][title] for title in sorted(pairs[stage], key=lambda title: SHOWN_FIRST.get(title, 2))},
                 "labels": dict(sorted(labels.items())),
-                "before": next((before for before in reversed(records.stages[: records.stages.index(stage)])), ""),
             }
         )
     return found
+
+
+def _words(records: Records, stage: str) -> list[tuple[str, str]]:
+    """Return the measures of a stage that are words (a method, a model), with how often each was said; not hashes and paths."""
+    said: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in records.told.get(stage, []):
+        for name, value in row.measures.items():
+            if number(value) is None and value != "n/a":
+                said[name][value] += 1
+    return [
+        (measures.spoken(name)[0], ", ".join(f"{value} ({count})" for value, count in counts.most_common()))
+        for name, counts in said.items()
+        if len(counts) <= FEW_WORDS
+    ]
+
+
+def _links(records: Records, pairs: Mapping[str, Mapping[str, list[pictures.Pair]]]) -> dict[str, str]:
+    """Return by image the place on the page of its last picture, and by ``stage|image`` that of the stage."""
+    links: dict[str, str] = {}
+    for stage in records.stages:
+        for title, some in pairs[stage].items():
+            for pair in some:
+                if title == "images":
+                    links[pair.image] = links[f"{stage}|{pair.image}"] = f"#picture-{stage}-{pair.image}"
+    return links
 
 
 def _times(records: Records) -> list[dict[str, Any]]:
@@ -362,7 +403,7 @@ def _times(records: Records) -> list[dict[str, Any]]:
                     "items": len(timing),
                     "median_s": statistics.median(fresh) if fresh else 0.0,
                     "longest_s": max(fresh, default=0.0),
-                    "total_h": sum(fresh) / 3600,
+                    "total_s": sum(fresh),
                     "peak_mb": max(one.peak_mb for one in timing),
                     "hosts": len({one.host for one in timing} - {""}),
                     "devices": ", ".join(sorted({one.device for one in timing} - {""})),
@@ -370,7 +411,7 @@ def _times(records: Records) -> list[dict[str, Any]]:
                     "resumed": sum(one.resumed for one in timing),
                 }
             )
-    longest = max((row["total_h"] for row in rows), default=0.0)
+    longest = max((row["total_s"] for row in rows), default=0.0)
     for row in rows:
-        row["bar"] = charts.share(row["total_h"] / longest if longest else 0.0, f"{row['stage']}: share of the longest stage")
+        row["bar"] = charts.share(row["total_s"] / longest if longest else 0.0, f"{row['stage']}: share of the longest stage")
     return rows

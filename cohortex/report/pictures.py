@@ -143,7 +143,8 @@ def pairs_by_stage(work: Path, records: Records, chosen: Sequence[str], gallery:
             labels = _labels(seen, records, stage, name, now or earlier, shapes)
             segmented = any(thing.startswith(f"{name}+") for thing in seen.get(stage, {}))
             if now or segmented:
-                sections["images"].append(_pair(gallery, records, stage, name, earlier if now else {}, now or earlier, labels))
+                # Where it was segmented the labels are what there is to see, on one picture.
+                sections["images"].append(_pair(gallery, records, stage, name, {} if segmented else earlier, now or earlier, labels))
             sections["registered"] += _registered(gallery, records, seen, position, name)
         pages[stage] = {title: pairs for title, pairs in sections.items() if pairs}
     return pages

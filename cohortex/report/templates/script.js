@@ -4,8 +4,8 @@
   const SIGNS = { ok: "✓", warned: "!", skipped: "–" };
   const LOST = ["failed", "crashed", "quarantined"];
   const RANK = { failed: 0, crashed: 1, quarantined: 2, warned: 3, skipped: 4, ok: 5 };
-  const FIXED = ["Status", "Image", "Subject", "Modality", "Last stage", "Site", "Reason"];
-  const ORDER = [0, 1, 2, 3, 4, 6, 5];
+  const FIXED = ["Status", "Image", "Subject", "Modality", "Last stage", "Site"];
+  const REASON = 5, SITE = 6;
   const one = (selector) => document.querySelector(selector);
   const make = (name, text, className) => {
     const element = document.createElement(name);
@@ -17,7 +17,8 @@
   const data = JSON.parse(one("#data").textContent);
   const stages = Object.keys(data.stages);
   const rows = data.rows.map(([fixed, values, odd]) => ({
-    cells: ORDER.map((index) => fixed[index]),
+    cells: [...fixed.slice(0, REASON), fixed[SITE]],
+    reason: fixed[REASON],
     values,
     odd: new Set(odd.map(([stage, index]) => stage + "|" + index)),
     text: fixed.join(" ").toLowerCase(),
@@ -39,9 +40,12 @@
   const oddest = stages.map((stage) => rows.filter((row) => [...row.odd].some((key) => key.startsWith(stage + "|"))).length);
   if (stages.length) controls.stage.value = stages[oddest.indexOf(Math.max(...oddest))];
 
-  const value = (row, column) => column < FIXED.length
-    ? row.cells[column]
-    : ((row.values[controls.stage.value] || {})[column - FIXED.length]);
+  const measured = () => data.stages[controls.stage.value] || [];
+  const value = (row, column) => {
+    if (column < FIXED.length) return row.cells[column];
+    if (column === FIXED.length + measured().length) return row.reason;
+    return (row.values[controls.stage.value] || {})[column - FIXED.length];
+  };
   const compare = (column, down) => (first, second) => {
     let a = value(first, column), b = value(second, column);
     if (a === b) return first.cells[1] < second.cells[1] ? -1 : 1;
@@ -61,10 +65,10 @@
       && words.every((word) => row.text.includes(word)));
     found.sort(compare(state.column, state.down));
     const stage = controls.stage.value;
-    const heads = [...FIXED, ...(data.stages[stage] || [])];
+    const heads = [...FIXED, ...measured(), "Reason"];
     const line = make("tr");
     heads.forEach((name, column) => {
-      const head = make("th", undefined, column >= FIXED.length ? "num" : "");
+      const head = make("th", undefined, column >= FIXED.length && column < heads.length - 1 ? "num" : "");
       head.scope = "col";
       if (column === state.column) head.setAttribute("aria-sort", state.down ? "descending" : "ascending");
       const button = make("button", name);
@@ -83,7 +87,7 @@
     found.slice(0, state.limit).forEach((row) => {
       const tr = make("tr");
       row.cells.forEach((text, column) => {
-        const cell = make(column === 1 ? "th" : "td", undefined, column === 6 ? "why" : "");
+        const cell = make(column === 1 ? "th" : "td");
         if (column === 1) cell.scope = "row";
         if (column === 0) {
           const badge = make("span", undefined, "status s-" + text);
@@ -98,7 +102,7 @@
         }
         tr.append(cell);
       });
-      (data.stages[stage] || []).forEach((_, index) => {
+      measured().forEach((_, index) => {
         const found = (row.values[stage] || {})[index];
         const cell = make("td", typeof found === "number" ? number(found) : found === undefined ? "" : found, "num");
         if (row.odd.has(stage + "|" + index)) {
@@ -107,6 +111,7 @@
         }
         tr.append(cell);
       });
+      tr.append(make("td", row.reason, "why"));
       body.append(tr);
     });
     one("#table tbody").replaceChildren(body);
