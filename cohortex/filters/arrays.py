@@ -24,3 +24,22 @@ def checked(array: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     if not np.isfinite(values.sum(dtype=np.float64)) and not np.isfinite(values).all():
         raise ValueError("a filter would spread NaN and infinite values: replace them before filtering")
     return values
+
+
+def half_widths(shape: Sequence[int], spacing_mm: Sequence[float], radius_mm: float | None) -> list[int]:
+    """Return how many voxels to either side lie within a radius (by default the smallest spacing) along each axis.
+
+    Axes with a single voxel get 0; no half width is larger than the axis allows by one reflection.
+    """
+    long = [step for step, size in zip(spacing_mm, shape, strict=True) if size > 1]
+    radius = (min(long) if long else 0.0) if radius_mm is None else float(radius_mm)
+    if not (np.isfinite(radius) and radius >= 0):
+        raise ValueError(f"a radius is a number of mm not below 0, this one is {radius_mm}")
+    return [min(int(radius / step + 1e-6), size - 1) for step, size in zip(spacing_mm, shape, strict=True)]
+
+
+def relative_spacing(shape: Sequence[int], spacing_mm: Sequence[float]) -> np.ndarray:
+    """Return the spacing over the smallest spacing among the axes with more than one voxel, as float64."""
+    spacing = np.asarray(spacing_mm, dtype=np.float64)
+    long = np.asarray(shape) > 1
+    return spacing / (spacing[long].min() if long.any() else spacing.min())
