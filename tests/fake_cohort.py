@@ -13,23 +13,7 @@ from cohortex.report.previews import checkerboard, orthogonal_views
 from cohortex.volume import Volume
 
 STAGES = ["acquire", "preprocess", "denoise", "superresolve", "regseg", "classify", "export"]
-COHORT = [
-    "subject",
-    "session",
-    "modality",
-    "path",
-    "run",
-    "acq",
-    "body_part",
-    "role",
-    "site",
-    "scanner",
-    "pair",
-    "split",
-    "image",
-    "batch",
-    "fingerprint",
-]
+COHORT = "subject session modality path run acq body_part role site scanner pair split image batch fingerprint".split(" ")  # noqa: SIM905
 BATCH = 4
 SCRIPT = "<script>document.title='broken into'</script>"
 
@@ -102,7 +86,12 @@ def anatomy() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def write_fake_cohort(
-    work: Path, subjects: int = 8, stages: Sequence[str] = STAGES, pictures: bool = True, site: str = "demo-simulator"
+    work: Path,
+    subjects: int = 8,
+    stages: Sequence[str] = STAGES,
+    pictures: bool = True,
+    site: str = "demo-simulator",
+    systemic: bool = False,
 ) -> Path:
     """Write `<work>/cohort` and `<work>/records` of a cohort with a T1w and a CT each.
 
@@ -160,7 +149,7 @@ def _tell(stage: str, row: dict[str, str], generator: np.random.Generator, syste
     told |= {"kind": "image", "role": "image", "status": "ok", "path": f"{name}.ozx", "sha256": "cd" * 32, "key": "ef" * 32}
     told |= {"shape": "99x117x95", "spacing_mm": "2x2x2"}
     if stage == "preprocess" and (name == "002_CT" or (systemic and (modality == "CT" or int(row["subject"]) % BATCH == 1))):
-        reason = f"002/CT: slice 17 of 42 is missing (the gap is 9 mm); send the series again. {SCRIPT}"
+        reason = f"{row['subject']}/{modality}: slice 17 of 42 is missing (the gap is 9 mm); send the series again. {SCRIPT}"
         return {**told, "status": "quarantined", "code": "missing-slices", "reason": reason, "path": ""}
     if stage == "denoise" and name == "003_T1w":
         return {

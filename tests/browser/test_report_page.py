@@ -1,0 +1,176 @@
+"""The report opens in a real browser: nothing is asked of a network, nothing is refused, the table works."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cohortex.report.page import write_report
+from tests.fake_cohort import CONFIG, STAGES, write_fake_cohort
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed (apt-get install chromium chromium-driver)"
+)
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+)
+VISIBLE = """return [...arguments[0].querySelectorAll('.view')].filter(view => view.offsetParent)
+    .map(view => view.className.match(/view-([a-z]+)/)[1])"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    write_fake_cohort(folder / "work", systemic=True)
+    return write_report(folder / "work", folder / "results", CONFIG, STAGES)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in [*FLAGS.split(" "), f"--user-data-dir={tmp_path_factory.mktemp('profile')}", "--window-size=1300,900"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def opened(browser, page):
+    browser.get_log("browser")
+    browser.get_log("performance")
+    browser.get(page.as_uri())
+    return browser
+
+
+def cells(driver, column: int) -> list[str]:
+    return driver.execute_script(
+        "return [...document.querySelectorAll('#table tbody tr')].map(row => row.children[arguments[0]].textContent)", column
+    )
+
+
+def heads(driver) -> list[str]:
+    return driver.execute_script("return [...document.querySelectorAll('#table thead button')].map(button => button.textContent)")
+
+
+def choose(driver, selector: str, value: str) -> None:
+    driver.execute_script(
+        "const select = document.querySelector(arguments[0]); select.value = arguments[1]; select.dispatchEvent(new Event('change'))",
+        selector,
+        value,
+    )
+
+
+def test_the_page_has_no_console_error_and_asks_nothing_of_a_network(opened, page):
+    assert [entry for entry in opened.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    asked = []
+    for entry in opened.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] == "Network.requestWillBeSent":
+            asked.append(message["params"]["request"]["url"])
+    assert [url for url in asked if not url.startswith(("data:", page.as_uri()))] == []
+    assert page.as_uri() in asked
+
+
+def test_markup_in_a_reason_is_shown_as_text(opened):
+    assert opened.title == "Demo cohort · Cohortex report"
+    found = opened.execute_script(
+        "return document.querySelector('.lost .reason').textContent + document.querySelector('#table').textContent"
+    )
+    assert found.count("<script>document.title='broken into'</script>") >= 2
+    assert opened.execute_script("return document.querySelectorAll('.lost script, #table script').length") == 0
+
+
+def test_what_was_set_aside_comes_first_with_the_systemic_batch_on_top(opened):
+    order = opened.execute_script("return [...document.querySelectorAll('main > section')].map(section => section.id)")
+    assert order == ["verdict", "odd", "glance", "images", "stages", "times", "models", "how"]
+    assert "b0001" in opened.execute_script("return document.querySelector('.systemic').textContent")
+    first = opened.execute_script("return [...document.querySelectorAll('.lost tbody tr')].map(row => row.children[1].textContent)")
+    assert set(first[:5]) == {"005_CT", "005_T1w", "006_CT", "007_CT", "008_CT"}
+    assert set(first[5:]) == {"002_CT", "003_T1w"}
+
+
+def test_the_table_is_sorted_by_any_column_both_ways(opened):
+    opened.execute_script("document.querySelectorAll('#table thead button')[1].click()")
+    assert cells(opened, 1) == sorted(cells(opened, 1))
+    opened.execute_script("document.querySelectorAll('#table thead button')[1].click()")
+    assert cells(opened, 1) == sorted(cells(opened, 1), reverse=True)
+    choose(opened, "#by-stage", "denoise")
+    column = next(index for index, name in enumerate(heads(opened)) if name == "psnr (dB)")
+    opened.execute_script("document.querySelectorAll('#table thead button')[arguments[0]].click()", column)
+    values = [float(text) for text in cells(opened, column) if text]
+    assert len(values) > 5
+    assert values == sorted(values)
+    assert opened.execute_script("return document.querySelector('#table [aria-sort]').textContent") == "psnr (dB)"
+    assert opened.execute_script("return document.activeElement.textContent") == "psnr (dB)"
+
+
+def test_the_table_is_filtered_by_words_status_and_modality(opened):
+    from selenium.webdriver.common.by import By
+
+    assert len(cells(opened, 1)) == 16
+    opened.find_element(By.ID, "search").send_keys("missing-slices 002")
+    assert cells(opened, 1) == ["002_CT"]
+    assert opened.find_element(By.ID, "shown").text == "1 of 16 images"
+    opened.find_element(By.ID, "search").clear()
+    opened.execute_script("document.querySelector('#search').dispatchEvent(new Event('input'))")
+    choose(opened, "#by-status", "lost")
+    assert len(cells(opened, 1)) == 7
+    choose(opened, "#by-modality", "T1w")
+    assert set(cells(opened, 1)) == {"003_T1w", "005_T1w"}
+
+
+def test_view_and_contours_are_chosen_and_pictures_enlarged_by_keyboard(opened):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    mosaic = opened.find_element(By.CSS_SELECTOR, "#stage-denoise .mosaic")
+    assert set(opened.execute_script(VISIBLE, mosaic)) == {"axial"}
+    mosaic.find_element(By.CSS_SELECTOR, "[data-view=coronal].view-button").send_keys(Keys.ENTER)
+    assert set(opened.execute_script(VISIBLE, mosaic)) == {"coronal"}
+    before = opened.execute_script("return getComputedStyle(arguments[0].querySelector('.contour')).display", mosaic)
+    mosaic.find_element(By.CSS_SELECTOR, ".contour-button").send_keys(Keys.ENTER)
+    assert (before, opened.execute_script("return getComputedStyle(arguments[0].querySelector('.contour')).display", mosaic)) == (
+        "none",
+        "inline",
+    )
+    mosaic.find_element(By.CSS_SELECTOR, ".enlarge").send_keys(Keys.ENTER)
+    dialog = opened.find_element(By.ID, "large")
+    assert dialog.is_displayed()
+    assert len(dialog.find_elements(By.CSS_SELECTOR, ".tile")) == 2
+    dialog.find_element(By.ID, "blink").send_keys(Keys.ENTER)
+    assert dialog.find_element(By.ID, "blink").get_attribute("aria-pressed") == "true"
+    dialog.find_element(By.ID, "blink").send_keys(Keys.ESCAPE)
+    assert not dialog.is_displayed()
+
+
+def test_every_picture_is_drawn_and_has_words(opened):
+    broken = opened.execute_script(
+        "return [...document.querySelectorAll('.tile use')].filter(use => !document.querySelector(use.getAttribute('href'))).length"
+    )
+    assert broken == 0
+    assert opened.execute_script("return document.querySelectorAll('.tile:not([aria-label])').length") == 0
+    assert opened.execute_script("return document.querySelectorAll('.tile').length") > 100
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1300, "dark")])
+def test_the_page_itself_never_scrolls_sideways(opened, width, scheme):
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False})
+    try:
+        assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+        dark = opened.execute_script("return getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
+        assert dark == (scheme == "dark")
+    finally:
+        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
