@@ -298,7 +298,7 @@ def _compose(maps, noises, numbers, origin, tissue, detail):  # pragma: no cover
                 else:
                     # muscles, with fat between them
                     layer = _at(shells, k / 20 + 1, i / 20, j / 20) + 0.35 * _at(folds, i / 6, j / 6, k / 6)
-                    what = FAT if abs(layer) < 0.16 else SOFT
+                    what = FAT if abs(layer) < 0.1 else SOFT
                 tissue[i, j, k] = what
                 detail[i, j, k] = np.int8(max(min(fine, 120), -120))
 

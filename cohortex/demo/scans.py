@@ -224,13 +224,14 @@ def mr_to_ct(points_mm: np.ndarray, mr_truth: MRScan, ct_truth: CTScan) -> np.nd
 
 
 def _photons_for(noise_hu: float, sinogram: np.ndarray, angles: np.ndarray) -> float:
-    """Return how many photons a ray needs so that the noise in the middle of the slices of the brain is `noise_hu`."""
-    middle = sinogram.shape[1] // 2
-    rays = sinogram[:, middle - 2 : middle + 3, sinogram.shape[2] // 2 :: 4].mean(axis=(1, 2))
+    """Return how many photons a ray needs so that the noise in the middle of the brain is `noise_hu`."""
+    middle, slices = sinogram.shape[1] // 2, sinogram.shape[2]
+    rays = sinogram[:, middle - 2 : middle + 3, slices * 3 // 8 : slices * 5 // 8]
     wanted = (noise_hu * ct.MU_WATER_PER_MM / 1000) ** 2
     photons = 1e5
     for _ in range(8):  # electronic noise makes it a little nonlinear
-        photons *= ct.fbp_variance(ct.low_dose_variance(rays, photons, ELECTRONIC), angles, CT_SPACING[0], "hann") / wanted
+        variance = ct.low_dose_variance(rays, photons, ELECTRONIC).mean(axis=(1, 2))
+        photons *= ct.fbp_variance(variance, angles, CT_SPACING[0], "hann") / wanted
     return float(photons)
 
 
