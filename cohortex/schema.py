@@ -30,7 +30,7 @@ NAMES = {
 }
 CHECKED = {
     *("$ref", "type", "enum", "const", "anyOf", "oneOf", "properties", "patternProperties", "additionalProperties", "required"),
-    *("items", "minItems", "maxItems", "uniqueItems", "pattern", "minLength", "maxLength"),
+    *("minProperties", "maxProperties", "items", "prefixItems", "minItems", "maxItems", "uniqueItems", "pattern", "minLength", "maxLength"),
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
 }
 """The keywords that mean something here."""
@@ -200,14 +200,21 @@ def _mapping(value: Mapping[str, Any], schema: Schema, file: str, path: str, pro
     for key, below in properties.items():
         if key not in value and "default" in below:
             result[key] = below["default"]
+    if not schema.get("minProperties", 0) <= len(value) <= schema.get("maxProperties", len(value)):
+        least, most = schema.get("minProperties", 0), schema.get("maxProperties")
+        wanted = f"exactly {least}" if least == most else f"at least {least}" if len(value) < least else f"at most {most}"
+        choice = f" of {', '.join(properties)}" if properties else ""
+        problems.append(f"{path} has {len(value)} keys, expected {wanted}{choice}.")
     missing = [key for key in schema.get("required", ()) if key not in value]
     problems.extend(f"The key {f'{path}.{key}' if path else key} is missing." for key in missing)
     return result
 
 
 def _list(value: list[Any], schema: Schema, file: str, path: str, problems: list[str]) -> list[Any]:
-    if "items" in schema:
-        value = [_check(each, schema["items"], file, f"{path}[{i}]", problems) for i, each in enumerate(value)]
+    for i, each in enumerate(value):
+        own = schema["prefixItems"][i] if i < len(schema.get("prefixItems", ())) else schema.get("items")
+        if isinstance(own, Mapping):
+            value[i] = _check(each, own, file, f"{path}[{i}]", problems)
     if len(value) < schema.get("minItems", 0):
         problems.append(f"{path} has {len(value)} entries, expected at least {schema['minItems']}.")
     if len(value) > schema.get("maxItems", len(value)):

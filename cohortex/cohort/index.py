@@ -22,6 +22,7 @@ from typing import Any
 from cohortex.cohort.table import COLUMNS, Row, image_id, tsv
 from cohortex.errors import Refused
 from cohortex.io.dicom import BODY_PARTS, MODALITIES
+from cohortex.io.dicom_pixels import quiet
 from cohortex.publish import atomic_path, write_text
 
 TAGS = [
@@ -78,11 +79,12 @@ def index(folder: str | Path, table: str | Path) -> tuple[list[Row], str]:
     Refused
         When there is no such folder, or no DICOM image in it.
     """
-    root, table = Path(folder).resolve(), Path(table).absolute()
+    root, table = Path(folder).resolve(), Path(table).parent.resolve() / Path(table).name
     if not root.is_dir():
         raise Refused(f"{folder} is not a folder; name the folder that holds the DICOM files.")
     left = Left()
-    series = read_headers(root, left)
+    with quiet():
+        series = read_headers(root, left)
     if not series:
         raise Refused(f"{root.name} holds no DICOM image; {left.sentence() or 'it is empty'}.")
     table.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +116,10 @@ def read_headers(root: Path, left: Left) -> dict[str, Series]:
                 continue
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
             uid = str(header.get("SeriesInstanceUID", ""))
-            if not uid or "Rows" not in header or str(header.get("Modality", "")) not in MODALITIES:
+            if not uid:
+                left.counts["files with a damaged header"] += 1
+                continue
+            if "Rows" not in header or str(header.get("Modality", "")) not in MODALITIES:
                 left.counts["DICOM files that are no images of a scanner"] += 1
                 continue
             if uid not in found:
@@ -168,7 +173,8 @@ def mr_suffix(header: Mapping[str, Any]) -> str:
     """Return the BIDS suffix of an MR series by its times (ms), or by its description where they say nothing; ``MR`` where neither does.
 
     The rules are those of contrast: a long inversion with a long echo nulls fluid (FLAIR), a long echo alone is T2, a short echo with a
-    short repetition (or an inversion that prepares a gradient echo) is T1, a short echo with a long repetition is proton density.
+    short repetition of spin echoes (or an inversion that prepares a gradient echo) is T1, a short echo with a long repetition is proton
+    density. Other gradient echoes (cine, localisers, maps) stay ``MR``.
     """
 
     def milliseconds(name: str) -> float:
@@ -185,13 +191,14 @@ def mr_suffix(header: Mapping[str, Any]) -> str:
     for pattern, suffix in ((r"t2\*|t2.?star|swi", "T2starw"), (r"\bt2|t2w", "T2w"), (r"\bpd\b|pdw|proton", "PDw")):
         if re.search(pattern, words):
             return suffix
-    if not echo:
+    spin = "SE" in str(header.get("ScanningSequence") or "")
+    if not echo or "EP" in str(header.get("ScanningSequence") or ""):
         return "MR"
     if inversion > 1500 and echo > 60:
         return "FLAIR"
     if echo >= 60 and repetition > 1500:
         return "T2w"
-    if echo < 30 and (0 < repetition <= 1000 or 500 <= inversion <= 1500):
+    if echo < 30 and (500 <= inversion <= 1500 or (spin and 0 < repetition <= 1000)):
         return "T1w"
     return "PDw" if echo < 35 and repetition > 1500 and not inversion else "MR"
 
