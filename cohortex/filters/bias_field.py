@@ -18,10 +18,10 @@ def correct_bias(
     spacing_mm: Sequence[float],
     mask: np.ndarray | None = None,
     *,
-    shrink_mm: float = 4.0,
-    iterations: Sequence[int] = (50, 40, 30),
+    shrink_mm: float = 6.0,
+    iterations: Sequence[int] = (20, 20),
     convergence: float = 0.001,
-    control_points: int = 4,
+    control_points: int = 5,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the image without its bias field, and the field.
 

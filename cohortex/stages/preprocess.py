@@ -11,6 +11,22 @@ from cohortex.errors import BadInput
 from cohortex.items import Image, Made
 from cohortex.volume import Volume
 
+SHADED = frozenset(
+    (
+        *("FLAIR", "MR", "PD", "PDT2", "T2star", "inplaneT1", "inplaneT2", "angio", "cine", "LGE", "DCE"),
+        *("dwi", "VFA", "MEGRE", "MESE", "IRT1", "MTS", "SWI", "swi"),
+    )
+)
+"""Suffixes of MR magnitudes, besides those that end in w, which `auto` corrects for the shading of coils."""
+
+MAPS = frozenset(
+    (
+        *("T1map", "T2map", "T2starmap", "PDmap", "MTRmap", "MTsat", "MTR", "R1map", "R2map", "R2starmap", "Chimap", "phase"),
+        *("phasediff", "fieldmap", "ADC", "FA", "cbv", "CT", "CBCT", "CTA", "PET", "pet", "PT", "SPECT", "spect", "NM"),
+    )
+)
+"""Suffixes of images whose values mean something by themselves (HU, ms, SUV): `auto` keeps them."""
+
 _LARGEST_GRID = 2**31
 """Voxels; a spacing given in the wrong unit asks for more."""
 
@@ -63,16 +79,20 @@ def preprocess(image: Image, settings: Mapping[str, Any], model: Any, seed: int)
     _refuse_what_cannot_be_scaled(image.id, array)
     measures: dict[str, Any] = {}
     mask = foreground(array)
-    if settings.get("bias_field", False) and _has_plane(array, mask):
+    shaded = decided(settings.get("bias_field", "auto"), volume.modality in SHADED or volume.modality.endswith("w"))
+    if shaded and _has_plane(array, mask):
         options = dict(settings.get("n4", {}))
         array, field = correct_bias(array, volume.spacing, mask, **options)
         low, high = np.percentile(field[mask], [5, 95])
         measures["bias_field_range"] = float(high / low)
         volume = volume.with_data(array, step={"step": "bias_field", "method": "N4", **options})
-    array, step = _normalised(image.id, array, mask, settings)
+    method = settings.get("normalise", "auto")
+    if method == "auto":
+        method = "none" if volume.modality in MAPS else "percentile"
+    array, step = _normalised(image.id, array, mask, method, settings)
     if step:
         volume = volume.with_data(array, step=step)
-    measures |= _quality(array, mask, volume.spacing, bool(settings.get("magnitude", False)))
+    measures |= _quality(array, mask, volume.spacing, decided(settings.get("magnitude", "auto"), shaded))
     chain = settings.get("filters") or []
     if chain:
         array = apply_chain(array, volume.spacing, chain)
@@ -83,6 +103,11 @@ def preprocess(image: Image, settings: Mapping[str, Any], model: Any, seed: int)
     if settings.get("resample"):
         volume = _on_grid(image.id, volume, settings["resample"])
     return Made(volume, measures=measures)
+
+
+def decided(setting: bool | str, automatic: bool) -> bool:
+    """Return a setting that may be left to the modality by ``auto``."""
+    return automatic if setting == "auto" else bool(setting)
 
 
 def _refuse_what_cannot_be_scaled(name: str, array: np.ndarray) -> None:
@@ -103,11 +128,12 @@ def _has_plane(array: np.ndarray, mask: np.ndarray) -> bool:
     return bool(sorted(array.shape)[1] >= 4 and np.count_nonzero(mask & (array > 0)) >= 64)
 
 
-def _normalised(name: str, array: np.ndarray, mask: np.ndarray, settings: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+def _normalised(
+    name: str, array: np.ndarray, mask: np.ndarray, method: str, settings: Mapping[str, Any]
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Return the scaled image and the step of its history."""
     from cohortex.filters import normalise
 
-    method = settings.get("normalise", "none")
     if method == "none":
         return array, {}
     if method == "window":
@@ -142,8 +168,11 @@ def _quality(array: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, float
     }
     if noise > 0:
         found["snr"] = (float(np.median(array[mask])) - level) / noise
-    if magnitude and air.size > 0.01 * array.size and level > 0:
-        found["noise_air_sigma"] = level / float(np.sqrt(2 * np.log(2)))
+    if magnitude and air.size > 0.01 * array.size:
+        low, high = (float(value) for value in np.percentile(air, [25, 75]))
+        # The quartiles of Rayleigh noise are in the ratio 2.2; what is not near that is dark tissue, padding or ghosts.
+        if low > 0 and 1.6 < high / low < 3.0:
+            found["noise_air_sigma"] = level / float(np.sqrt(2 * np.log(2)))
     return found
 
 
