@@ -93,7 +93,7 @@ def check_decoder(dataset: Any, file: str) -> None:
     BadInput
         ``no-decoder``.
     """
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
@@ -114,7 +114,8 @@ def pixels(path: Path, file: str, frame: int, dataset: Any, notes: list[Note]) -
     BadInput
         ``truncated`` (no or too few pixels), ``corrupt-pixels`` (the decoder fails).
     """
-    from pydicom.pixels import apply_color_lut, pixel_array
+    from pydicom.pixels.processing import apply_color_lut
+    from pydicom.pixels.utils import pixel_array
 
     compressed = dataset.file_meta.TransferSyntaxUID.is_compressed
     with quiet() as caught:

@@ -37,7 +37,7 @@ def opened(path: Path, name: str) -> Iterator[Any]:
     except BlockingIOError:
         raise BadInput("busy", f"{name} is still being written: run again when its writer has closed it.") from None
     except (OSError, RuntimeError) as error:
-        if "lock" in str(error):
+        if "already open for write" in str(error):
             raise BadInput("busy", f"{name} is still being written: run again when its writer has closed it.") from None
         raise BadInput("truncated", f"{name} is damaged or ends too early: copy it again from its source.") from None
     with file:

@@ -60,7 +60,7 @@ def encoding_of(xml: bytes, name: str) -> Encoding:
     except (ParseError, DefusedXmlException, ValueError):
         raise BadInput("bad-header", f"{name} has an ISMRMRD header that is no plain XML: write it again.") from None
     try:
-        encoding = root.find("{*}encoding")
+        encoding: Any = root.find("{*}encoding")
         spaces = [encoding.find("{*}" + part) for part in ("encodedSpace", "reconSpace")]
         matrices = [tuple(int(space.find(f"{{*}}matrixSize/{{*}}{axis}").text) for axis in "xyz") for space in spaces]
         fovs = [tuple(float(space.find(f"{{*}}fieldOfView_mm/{{*}}{axis}").text) for axis in "xyz") for space in spaces]

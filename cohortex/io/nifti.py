@@ -11,7 +11,7 @@ import zlib
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -132,7 +132,7 @@ def _load(path: Path, name: str, frames: Frames | None = None) -> tuple[Header, 
                 data = _voxels(file, header, name)
         except EOFError:
             raise BadInput("truncated", f"{name} ends too early: copy it again from its source.") from None
-        except (igzip.BadGzipFile, isal_zlib.error, zlib.error):
+        except (igzip.BadGzipFile, zlib.error, cast(type[Exception], isal_zlib.error)):
             raise BadInput("corrupt", f"{name} is damaged (its gzip data or checksum is wrong): copy it again from its source.") from None
     return header, data
 
@@ -144,18 +144,17 @@ def _refuse_series(header: Header, frames: Frames, name: str) -> None:
     chosen_frames(prod(header.shape[3:]), frames, name)
 
 
-def _header(file: IO[bytes], name: str, most: int) -> Header:
+def _header(file: Any, name: str, most: int) -> Header:
     """Read everything before the voxels; `most` is the largest number of bytes that the file can hold."""
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 
     start = _exactly(file, 348, name, short="not-nifti")
     kinds = {(348, "<"): Nifti1Header, (348, ">"): Nifti1Header, (540, "<"): Nifti2Header, (540, ">"): Nifti2Header}
-    for order, word in (("<", "little"), (">", "big")):
-        found = kinds.get((int.from_bytes(start[:4], word), order))
-        if found is not None:
-            break
-    else:
+    word: Literal["little", "big"] = "big" if (int.from_bytes(start[:4], "big"), ">") in kinds else "little"
+    order = ">" if word == "big" else "<"
+    found = kinds.get((int.from_bytes(start[:4], word), order))
+    if found is None:
         raise BadInput("not-nifti", f"{name} is {what_it_is(start)}, not NIfTI: give a .nii or .nii.gz file.")
     length = int.from_bytes(start[:4], word)
     start += _exactly(file, length - 348, name)
@@ -203,7 +202,7 @@ def _dtype(fields: Any, order: str, name: str) -> np.dtype:
 
 def _affine(fields: Any, exact: np.ndarray | None, shape: tuple[int, ...], name: str) -> tuple[np.ndarray, list[Note]]:
     unit = UNITS_MM.get(int(fields["xyzt_units"]) & 7, 1.0)
-    scale = np.diag([unit, unit, unit, 1.0])
+    scale = np.array([[unit], [unit], [unit], [1.0]])
     qcode, scode = int(fields["qform_code"]), int(fields["sform_code"])
     notes: list[Note] = []
     if unit != 1.0:
@@ -216,7 +215,7 @@ def _affine(fields: Any, exact: np.ndarray | None, shape: tuple[int, ...], name:
         if not np.isfinite(zooms).all():
             raise BadInput("non-finite-affine", f"{name} has NaN or infinite voxel sizes (pixdim): write its geometry again.")
         try:
-            qform = scale @ np.asarray(fields.get_qform(), dtype=np.float64)
+            qform = scale * np.asarray(fields.get_qform(), dtype=np.float64)
         except ValueError:
             qform = np.full((4, 4), np.nan)
         if scode <= 0:
@@ -224,7 +223,7 @@ def _affine(fields: Any, exact: np.ndarray | None, shape: tuple[int, ...], name:
     sform = np.asarray(fields.get_sform(), dtype=np.float64)
     if exact is not None and np.array_equal(exact.astype(sform_dtype(fields)), sform.astype(sform_dtype(fields))):
         sform = exact
-    sform = check_affine(scale @ sform, name)
+    sform = check_affine(scale * sform, name)
     if qform is not None and np.isfinite(qform).all():
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape[:3]])).reshape(3, -1)
         apart = np.linalg.norm((sform - qform)[:3, :3] @ corners + (sform - qform)[:3, 3:], axis=0).max()
@@ -249,7 +248,7 @@ def _scaling(fields: Any, name: str) -> tuple[float, float, list[Note]]:
     return slope, intercept, []
 
 
-def _extensions(block: bytes, word: Any, name: str) -> np.ndarray | None:
+def _extensions(block: bytes, word: Literal["little", "big"], name: str) -> np.ndarray | None:
     """Check the header extensions; return the affine in double precision that `write_nifti` leaves there."""
     if not block or block[0] == 0:
         return None
@@ -269,11 +268,11 @@ def _extensions(block: bytes, word: Any, name: str) -> np.ndarray | None:
     return exact
 
 
-def _voxels(file: IO[bytes], header: Header, name: str) -> np.ndarray:
+def _voxels(file: Any, header: Header, name: str) -> np.ndarray:
     buffer = np.empty(prod(header.shape) * header.dtype.itemsize, dtype=np.uint8)
-    view, filled = memoryview(buffer), 0
+    view, filled = buffer.data, 0
     while filled < len(buffer):
-        got = file.readinto(view[filled : filled + 2**23])  # pyright: ignore[reportAttributeAccessIssue]
+        got = file.readinto(view[filled : filled + 2**23])
         if not got:
             raise BadInput("truncated", f"{name} holds {filled} of {len(buffer)} bytes of voxels: copy it again from its source.")
         filled += got
@@ -284,7 +283,7 @@ def _voxels(file: IO[bytes], header: Header, name: str) -> np.ndarray:
     return data if header.dtype.isnative else data.astype(header.dtype.newbyteorder("="))
 
 
-def _exactly(file: IO[bytes], count: int, name: str, short: str = "truncated") -> bytes:
+def _exactly(file: Any, count: int, name: str, short: str = "truncated") -> bytes:
     data = file.read(count)
     if len(data) < count:
         if short == "not-nifti":
@@ -326,7 +325,7 @@ def write_nifti(path: Path, volume: Volume, compress: bool = True) -> None:
                 if component in (0, 1):
                     slab = -slab
                 little = slab.dtype.newbyteorder("<")
-                file.write(memoryview(np.ascontiguousarray(slab.T, dtype=little)).cast("B"))
+                file.write(np.ascontiguousarray(slab.T, dtype=little).data.cast("B"))
         if compress:
             file.close()
 

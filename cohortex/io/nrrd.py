@@ -41,10 +41,10 @@ def read_nrrd(path: Path, role: str = "image", frames: Frames = "skip", name: st
         raise BadInput("bad-header", f"{name} has {len(sizes)} axes in an order that is no series of volumes: write it as NIfTI.")
     chosen_frames(components, frames, name)
 
-    import SimpleITK as sitk
+    import SimpleITK
 
     # the view stays valid because `image` outlives it: every frame is copied out below
-    view = sitk.GetArrayViewFromImage(image)
+    view = SimpleITK.GetArrayViewFromImage(image)
     affine = np.eye(4)
     direction = np.array(image.GetDirection()).reshape(dimension, dimension)
     affine[:dimension, :dimension] = direction * np.array(image.GetSpacing())
@@ -96,12 +96,12 @@ def _checked_sizes(fields: dict[str, str], size: int, name: str) -> list[int]:
 
 
 def _image(path: Path, name: str) -> tuple[Any, int]:
-    import SimpleITK as sitk
+    import SimpleITK
 
-    reader = sitk.ImageFileReader()
+    reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("NrrdImageIO")
     reader.SetFileName(str(path))
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         image = reader.Execute()
     except RuntimeError:

@@ -82,9 +82,7 @@ def _page(picture: Any, index: int, role: str, name: str) -> np.ndarray:
     page = ImageOps.exif_transpose(picture)
     if page.mode in ("LA", "RGBA", "PA"):
         page = page.convert({"LA": "L", "RGBA": "RGB", "PA": "P"}[page.mode])
-    if page.mode == "P" and role == "image":
-        page = page.convert("RGB")
-    elif page.mode in ("CMYK", "YCbCr", "HSV", "LAB"):
+    if (page.mode == "P" and role == "image") or page.mode in ("CMYK", "YCbCr", "HSV", "LAB"):
         page = page.convert("RGB")
     values = np.asarray(page)
     if values.ndim == 3:

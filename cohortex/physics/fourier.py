@@ -48,5 +48,5 @@ def root_sum_of_squares(x: np.ndarray, axis: int) -> np.ndarray:
     array
         Real, in the precision of `x`, without the coil axis.
     """
-    power = x.real**2 + x.imag**2 if np.iscomplexobj(x) else x**2
+    power = np.real(x) ** 2 + np.imag(x) ** 2 if np.iscomplexobj(x) else x**2
     return np.sqrt(power.sum(axis=axis))
