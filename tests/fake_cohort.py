@@ -224,12 +224,22 @@ class Pictures:
     def __init__(self) -> None:
         self.t1, self.labels, self.affine = anatomy()
         self.generator = np.random.default_rng(1)
+        self.made: dict[tuple[str, str, int], dict[str, np.ndarray]] = {}
         table = np.array([0, 10, 38, 28, 900, 30, 60], np.float32)
         self.ct = np.where(self.labels > 0, table[self.labels], -1000).astype(np.float32)
 
     def of(self, stage: str, name: str, modality: str, skipped: bool) -> dict[str, np.ndarray]:
-        """Return what a stage would leave."""
-        if skipped or stage in ("classify", "export"):
+        """Return what a stage would leave; every third subject looks alike, which saves time."""
+        known = (stage, modality, int(name[:3]) % 3)
+        if known not in self.made:
+            self.made[known] = self.make(stage, modality)
+        if skipped:
+            return {}
+        return {f"{name}{picture}": array for picture, array in self.made[known].items()}
+
+    def make(self, stage: str, modality: str) -> dict[str, np.ndarray]:
+        """Return pictures by what follows the id in their names."""
+        if stage in ("classify", "export"):
             return {}
         clean = self.t1 + 0.6 * (self.labels == 5) if modality == "T1w" else self.ct
         noise = (0.08 if modality == "T1w" else 25.0) * {"acquire": 1.0, "preprocess": 1.0, "denoise": 0.25}.get(stage, 0.1)
@@ -237,14 +247,14 @@ class Pictures:
         volume = Volume(noisy, self.affine, modality, body_part="head")
         if stage == "superresolve":
             volume = Volume(noisy[:, :, ::2], np.diag([2.0, 2.0, 4.0, 1.0]), modality, body_part="head")
-        views = {f"{name}|{view}": picture for view, picture in orthogonal_views(volume).items()}
+        views = {f"|{view}": picture for view, picture in orthogonal_views(volume).items()}
         if stage != "regseg":
             return views
         labels = Volume(self.labels, self.affine, modality, kind="labels", body_part="head")
-        seg = {f"{name}+seg|{view}": picture for view, picture in orthogonal_views(labels).items()}
-        fixed = views[f"{name}|axial"]
+        seg = {f"+seg|{view}": picture for view, picture in orthogonal_views(labels).items()}
+        fixed = views["|axial"]
         boards = {
-            f"{name}|checkerboard_axial_before": checkerboard(fixed, np.roll(255 - fixed, 9, axis=1)),
-            f"{name}|checkerboard_axial_after": checkerboard(fixed, 255 - fixed),
+            "|checkerboard_axial_before": checkerboard(fixed, np.roll(255 - fixed, 9, axis=1)),
+            "|checkerboard_axial_after": checkerboard(fixed, 255 - fixed),
         }
         return {**({} if modality == "CT" else views), **seg, **boards}

@@ -1,0 +1,247 @@
+"""The report comes out of whatever records exist, says everything that was set aside, and trusts no text."""
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from cohortex.publish import write_text
+from cohortex.records import read_table
+from cohortex.report.page import write_report
+from cohortex.report.pictures import choose, contour_paths
+from cohortex.report.records import read_previews, read_records, safe_cell, write_union
+from tests.fake_cohort import CONFIG, SCRIPT, STAGES, write_fake_cohort
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cohort")
+    write_fake_cohort(folder / "work")
+    return folder / "work"
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """Records without pictures: quick to write and to change."""
+    folder = tmp_path_factory.mktemp("plain")
+    return write_fake_cohort(folder / "work", pictures=False)
+
+
+@pytest.fixture(scope="module")
+def page(finished, tmp_path_factory):
+    results = tmp_path_factory.mktemp("results")
+    return write_report(finished, results, CONFIG, STAGES)
+
+
+def text_of(path):
+    return path.read_text(encoding="utf-8")
+
+
+def data_of(text):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
+
+
+def test_the_page_of_eight_subjects_is_small_and_refers_to_nothing_outside(page):
+    text = text_of(page)
+    assert page.stat().st_size < 12e6
+    addresses = re.findall(r'(?:href|src)="([^"]*)"', text)
+    assert all(address.startswith(("#", "data:")) or address == "../manifest.tsv" for address in addresses)
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "url(" not in text
+
+
+def test_the_security_policy_allows_this_style_and_this_script_only(page):
+    text = text_of(page)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1].replace("&#39;", "'")
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    for element in ("style", "script"):
+        (content,) = re.findall(rf"<{element}>(.*?)</{element}>", text, re.S)
+        assert base64.b64encode(hashlib.sha256(content.encode()).digest()).decode() in policy
+    assert not re.findall(r"<[^>]* (?:style|on[a-z]+)=", text)
+
+
+def test_markup_in_a_reason_stays_text(page):
+    text = text_of(page)
+    assert SCRIPT not in text
+    assert "&lt;script&gt;document.title" in text
+    assert any(SCRIPT in row[0][5] for row in data_of(text)["rows"])
+
+
+def test_everything_set_aside_stands_under_the_verdict_with_code_and_sentence(page):
+    verdict = re.search(r'<section id="verdict".*?</section>', text_of(page), re.S)[0]
+    for word in ("2 of 16 images", "002_CT", "missing-slices", "send the series again", "003_T1w", "process-died"):
+        assert word in verdict
+    assert "001_CT" not in verdict
+
+
+def test_sections_come_in_the_order_of_what_matters(page):
+    assert re.findall(r'^<section id="(\w+)"', text_of(page), re.M) == [
+        "verdict",
+        "odd",
+        "glance",
+        "images",
+        "stages",
+        "times",
+        "models",
+        "how",
+    ]
+
+
+def test_the_odd_scan_is_listed_with_its_measure_and_linked_to_its_picture(page):
+    odd = re.search(r'<section id="odd".*?</section>', text_of(page), re.S)[0]
+    row = next(row for row in re.findall(r"<tr.*?</tr>", odd, re.S) if "006_T1w" in row and "sigma before" in row)
+    assert 'href="#picture-denoise-006_T1w"' in row
+    assert 'id="picture-denoise-006_T1w"' in text_of(page)
+    assert "7 images</strong> in superresolve" in odd
+
+
+def test_each_picture_is_on_the_page_once_however_often_it_is_shown(page):
+    text = text_of(page)
+    names = re.findall(r'<image id="(\w+)"', text)
+    assert len(names) == len(set(names))
+    assert all(text.count(address) == 1 for address in re.findall(r'href="(data:image[^"]*)"', text)[:20])
+    used = set(re.findall(r'<use href="#(\w+)"', text))
+    assert set(names) <= used
+
+
+def test_simulated_data_is_labelled_and_other_data_is_not(page, tmp_path):
+    assert "Simulated data." in text_of(page)
+    write_fake_cohort(tmp_path / "work", pictures=False, subjects=2, site="Basel")
+    other = text_of(write_report(tmp_path / "work", tmp_path / "results", CONFIG, STAGES))
+    assert "Simulated data." not in other
+    assert "Basel" in other
+
+
+def test_contours_follow_the_edge_of_a_region():
+    labels = np.zeros((40, 40), np.uint8)
+    labels[10:30, 5:25] = 3
+    (path,) = re.findall(r'class="l3" d="M([^"]*)Z"', contour_paths(labels))
+    points = np.array([[float(x) for x in point.split(" ")] for point in path.split("L")])
+    assert np.allclose(points.min(axis=0), (5, 10), atol=0.6)
+    assert np.allclose(points.max(axis=0), (25, 30), atol=0.6)
+
+
+def test_pictures_are_capped_and_what_was_set_aside_or_odd_comes_first(finished, tmp_path):
+    records = read_records(finished, STAGES)
+    assert choose(records, ["003_T1w", "002_CT+seg", "003_T1w"], 4)[:2] == ["003_T1w", "002_CT"]
+    assert len(choose(records, [], 4)) == 4
+    assert {name[-2:] for name in choose(records, [], 4)} == {"CT", "1w"}
+    assert choose(records, ["003_T1w"], 0) == []
+    none = write_report(finished, tmp_path / "none", CONFIG | {"report": {"pictures": 0}}, STAGES)
+    assert "<image" not in text_of(none)
+
+
+def test_the_union_has_the_last_word_on_every_image_and_the_measures_of_all_stages(plain, tmp_path):
+    records = read_records(plain, STAGES)
+    write_union(tmp_path / "manifest.tsv", records)
+    rows = {row["image"]: row for row in read_table(tmp_path / "manifest.tsv")}
+    assert {name for name in rows if "+" not in name} == set(records.cohort)
+    assert (rows["002_CT"]["stage"], rows["002_CT"]["status"], rows["002_CT"]["code"]) == ("preprocess", "quarantined", "missing-slices")
+    assert (rows["001_T1w"]["stage"], rows["001_T1w"]["status"]) == ("export", "ok")
+    assert float(rows["001_T1w"]["denoise.sigma_before"]) > float(rows["001_T1w"]["denoise.sigma_after"]) > 0
+    assert list(rows) == sorted(rows)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd", "@SUM(A1)", "-2+3", "\t=1"])
+def test_a_cell_that_a_spreadsheet_would_compute_is_quoted(text):
+    assert safe_cell(text).startswith("'")
+
+
+@pytest.mark.parametrize("text", ["-1.5", "+2", "ok", "", "1e-3", "n/a"])
+def test_numbers_and_words_stay_as_they_are_in_cells(text):
+    assert safe_cell(text) == text
+
+
+def test_the_report_comes_out_of_nothing(tmp_path):
+    page = write_report(tmp_path / "work", tmp_path / "results", {}, STAGES)
+    assert "The cohort holds no image" in text_of(page)
+    assert (tmp_path / "results" / "manifest.tsv").is_file()
+
+
+def test_the_report_comes_out_where_a_stage_left_no_record_and_names_what_did_not_finish(plain, tmp_path):
+    work = shutil.copytree(plain, tmp_path / "work")
+    shutil.rmtree(work / "records" / "regseg" / "b0001")
+    for stage in ("classify", "export"):
+        shutil.rmtree(work / "records" / stage)
+    text = text_of(write_report(work, tmp_path / "results", CONFIG, STAGES))
+    assert "No record: this stage did not run." in text
+    verdict = re.search(r'<section id="verdict".*?</section>', text, re.S)[0]
+    assert "the job of the stage regseg for the batch b0001 left no record" in verdict
+    assert "the job of the stage classify for the batch b0000 left no record" in verdict
+
+
+def test_the_report_comes_out_where_everything_failed(tmp_path, plain):
+    work = shutil.copytree(plain, tmp_path / "work")
+    for stage in STAGES[1:]:
+        shutil.rmtree(work / "records" / stage)
+    for manifest in (work / "records" / "acquire").glob("*/manifest.tsv"):
+        write_text(manifest, text_of(manifest).replace("\tok\t", "\tfailed\t").replace("\twarned\t", "\tcrashed\t"))
+    text = text_of(write_report(work, tmp_path / "results", CONFIG, STAGES))
+    assert "Too much was set aside: 16 of 16 images (100 %)" in text
+
+
+def test_records_that_are_broken_are_noted_and_the_rest_is_shown(finished, tmp_path):
+    work = shutil.copytree(finished, tmp_path / "work")
+    record = work / "records" / "denoise" / "b0000"
+    (record / "previews.npz").write_bytes((record / "previews.npz").read_bytes()[:5000])
+    (record / "numbers.json").write_text("{", encoding="utf-8")
+    (work / "records" / "acquire" / "b0001" / "timing.tsv").unlink()
+    text = text_of(write_report(work, tmp_path / "results", CONFIG, STAGES))
+    assert "The pictures of the batch b0000 of denoise cannot be read" in text
+    assert "denoise/b0000/numbers.json cannot be read" in text
+    assert "acquire/b0001/timing.tsv cannot be read" in text
+
+
+def test_pictures_are_read_without_pickle(finished, tmp_path):
+    record = tmp_path / "records" / "acquire" / "b0000"
+    record.mkdir(parents=True)
+    np.savez(record / "previews.npz", **{"001_T1w|axial": np.array([{"a": 1}], dtype=object)})
+    notes = []
+    assert read_previews(tmp_path, "acquire", "b0000", ["001_T1w"], notes) == {}
+    assert len(notes) == 1
+
+
+def test_a_batch_with_one_cause_says_what_its_scans_have_in_common(tmp_path):
+    work = write_fake_cohort(tmp_path / "work", pictures=False, systemic=True)
+    text = text_of(write_report(work, tmp_path / "results", CONFIG, STAGES))
+    verdict = re.search(r'<section id="verdict".*?</section>', text, re.S)[0]
+    assert "more than half of the batch b0001 was set aside in preprocess (5 x missing-slices)" in verdict
+    assert verdict.index("Systemic:") < verdict.index("005_CT") < verdict.index("002_CT")
+
+
+def test_absolute_paths_of_the_machine_are_not_on_the_page(plain, tmp_path):
+    config = CONFIG | {
+        "input": "/data/hospital/secret/cohort",
+        "work": str(tmp_path),
+        "denoise": {"default": {"weights": "/opt/models/net"}},
+    }
+    text = text_of(write_report(plain, tmp_path / "results", config, STAGES))
+    assert "/data/hospital" not in text
+    assert str(tmp_path) not in text
+    assert "…/cohort" in text
+
+
+def test_models_are_shown_with_intervals_intended_use_limits_and_hash(page):
+    models = re.search(r'<section id="models".*?</section>', text_of(page), re.S)[0]
+    for word in ("redcnn-demo", "95 % interval 3.9 to 4.6", "no interval given", "not for clinical use", "ab" * 32, "Low-dose head CT"):
+        assert word in models
+
+
+def test_class_probabilities_stand_beside_the_known_class(page):
+    stage = re.search(r'<section class="stage" id="stage-classify".*?</section>', text_of(page), re.S)[0]
+    rows = re.findall(r"<tr><th scope=\"row\">.*?</tr>", stage, re.S)
+    assert len(rows) == 7
+    shares = [[int(share) for share in re.findall(r'class="num">(\d+) %', row)] for row in rows]
+    assert all(len(share) == 3 and abs(sum(share) - 100) <= 1 for share in shares)
+
+
+def test_a_large_cohort_stays_one_small_page(tmp_path):
+    work = write_fake_cohort(tmp_path / "work", subjects=400, pictures=False)
+    page = write_report(work, tmp_path / "results", CONFIG, STAGES)
+    assert page.stat().st_size < 2e6
+    assert len(data_of(text_of(page))["rows"]) == 800

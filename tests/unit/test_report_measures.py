@@ -1,0 +1,107 @@
+"""Odd values, names of measures and the charts that are drawn of them."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cohortex.report.charts import short, stacked, strips, ticks
+from cohortex.report.measures import Group, odd_ones, robust_z, spoken, without_moment
+
+
+def group(values):
+    return Group("denoise", "sigma", "T1w", "", [f"i{index}" for index in range(len(values))], list(values))
+
+
+def test_one_value_far_from_the_others_is_odd_and_the_others_are_not():
+    values = [*np.random.default_rng(0).normal(10, 1, 30), 30.0]
+    (odd,) = odd_ones([group(values)], 3.5)
+    assert odd.image == "i30"
+    assert odd.z > 10
+    assert odd.low < odd.median < odd.high < 15
+
+
+def test_the_robust_score_equals_the_ordinary_one_for_many_normal_values():
+    values = np.random.default_rng(1).normal(5, 2, 20000)
+    assert np.allclose(robust_z(values), (values - 5) / 2, atol=0.1)
+
+
+def test_one_different_value_among_equal_ones_is_odd():
+    assert [odd.image for odd in odd_ones([group([95.0] * 9 + [42.0])], 3.5)] == ["i9"]
+
+
+def test_equal_values_and_rounding_are_never_odd():
+    assert odd_ones([group([1.0] * 20), group([1.0] * 19 + [1.00001])], 3.5) == []
+
+
+def test_few_values_are_never_odd():
+    assert odd_ones([group([1.0, 1.1, 1.0, 50.0])], 3.5) == []
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=5, max_size=50), st.floats(0.1, 10), st.floats(-100, 100))
+def test_scores_are_finite_whatever_the_values(values, _scale, _shift):
+    assert np.isfinite(robust_z(values)).all()
+
+
+@pytest.mark.parametrize(
+    ("measure", "words"),
+    [
+        ("tre_after_mm", ("tre after", "mm")),
+        ("psnr_db", ("psnr", "dB")),
+        ("dice", ("dice", "")),
+        ("s", ("s", "")),
+        ("folding_percent", ("folding", "%")),
+    ],
+)
+def test_measures_are_spoken_with_their_units(measure, words):
+    assert spoken(measure) == words
+
+
+@pytest.mark.parametrize(
+    ("measure", "parted"),
+    [
+        ("tre_before_mm", ("tre_mm", "before")),
+        ("noise_sigma_after", ("noise_sigma", "after")),
+        ("after", ("after", "")),
+        ("afternoon_x", ("afternoon_x", "")),
+    ],
+)
+def test_before_and_after_of_one_measure_share_a_chart(measure, parted):
+    assert without_moment(measure) == parted
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
+def test_ticks_are_few_round_and_inside(low, width):
+    found = ticks(low, low + width)
+    assert len(found) <= 7
+    assert all(low - width * 1e-6 <= tick <= low + width * (1 + 1e-6) for tick in found)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (12.34567, "12.35"), (1234567.0, "1.23e+06"), (0.00012345, "0.000123"), (95.0, "95")]
+)
+def test_numbers_are_short(value, text):
+    assert short(value) == text
+
+
+def test_a_chart_escapes_names_and_marks_odd_dots():
+    chart = strips([("<b>", ["<i>1", "2", "3"], [1.0, 2.0, 9.0], [False, False, True])], "a & b")
+    assert "<b>" not in chart
+    assert "<i>" not in chart
+    assert chart.count("<circle") == 3
+    assert chart.count('class="dot odd"') == 1
+
+
+def test_a_chart_of_many_values_draws_only_the_tails():
+    values = list(np.random.default_rng(2).normal(size=5000))
+    chart = strips([("CT", [str(value) for value in values], values, [False] * 5000)], "many")
+    assert 50 < chart.count("<circle") <= 150
+
+
+def test_pieces_of_a_bar_are_as_wide_as_their_share():
+    widths = [
+        float(width) for width in re.findall(r'class="s-\w+" x="[\d.]+" y="0" width="([\d.]+)"', stacked({"ok": 3, "failed": 1}, 6, "x"))
+    ]
+    assert widths == [150.0, 50.0]
