@@ -63,13 +63,15 @@ def hausdorff95_mm(a: np.ndarray, b: np.ndarray, spacing: Sequence[float]) -> fl
         NaN when both masks are empty, infinity when one is.
     """
     apart = _surface_distances(a, b, spacing)
-    return apart if isinstance(apart, float) else float(max(np.percentile(apart[0], 95), np.percentile(apart[1], 95)))
+    if not isinstance(apart, tuple):
+        return apart
+    return float(max(np.percentile(apart[0], 95), np.percentile(apart[1], 95)))
 
 
 def average_surface_distance_mm(a: np.ndarray, b: np.ndarray, spacing: Sequence[float]) -> float:
     """Return the mean distance between two surfaces in mm over both directions; parameters and empty masks as in `hausdorff95_mm`."""
     apart = _surface_distances(a, b, spacing)
-    return apart if isinstance(apart, float) else float(np.concatenate(apart).mean())
+    return float(np.concatenate(apart).mean()) if isinstance(apart, tuple) else apart
 
 
 def volumes_ml(labels: np.ndarray, spacing: Sequence[float]) -> dict[int, float]:
@@ -106,6 +108,6 @@ def _surface_distances(a: np.ndarray, b: np.ndarray, spacing: Sequence[float]) -
     union = ndi.find_objects((a | b).astype(np.uint8))[0]
     a, b = (np.pad(x[union], 1) for x in (a, b))
     # Surfaces are the voxels of a mask that touch its outside by a face.
-    rim_a, rim_b = (x & ~ndi.binary_erosion(x) for x in (a, b))
+    rim_a, rim_b = (x & ~np.asarray(ndi.binary_erosion(x)) for x in (a, b))
     to_a, to_b = (np.asarray(ndi.distance_transform_edt(~x, sampling=tuple(spacing))) for x in (rim_a, rim_b))
     return to_b[rim_a], to_a[rim_b]

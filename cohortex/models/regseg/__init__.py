@@ -31,8 +31,8 @@ ENTRIES = [
         factory="cohortex.models.regseg.voxelmorph:voxelmorph",
         expects=Expects(dimensions=3, channels=2),
         options={
-            "encoder": [16, 32, 32, 32],
-            "decoder": [32, 32, 32, 32],
+            "encoder": [16, 32, 32],
+            "decoder": [32, 32, 32],
             "final": [],
             "half_resolution": True,
             "integration_steps": 5,

@@ -60,7 +60,7 @@ def scan_of(array: np.ndarray, affine: np.ndarray, modality: str, spacing_mm: fl
     mask, mask_affine = grids.foreground(array, affine, modality)
     small, coarse = grids.reduced(array, affine, spacing_mm)
     inside = grids.resample(mask, mask_affine, grids.Grid(small.shape, coarse), mode="nearest", outside=0.0) > 0.5
-    return Scan(grids.normalised(small, modality, small[inside]), coarse, mask, mask_affine)
+    return Scan(grids.normalised(small, modality, grids.intensity_range(small, modality, inside)), coarse, mask, mask_affine)
 
 
 def align(fixed: Scan, moving: Scan, kind: Kind = "rigid", starts: Sequence[str] = ("header", "masses", "centres"), seed: int = 0) -> Pose:
@@ -159,25 +159,25 @@ def _middle(scan: Scan, how: Any) -> np.ndarray:
 
 def _refine(fixed: Scan, moving: Scan, start: np.ndarray, kind: Kind, seed: int) -> np.ndarray:
     """Climb the mutual information from a start."""
-    import SimpleITK as sitk
+    import SimpleITK
     from scipy import ndimage as ndi
 
     here, there = _itk(fixed.array, fixed.affine), _itk(moving.array, moving.affine)
     centre = _middle(fixed, np.mean) * (-1, -1, 1)
-    transform: Any = sitk.Euler3DTransform() if kind == "rigid" else sitk.AffineTransform(3)
+    transform: Any = SimpleITK.Euler3DTransform() if kind == "rigid" else SimpleITK.AffineTransform(3)
     lps = np.diag([-1.0, -1.0, 1.0, 1.0])
     begun = lps @ start @ lps
     transform.SetCenter(centre.tolist())
     transform.SetMatrix(begun[:3, :3].ravel().tolist(), *([1e-6] if kind == "rigid" else []))
     transform.SetTranslation((begun[:3, :3] @ centre + begun[:3, 3] - centre).tolist())
-    method = sitk.ImageRegistrationMethod()
+    method = SimpleITK.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetMetricSamplingStrategy(method.RANDOM)
     method.SetMetricSamplingPercentagePerLevel([0.5, 0.25], seed=seed % (2**31 - 2) + 1)
     grown = ndi.binary_dilation(fixed.mask, iterations=2).astype(np.float32)
     mask = grids.resample(grown, fixed.mask_affine, grids.Grid(fixed.array.shape, fixed.affine), mode="nearest", outside=0.0)
-    method.SetMetricFixedMask(sitk.Cast(_itk(mask, fixed.affine), sitk.sitkUInt8))
-    method.SetInterpolator(sitk.sitkLinear)
+    method.SetMetricFixedMask(SimpleITK.Cast(_itk(mask, fixed.affine), SimpleITK.sitkUInt8))
+    method.SetInterpolator(SimpleITK.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(2.0, 0.01, 60, relaxationFactor=0.6, gradientMagnitudeTolerance=1e-5)
     method.SetOptimizerScalesFromPhysicalShift()
     thin = min(min(fixed.array.shape), min(moving.array.shape)) < 16
@@ -197,9 +197,9 @@ def _refine(fixed: Scan, moving: Scan, start: np.ndarray, kind: Kind, seed: int)
 
 
 def _itk(array: np.ndarray, affine: np.ndarray) -> Any:
-    import SimpleITK as sitk
+    import SimpleITK
 
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array.astype(np.float32).transpose(2, 1, 0)))
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array.astype(np.float32).transpose(2, 1, 0)))
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     flip = np.array([-1.0, -1.0, 1.0])
     # Affines with a little shear are made orthogonal: SimpleITK takes rotations only.

@@ -14,6 +14,8 @@ COARSE_MM = 4.0
 """Spacing at which the foreground is looked for."""
 SLAB_VOXELS = 2_000_000
 """Voxels that are resampled at a time, which bounds the memory of coordinates."""
+CT_CURVE = ((0.2, -1000.0, -100.0), (0.5, -50.0, 120.0), (0.3, 120.0, 1500.0))
+"""Share of the range, from HU, to HU."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def foreground(array: np.ndarray, affine: np.ndarray, modality: str) -> tuple[np
     """
     from scipy import ndimage as ndi
     from skimage.filters import threshold_otsu
+    from skimage.measure import label
 
     small, coarse = reduced(array, affine, COARSE_MM)
     low, high = np.percentile(small, (1, 99.5))
@@ -67,12 +70,12 @@ def foreground(array: np.ndarray, affine: np.ndarray, modality: str) -> tuple[np
         return np.ones(small.shape, bool), coarse
     level = -300.0 if modality == "CT" else low + 0.5 * (float(threshold_otsu(np.clip(small, low, high))) - low)
     mask = small > level
-    opened = ndi.binary_opening(mask) if min(small.shape) > 4 else mask
-    pieces, count = ndi.label(opened if opened.any() else mask)
-    if count == 0:
+    opened = np.asarray(ndi.binary_opening(mask)) if min(small.shape) > 4 else mask
+    if not mask.any():
         return np.ones(small.shape, bool), coarse
+    pieces = label(opened if opened.any() else mask, connectivity=1)
     largest = pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
-    return ndi.binary_fill_holes(ndi.binary_dilation(largest) & mask), coarse
+    return np.asarray(ndi.binary_fill_holes(np.asarray(ndi.binary_dilation(largest)) & mask)), coarse
 
 
 def bounds(mask: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -81,9 +84,7 @@ def bounds(mask: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return points.min(axis=0), points.max(axis=0)
 
 
-def box(
-    low: np.ndarray, high: np.ndarray, spacing_mm: float, extent_mm: Sequence[float], multiple: int, margin_mm: float = 8.0
-) -> Grid:
+def box(low: np.ndarray, high: np.ndarray, spacing_mm: float, extent_mm: Sequence[float], multiple: int, margin_mm: float = 8.0) -> Grid:
     """Return the grid along the world's axes around what lies between two corners.
 
     It has `margin_mm` on every side and axes that are multiples of `multiple` voxels, but is at most `extent_mm` large (R, A, S):
@@ -102,22 +103,27 @@ def box(
     return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
 
 
-def normalised(array: np.ndarray, modality: str, mask_values: np.ndarray | None = None) -> np.ndarray:
-    """Return intensities between 0 and 1.
+def intensity_range(array: np.ndarray, modality: str, inside: np.ndarray | None = None) -> tuple[float, float]:
+    """Return the intensities that become 0 and 1: percentile 1 of all, 99.5 of the values inside; of CT the fixed window in HU."""
+    if modality == "CT":
+        return -1000.0, 1500.0
+    values = array[inside] if inside is not None and inside.sum() > 8 else array
+    low, high = float(np.percentile(array, 1)), float(np.percentile(values, 99.5))
+    return low, high if high > low else low + 1.0
 
-    CT: a fixed curve of HU that spends half of the range on the soft tissues (-50 to 120), a fifth on air to fat and the rest on bone.
-    Otherwise: percentiles 1 and 99.5 of the foreground values.
+
+def normalised(array: np.ndarray, modality: str, levels: tuple[float, float]) -> np.ndarray:
+    """Return intensities between 0 and 1, float32.
+
+    `levels` become 0 and 1. CT follows a fixed curve that spends half of the range on the soft tissues (-50 to 120 HU), a
+    fifth on air to fat and the rest on bone, so that a network sees grey and white matter.
     """
     if modality == "CT":
-        pieces = ((0.2, -1000.0, -100.0), (0.5, -50.0, 120.0), (0.3, 120.0, 1500.0))
         out = np.zeros(array.shape, np.float32)
-        for share, low, high in pieces:
+        for share, low, high in CT_CURVE:
             out += np.float32(share) * np.clip((array - low) / (high - low), 0, 1).astype(np.float32)
         return out
-    values = array if mask_values is None or mask_values.size < 8 else mask_values
-    low, high = np.percentile(values, (1, 99.5))
-    low = min(float(low), float(np.percentile(array, 1)))
-    return np.clip((array - low) / max(float(high) - low, 1e-6), 0, 1).astype(np.float32)
+    return np.clip((array - levels[0]) / (levels[1] - levels[0]), 0, 1).astype(np.float32)
 
 
 def resample(
@@ -163,10 +169,10 @@ def resample(
 
 
 def points_through(
-    grid: Grid, world_to_voxel: np.ndarray, displacement: Displacement | None = None
+    grid: Grid, world_to_voxel: np.ndarray, displacement: Displacement | None = None, voxels: int = SLAB_VOXELS
 ) -> Iterator[tuple[slice, torch.Tensor]]:
     """Yield slabs of the grid along x with their points, displaced, in the voxels of another image: (3, x, Y, Z) float32."""
-    thick = max(1, SLAB_VOXELS // (grid.shape[1] * grid.shape[2]))
+    thick = max(1, voxels // (grid.shape[1] * grid.shape[2]))
     for start in range(0, grid.shape[0], thick):
         slab = slice(start, min(start + thick, grid.shape[0]))
         if displacement is None:

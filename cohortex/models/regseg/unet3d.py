@@ -19,9 +19,7 @@ class UNet3D(nn.Module):
     With ``growing`` the first convolution of a level has half the width of the second (the paper's), otherwise both have the same.
     """
 
-    def __init__(
-        self, channels: int, classes: int, features: Sequence[int], growing: bool, upsampling: str, norm: str, norm_affine: bool
-    ):
+    def __init__(self, channels: int, classes: int, features: Sequence[int], growing: bool, upsampling: str, norm: str, norm_affine: bool):
         super().__init__()
 
         def pair(inward: int, middle: int, outward: int) -> nn.Sequential:

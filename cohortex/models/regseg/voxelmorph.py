@@ -53,7 +53,8 @@ class VoxelMorph(nn.Module):
             width = out
         self.flow = nn.Conv3d(width, 3, 3, padding=1)
         nn.init.normal_(self.flow.weight, 0.0, FLOW_STD)
-        nn.init.zeros_(self.flow.bias)
+        if self.flow.bias is not None:
+            nn.init.zeros_(self.flow.bias)
 
     def forward(self, pair: torch.Tensor) -> torch.Tensor:
         """Return the displacement in voxels that takes the fixed image's points to the moving image's."""

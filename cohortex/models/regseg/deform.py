@@ -1,0 +1,176 @@
+"""Working images of a pair, the deformation between them, and labels from class probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cohortex.models.regseg import grid as grids
+from cohortex.models.regseg.affine import Scan
+from cohortex.models.regseg.losses import bending, consistency_loss, diffusion, folding_loss
+from cohortex.models.regseg.mind import difference, multiscale_mind
+from cohortex.models.regseg.warp import double, invert, sample, warp
+
+EXTENT_MM = (200.0, 250.0, 240.0)
+"""Largest box that is worked on, along R, A and S: a head with room."""
+MULTIPLE = 8
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An image ready to be put on working grids: its array, affine and modality, its coarse body mask, its intensity range."""
+
+    array: np.ndarray
+    affine: np.ndarray
+    modality: str
+    mask: np.ndarray
+    mask_affine: np.ndarray
+    levels: tuple[float, float]
+
+    def box(self, spacing_mm: float, extent_mm: Sequence[float] = EXTENT_MM) -> grids.Grid:
+        """Return the working grid around the body."""
+        return grids.box(*grids.bounds(self.mask, self.mask_affine), spacing_mm, extent_mm, MULTIPLE)
+
+    def on(self, grid: grids.Grid, matrix: np.ndarray | None = None) -> np.ndarray:
+        """Return the image on a grid, within 0 and 1; `matrix` takes the grid's world to the image's."""
+        small, affine = grids.reduced(self.array, self.affine, float(grid.spacing[0]))
+        lowest = self.levels[0]
+        return grids.normalised(grids.resample(small, affine, grid, matrix, outside=lowest), self.modality, self.levels)
+
+    def covers(self, grid: grids.Grid, matrix: np.ndarray | None = None) -> np.ndarray:
+        """Return where on a grid the image has voxels, (X, Y, Z) bool."""
+        whole = np.ones(self.mask.shape, np.float32)
+        return grids.resample(whole, self.mask_affine, grid, matrix, mode="nearest", outside=0.0) > 0.5
+
+    def body_on(self, grid: grids.Grid, grown: int = 2) -> np.ndarray:
+        """Return the body mask, grown by coarse voxels, on a grid, (X, Y, Z) bool."""
+        from scipy import ndimage as ndi
+
+        larger = ndi.binary_dilation(self.mask, iterations=grown) if grown else self.mask
+        return grids.resample(larger.astype(np.float32), self.mask_affine, grid, mode="nearest", outside=0.0) > 0.5
+
+    def scan(self, spacing_mm: float = 3.0) -> Scan:
+        """Return the image as the affine search wants it."""
+        small, affine = grids.reduced(self.array, self.affine, spacing_mm)
+        return Scan(grids.normalised(small, self.modality, self.levels), affine, self.mask, self.mask_affine)
+
+
+def prepare(array: np.ndarray, affine: np.ndarray, modality: str) -> Prepared:
+    """Look at an image once: where the body is, which intensities it has."""
+    mask, coarse = grids.foreground(array, affine, modality)
+    small, _ = grids.reduced(array, affine, grids.COARSE_MM)
+    return Prepared(array, affine, modality, mask, coarse, grids.intensity_range(small, modality, mask))
+
+
+def refine(
+    fixed: torch.Tensor,
+    moving: torch.Tensor,
+    mask: torch.Tensor,
+    start: torch.Tensor | None,
+    steps: int,
+    scales: Sequence[tuple[int, int]],
+    smooth: float,
+    consistency: float = 0.0,
+    labels: tuple[torch.Tensor, torch.Tensor] | None = None,
+    rate: float = 0.15,
+) -> torch.Tensor:
+    """Improve a displacement for this one pair (instance optimisation, as in Balakrishnan et al. 2019 and Siebert et al. 2021).
+
+    Adam on displacements at every second voxel, by the difference of MIND descriptors (computed once and warped), bending
+    and diffusion energy, a guard against folding and, with soft labels of both, their agreement.
+
+    Parameters
+    ----------
+    fixed, moving, mask : (1, 1, X, Y, Z) tensors
+        On the working grid, the moving one aligned; even axes.
+    start : (1, 3, X, Y, Z) tensor, optional
+        Displacement in voxels to begin with.
+    steps : int
+        Steps of Adam; 0 returns the start.
+    scales : sequence of (radius, dilation)
+    smooth, consistency : float
+        Weights beside the MIND term.
+    labels : two (1, K, X, Y, Z) tensors, optional
+        Class probabilities of the fixed and of the moving image.
+    rate : float
+        Voxels a step.
+
+    Returns
+    -------
+    (1, 3, X, Y, Z) tensor
+        Displacement in voxels.
+    """
+    begun = torch.zeros(1, 3, *fixed.shape[2:], device=fixed.device) if start is None else start
+    if steps == 0:
+        return begun
+    with torch.no_grad():
+        here, there = (multiscale_mind(x, scales) for x in (fixed, moving))
+        coarse = torch.nn.functional.avg_pool3d(begun, 2) / 2
+        # What is compared, at every second voxel: an eighth of the work and the field is no finer.
+        target = torch.nn.functional.avg_pool3d(here, 2)
+        weight = torch.nn.functional.avg_pool3d(mask, 2)
+        there = torch.nn.functional.avg_pool3d(there, 2)
+        soft = [torch.nn.functional.avg_pool3d(x, 2) for x in labels] if labels is not None and consistency > 0 else None
+    coarse = coarse.clone().requires_grad_(True)
+    optimiser = torch.optim.Adam([coarse], lr=rate / 2)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        loss = difference(target, warp(there, coarse), weight)
+        loss = loss + smooth * (diffusion(coarse) + bending(coarse)) + folding_loss(coarse)
+        if soft is not None:
+            loss = loss + consistency * consistency_loss(soft[0], warp(soft[1], coarse))
+        loss.backward()
+        optimiser.step()
+    return double(coarse.detach())
+
+
+def to_mm(displacement: torch.Tensor, grid: grids.Grid) -> grids.Displacement:
+    """Return a displacement (1, 3, X, Y, Z) in voxels of a grid along the world's axes as millimetres."""
+    return grids.Displacement(np.ascontiguousarray(displacement[0].cpu().numpy() * np.float32(grid.spacing[0])), grid)
+
+
+def inverse(displacement: grids.Displacement) -> grids.Displacement:
+    """Return the displacement that leads back, on the same grid."""
+    spacing = np.float32(displacement.grid.spacing[0])
+    backward = invert(torch.from_numpy(displacement.mm / spacing)[None])[0].numpy() * spacing
+    return grids.Displacement(np.ascontiguousarray(backward), displacement.grid)
+
+
+@torch.no_grad()
+def class_probabilities(network: Callable[[torch.Tensor], torch.Tensor], image: np.ndarray, device: str = "cpu") -> torch.Tensor:
+    """Return the probabilities (K, X, Y, Z) float32 of a working image (X, Y, Z)."""
+    logits = network(torch.from_numpy(image)[None, None].to(device))
+    return torch.softmax(logits.float(), dim=1)[0].cpu()
+
+
+def labels_on(
+    grid: grids.Grid,
+    probabilities: torch.Tensor,
+    box: grids.Grid,
+    transform: np.ndarray | None = None,
+    displacement: grids.Displacement | None = None,
+) -> np.ndarray:
+    """Return the most probable class at every voxel of a grid, uint8, by slabs: never all probabilities at the full grid at once.
+
+    Parameters
+    ----------
+    grid : Grid
+        Of the labels wanted.
+    probabilities : (K, X, Y, Z) tensor
+        On `box`; beyond it everything is background.
+    transform, displacement
+        From the world of `grid` to that of `box`, as in `grid.resample`.
+    """
+    out = np.zeros(grid.shape, np.uint8)
+    to_box = np.linalg.inv(box.affine) @ (np.eye(4) if transform is None else transform)
+    upper = torch.tensor(box.shape).reshape(3, 1, 1, 1) - 0.5
+    thin = grids.SLAB_VOXELS // max(1, probabilities.shape[0])
+    for slab, points in grids.points_through(grid, to_box, displacement, thin):
+        inside = ((points > -0.5) & (points < upper)).all(dim=0)
+        if bool(inside.any()):
+            best = sample(probabilities[None], points[None], exact=False)[0].argmax(dim=0)
+            out[slab] = (best * inside).numpy().astype(np.uint8)
+    return out

@@ -1,0 +1,99 @@
+"""Which images of a subject are brought together, by the rules of the section."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cohortex.items import Image
+
+TEMPLATE = "template"
+TEMPLATE_SPACE = "MNI152NLin2009aSym"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A moving image, what it is brought to (None: the template), and how much freedom it has (rigid | affine)."""
+
+    moving: Image
+    fixed: Image | None
+    freedom: str
+
+
+def pairs_of(images: Sequence[Image], rules: Sequence[Mapping[str, Any]]) -> list[Pair]:
+    """Return the pairs of a subject.
+
+    Parameters
+    ----------
+    images : sequence of Image
+        Of one subject; only those of kind image with the role image are looked at.
+    rules : sequence of mappings
+        Tried in order; an image moves by the first rule that finds it a fixed image, and only once. Keys: ``moving``
+        (list of modalities, or ``any``), ``fixed`` (list of modalities in order of preference, ``same`` for an earlier visit of the same
+        modality, or ``template``), ``within`` (``session``: both from one session; ``subject``, the default: the same session is
+        preferred), ``affine`` (rigid | affine; affine for the template, else rigid).
+
+    Returns
+    -------
+    list of Pair
+        Sorted by the moving image's id. Where the column ``pair`` of either image is filled, both must have the same value.
+    """
+    scans = sorted((i for i in images if i.kind == "image" and i.role == "image"), key=lambda i: (_natural(i.session), i.id))
+    found: dict[str, Pair] = {}
+    for rule in rules:
+        for moving in scans:
+            wanted = rule["moving"]
+            if moving.id in found or (wanted != "any" and moving.modality not in wanted):
+                continue
+            to_template = rule["fixed"] == TEMPLATE
+            fixed = None if to_template else _fixed_for(moving, scans, rule, found)
+            if fixed is not None or to_template:
+                found[moving.id] = Pair(moving, fixed, rule.get("affine", "affine" if to_template else "rigid"))
+    return [found[k] for k in sorted(found)]
+
+
+def names_of(images: Sequence[Image]) -> dict[str, str]:
+    """Return a short name of every image for tags and spaces: its modality, or with session, acquisition and run where others share it."""
+    scans = [i for i in images if i.kind == "image"]
+    shared = [i.modality for i in scans]
+    return {i.id: i.modality if shared.count(i.modality) == 1 else _within_subject(i) for i in scans}
+
+
+def _fixed_for(moving: Image, scans: Sequence[Image], rule: Mapping[str, Any], found: Mapping[str, Pair]) -> Image | None:
+    column = moving.row.get("pair", "")
+    candidates = [i for i in scans if i.id != moving.id and i.row.get("pair", "") == column and i.body_part == moving.body_part]
+    if rule["fixed"] == "same":
+        same = [i for i in candidates if i.modality == moving.modality and _natural(i.session) < _natural(moving.session)]
+        first = min(same, key=lambda i: (_natural(i.session), i.id), default=None)
+        return first if first is not None and not _leads_to(first, moving, found) else None
+    if rule.get("within") == "session":
+        candidates = [i for i in candidates if i.session == moving.session]
+    for modality in rule["fixed"]:
+        ranked = sorted(
+            (i for i in candidates if i.modality == modality), key=lambda i: (i.session != moving.session, _natural(i.session), i.id)
+        )
+        for fixed in ranked:
+            # Two images that move to each other would have no common space.
+            if fixed.modality != moving.modality and not _leads_to(fixed, moving, found):
+                return fixed
+    return None
+
+
+def _leads_to(start: Image, target: Image, found: Mapping[str, Pair]) -> bool:
+    here: Image | None = start
+    while here is not None and here.id in found:
+        here = found[here.id].fixed
+        if here is not None and here.id == target.id:
+            return True
+    return False
+
+
+def _natural(text: str) -> tuple[tuple[int, int, str], ...]:
+    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", text))
+
+
+def _within_subject(image: Image) -> str:
+    inside = image.id.removeprefix(image.subject)
+    return re.sub(r"[^0-9A-Za-z]", "", inside) or image.modality

@@ -1,0 +1,147 @@
+"""Bring one image to another: affine start, network, a few steps for this very pair, and the checks on all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from cohortex.measures.registration import folding_percent
+from cohortex.models.regseg import affine as poses
+from cohortex.models.regseg import grid as grids
+from cohortex.models.regseg.deform import Prepared, inverse, refine, to_mm
+from cohortex.models.regseg.mind import multiscale_mind_loss
+from cohortex.models.regseg.warp import warp
+
+SAME = 0.005
+"""Relative loss of mutual information below which an image counts as no worse aligned than before."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """Where the moving image lies in the fixed one.
+
+    Attributes
+    ----------
+    matrix : (4, 4) array
+        World of the fixed to world of the moving image, mm RAS.
+    displacement, backward : Displacement or None
+        In mm on the working grid of the fixed image, applied before the matrix; and the way back.
+    measures : mapping
+        ``mi_before``, ``mi_after`` (nats), ``mind_before``, ``mind_after``, ``folding_percent``, ``displacement_p95_mm``, ...
+    doubts : tuple of str
+        What did not improve, as sentences.
+    """
+
+    matrix: np.ndarray
+    displacement: grids.Displacement | None = None
+    backward: grids.Displacement | None = None
+    measures: Mapping[str, Any] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
+
+
+def register(
+    fixed: Prepared,
+    moving: Prepared,
+    freedom: str,
+    settings: Mapping[str, Any],
+    network: nn.Module | None = None,
+    spacing_mm: float | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Registration:
+    """Register one pair.
+
+    Parameters
+    ----------
+    fixed, moving : Prepared
+    freedom : {"rigid", "affine", "none"}
+        Of the start.
+    settings : mapping
+        ``affine`` (starts), ``deformable`` (method, refine_steps, scales, smooth), ``working_spacing_mm``.
+    network : nn.Module, optional
+        Two images on the working grid to a displacement in voxels.
+    spacing_mm : float, optional
+        Spacing that the network was trained at; by default that of the settings.
+    seed : int
+    device : str
+
+    Returns
+    -------
+    Registration
+        Never worse than the start by mutual information: what did not improve is left out and told in `doubts`.
+    """
+    doubts: list[str] = []
+    kind: Any = freedom if settings["affine"].get("method", "auto") != "none" else "none"
+    here, there = fixed.scan(), moving.scan()
+    pose = poses.align(here, there, kind, settings["affine"]["starts"], seed)
+    matrix, after = pose.matrix, pose.after
+    if kind != "none" and pose.kept and pose.start == "header":
+        doubts.append(f"no {kind} motion had more mutual information than the headers' pose ({pose.before:.4g}), which was kept")
+    grid = fixed.box(float(settings["working_spacing_mm"] if spacing_mm is None else spacing_mm))
+    scales = [(int(r), int(d)) for r, d in settings["deformable"]["scales"]]
+    target = _tensor(fixed.on(grid), device)
+    as_is, aligned = (_tensor(moving.on(grid, m), device) for m in (np.eye(4), matrix))
+    mask = _tensor(fixed.body_on(grid) & moving.covers(grid, matrix), device)
+    with torch.no_grad():
+        mind_before = float(multiscale_mind_loss(target, as_is, scales, mask))
+        mind_pose = mind_after = float(multiscale_mind_loss(target, aligned, scales, mask))
+    displacement, flow = None, _flow(target, aligned, mask, settings["deformable"], scales, network)
+    if flow is not None:
+        found = to_mm(flow, grid)
+        with torch.no_grad():
+            mind_flow = float(multiscale_mind_loss(target, warp(aligned, flow), scales, mask))
+        mi_flow = poses.information(here, there, matrix, found)
+        if mind_flow < mind_pose and mi_flow >= after * (1 - SAME):
+            displacement, mind_after, after = found, mind_flow, mi_flow
+        else:
+            doubts.append(
+                f"the deformation made the images no more alike (mutual information {after:.4g} to {mi_flow:.4g}, MIND {mind_pose:.4g} "
+                f"to {mind_flow:.4g}) and was left out"
+            )
+    measures: dict[str, Any] = {
+        "mi_before": pose.before,
+        "mi_after": after,
+        "mind_before": mind_before,
+        "mind_after": mind_after,
+        "affine_start": pose.start,
+        **_motion(matrix, fixed),
+    }
+    if displacement is not None:
+        body = fixed.body_on(grid, grown=0)
+        lengths = np.linalg.norm(displacement.mm, axis=0)
+        measures["folding_percent"] = folding_percent(np.moveaxis(displacement.mm, 0, -1), grid.affine, body)
+        measures["displacement_p95_mm"] = float(np.percentile(lengths[body], 95)) if body.any() else 0.0
+    return Registration(matrix, displacement, None if displacement is None else inverse(displacement), measures, tuple(doubts))
+
+
+def _flow(
+    target: torch.Tensor, aligned: torch.Tensor, mask: torch.Tensor, wanted: Mapping[str, Any], scales: list[tuple[int, int]], network: Any
+) -> torch.Tensor | None:
+    """Return the displacement in voxels, None where the settings or the lack of a network leave it out."""
+    method = wanted["method"]
+    if method == "none" or (method == "network" and network is None):
+        return None
+    start = None
+    if method == "network":
+        with torch.no_grad():
+            start = network(torch.cat([target, aligned], dim=1))
+    return refine(target, aligned, mask, start, int(wanted["refine_steps"]), scales, float(wanted["smooth"]))
+
+
+def _motion(matrix: np.ndarray, fixed: Prepared) -> dict[str, float]:
+    """Return how far the affine moves the middle of the body and by how much it turns."""
+    low, high = grids.bounds(fixed.mask, fixed.mask_affine)
+    middle = (low + high) / 2
+    left, _, right = np.linalg.svd(matrix[:3, :3])
+    cosine = np.clip((np.trace(left @ right) - 1) / 2, -1, 1)
+    shift = float(np.linalg.norm(matrix[:3, :3] @ middle + matrix[:3, 3] - middle))
+    return {"affine_shift_mm": shift, "affine_turn_deg": float(np.degrees(np.arccos(cosine)))}
+
+
+def _tensor(array: np.ndarray, device: str) -> torch.Tensor:
+    return torch.from_numpy(array.astype(np.float32))[None, None].to(device)
