@@ -19,7 +19,7 @@ CENTRE_MM = np.array([0.0, -12.0, 8.0])
 MR_SHAPE, MR_SPACING = (128, 160, 62), (1.5, 1.5, 3.0)
 CT_SHAPE, CT_SPACING = (160, 160, 64), (1.5, 1.5, 3.0)
 ACCELERATION, CENTRE_SHARE = 1.4, 0.45
-VIEWS, DETECTORS, ELECTRONIC = 240, 164, 4.0
+VIEWS, DETECTORS, APERTURE, ELECTRONIC = 240, 164, 0.15, 4.0
 SIGNAL_SCALE = 1000.0
 
 
@@ -162,7 +162,7 @@ def ct_scan(head: Head, rng: np.random.Generator) -> CTScan:
     hu[outside] = -1000
     labels[outside] = 0
     angles, spacing = ct.view_angles(VIEWS), CT_SPACING[0]
-    sinogram = ct.radon(ct.hu_to_mu(hu), angles, spacing, DETECTORS)
+    sinogram = ct.aperture(ct.radon(ct.hu_to_mu(hu), angles, spacing, DETECTORS), APERTURE)
     noise_hu = float(rng.uniform(25, 40))
     photons = _photons_for(noise_hu, sinogram, angles)
     noisy = ct.low_dose(sinogram, photons, rng, ELECTRONIC)

@@ -134,6 +134,27 @@ def fbp(
     return volume
 
 
+def aperture(sinogram: np.ndarray, share: float) -> np.ndarray:
+    """Return line integrals as bins of some width and a source of some size see them.
+
+    Parameters
+    ----------
+    sinogram : (view, detector, z) array
+    share : float
+        What each bin takes from either neighbour.
+
+    Returns
+    -------
+    (view, detector, z) float32 array
+        With the sum over the detector as before where the outermost bins are zero.
+    """
+    rays = np.asarray(sinogram, np.float32)
+    blurred = np.float32(1 - 2 * share) * rays
+    blurred[:, 1:] += np.float32(share) * rays[:, :-1]
+    blurred[:, :-1] += np.float32(share) * rays[:, 1:]
+    return blurred
+
+
 def low_dose(sinogram: np.ndarray, photons: float, rng: np.random.Generator, electronic: float = 0.0) -> np.ndarray:
     """Return line integrals as a scanner with few photons measures them.
 

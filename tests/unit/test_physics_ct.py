@@ -66,6 +66,12 @@ def test_water_comes_out_as_0_hu_and_air_as_minus_1000() -> None:
     assert ct.hu_to_mu(np.array([-3000.0])) == 0
 
 
+def test_the_aperture_spreads_a_ray_and_loses_nothing() -> None:
+    rays = np.zeros((1, 7, 1), np.float32)
+    rays[0, 3] = 1
+    np.testing.assert_allclose(ct.aperture(rays, 0.15)[0, :, 0], [0, 0, 0.15, 0.7, 0.15, 0, 0], atol=1e-7)
+
+
 @pytest.mark.parametrize("photons", [2e3, 2e4, 2e5])
 @pytest.mark.parametrize("electronic", [0.0, 8.0])
 def test_the_variance_of_the_rays_equals_the_poisson_prediction(photons: float, electronic: float) -> None:
