@@ -114,16 +114,17 @@ def pixels(path: Path, file: str, frame: int, dataset: Any, notes: list[Note]) -
     BadInput
         ``truncated`` (no or too few pixels), ``corrupt-pixels`` (the decoder fails).
     """
+    import pydicom
     from pydicom.pixels.processing import apply_color_lut
     from pydicom.pixels.utils import pixel_array
 
     compressed = dataset.file_meta.TransferSyntaxUID.is_compressed
     with quiet() as caught:
         try:
-            array = pixel_array(path, index=frame)
+            # a file of one frame is read as a whole, for only then the amount of its pixel data is checked
+            whole = (number(dataset, "NumberOfFrames") or 1) <= 1
+            array = pixel_array(pydicom.dcmread(path) if whole else path, index=frame)
             if text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
-                import pydicom
-
                 array = apply_color_lut(array, pydicom.dcmread(path, stop_before_pixels=True))
         except (AttributeError, KeyError, EOFError):
             raise BadInput("truncated", f"{file} has no complete pixel data: copy it again from its source.") from None
@@ -131,7 +132,7 @@ def pixels(path: Path, file: str, frame: int, dataset: Any, notes: list[Note]) -
             if not compressed and isinstance(error, ValueError):
                 raise BadInput("truncated", f"{file} has less pixel data than it declares: copy it again from its source.") from None
             raise BadInput("corrupt-pixels", f"{file} has pixel data that cannot be decoded: copy it again from its source.") from None
-    if any("excess padding" in str(warning.message) or "more than expected" in str(warning.message) for warning in caught):
+    if any("excess padding" in str(warning.message) or "extra frames" in str(warning.message) for warning in caught):
         notes.append(("extra-bytes", f"{file} has more pixel data than it declares; the rest was not used."))
     if array.ndim == 3 and array.shape[-1] in (3, 4):
         array = array[..., :3].astype(np.float32) @ LUMA

@@ -63,7 +63,8 @@ def to_ras(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray
             axes[:, axis] *= -1
             flip[axis] = slice(None, None, -1)
     out = np.eye(4)
-    out[:3, :3], out[:3, 3] = axes, origin
+    # adding 0 turns -0 into 0: one geometry must have one hash
+    out[:3, :3], out[:3, 3] = axes + 0.0, origin + 0.0
     return data[tuple(flip)], out
 
 

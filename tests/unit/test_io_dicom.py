@@ -95,7 +95,9 @@ def test_every_voxel_of_an_oblique_series_lies_where_its_tags_say(tmp_path_facto
     data = voxels(4)
     for i in range(4):
         position = np.array(origin) + axes[:, 2] * spacing * i
-        dataset(data[i], position.round(6), np.concatenate([axes[:, 0], axes[:, 1]]).round(9)).save_as(folder / f"{9 - i}", enforce_file_format=True)
+        dataset(data[i], position.round(6), np.concatenate([axes[:, 0], axes[:, 1]]).round(9)).save_as(
+            folder / f"{9 - i}", enforce_file_format=True
+        )
     volume = read_dicom(folder)[0]
     column, row, k = 3, 7, 2
     lps = np.array(origin) + axes[:, 0] * 0.25 * column + axes[:, 1] * 0.5 * row + axes[:, 2] * spacing * k
@@ -118,7 +120,11 @@ def test_a_missing_slice_is_refused_with_its_neighbours(tmp_path: Path) -> None:
         (range(6), lambda i, d: setattr(d, "ImagePositionPatient", [-10, -20 + i * np.tan(np.radians(15)), i]), "gantry-tilt"),
         (range(6), lambda i, d: setattr(d, "ImagePositionPatient", [-10 + 3 * (i == 3), -20, i]), "mixed-geometry"),
         (range(6), lambda i, d: setattr(d, "PixelSpacing", [0.5, 0.25 + 0.1 * (i == 3)]), "mixed-geometry"),
-        (range(6), lambda i, d: setattr(d, "ImageOrientationPatient", [1, 0, 0, 0, 0, 1] if i % 2 else [1, 0, 0, 0, 1, 0]), "mixed-geometry"),
+        (
+            range(6),
+            lambda i, d: setattr(d, "ImageOrientationPatient", [1, 0, 0, 0, 0, 1] if i % 2 else [1, 0, 0, 0, 1, 0]),
+            "mixed-geometry",
+        ),
         (range(6), lambda i, d: setattr(d, "ImageOrientationPatient", [1, 0, 0, 1, 0, 0]), "bad-tag"),
         (range(6), lambda i, d: delattr(d, "ImagePositionPatient") if i == 2 else None, "no-affine"),
         (range(6), lambda i, d: delattr(d, "RescaleSlope") if i == 2 else None, "no-hu"),
@@ -173,7 +179,9 @@ def test_of_two_series_the_longer_one_is_taken_and_told(tmp_path: Path) -> None:
     (folder / "notes.txt").write_text("hello")
     volume = read_dicom(folder)[0]
     assert volume.shape == (10, 12, 6)
-    assert notes_of(volume) == [("several-series", "a/a holds 2 series; the one with most slices (6) was used.".replace("a/a", f"{tmp_path.name}/a"))]
+    assert notes_of(volume) == [
+        ("several-series", "a/a holds 2 series; the one with most slices (6) was used.".replace("a/a", f"{tmp_path.name}/a"))
+    ]
 
 
 def test_a_scout_in_the_same_series_is_left_out_and_told(tmp_path: Path) -> None:
@@ -187,7 +195,10 @@ def test_a_scout_in_the_same_series_is_left_out_and_told(tmp_path: Path) -> None
 def test_files_that_are_not_dicom_are_left_out_and_told(tmp_path: Path) -> None:
     folder = series(tmp_path / "a")
     (folder / "unknown").write_bytes(b"x" * 500)
-    assert notes_of(read_dicom(folder)[0])[0] == ("not-dicom", f"{tmp_path.name}/a holds files that are not DICOM and were left out (unknown).")
+    assert notes_of(read_dicom(folder)[0])[0] == (
+        "not-dicom",
+        f"{tmp_path.name}/a holds files that are not DICOM and were left out (unknown).",
+    )
     (tmp_path / "b").mkdir()
     assert refused(tmp_path / "b").code == "not-dicom"
     assert refused(folder / "unknown").code == "not-dicom"
@@ -239,7 +250,12 @@ def test_monochrome1_is_inverted_for_pictures_but_not_for_hounsfield_units(tmp_p
 
 
 def test_padding_outside_the_field_of_view_becomes_air(tmp_path: Path) -> None:
-    folder = series(tmp_path / "a", RescaleIntercept=-2048, PixelPaddingValue=0, change=lambda i, d: setattr(d, "PixelData", b"\0\0" * 5 + d.PixelData[10:]))
+    folder = series(
+        tmp_path / "a",
+        RescaleIntercept=-2048,
+        PixelPaddingValue=0,
+        change=lambda i, d: setattr(d, "PixelData", b"\0\0" * 5 + d.PixelData[10:]),
+    )
     values = read_dicom(folder)[0].array()
     assert (values[:5, 0] == -1024).all()
     assert values.min() < -1024
@@ -313,7 +329,9 @@ def test_an_enhanced_multiframe_file_is_checked_like_a_series(tmp_path: Path) ->
 
 
 def test_a_radiograph_becomes_a_picture(tmp_path: Path) -> None:
-    made = dataset(voxels(1)[0], None, Modality="DX", PixelSpacing=None, RescaleSlope=None, RescaleIntercept=None, ImagerPixelSpacing=[0.2, 0.1])
+    made = dataset(
+        voxels(1)[0], None, Modality="DX", PixelSpacing=None, RescaleSlope=None, RescaleIntercept=None, ImagerPixelSpacing=[0.2, 0.1]
+    )
     made.PhotometricInterpretation = "MONOCHROME1"
     made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
     picture = read_dicom(tmp_path / "a.dcm")[0]

@@ -30,7 +30,9 @@ def coils(image: np.ndarray) -> np.ndarray:
     return centred_fft((image[:, None] * weights).astype(np.complex64), axes=(-2, -1))
 
 
-def header(matrix: Any = (NX, NY, 1), fov: Any = (240, 200, 5), recon: Any = None, recon_fov: Any = None, trajectory: str = "cartesian") -> bytes:
+def header(
+    matrix: Any = (NX, NY, 1), fov: Any = (240, 200, 5), recon: Any = None, recon_fov: Any = None, trajectory: str = "cartesian"
+) -> bytes:
     def space(tag: str, size: Any, mm: Any) -> str:
         sizes = "".join(f"<{a}>{v}</{a}>" for a, v in zip("xyz", size, strict=True))
         fovs = "".join(f"<{a}>{v}</{a}>" for a, v in zip("xyz", mm, strict=True))
@@ -168,7 +170,9 @@ def test_a_bad_xml_header_is_refused(tmp_path: Path) -> None:
         assert code(fastmri(tmp_path / f"{i}.h5", coils(truth()), xml)) == "bad-header", i
 
 
-def acquisitions(path: Path, kspace: np.ndarray, xml: bytes, repetitions: int = 1, centres: Any = None, three_d: bool = False, noise: bool = True) -> Path:
+def acquisitions(
+    path: Path, kspace: np.ndarray, xml: bytes, repetitions: int = 1, centres: Any = None, three_d: bool = False, noise: bool = True
+) -> Path:
     """Write ISMRMRD acquisitions of k-space with axes (slice or kz, coil, ky, kx), in a shuffled order."""
     data = ismrmrd.Dataset(str(path), "dataset", create_if_needed=True)
     data.write_xml_header(xml)

@@ -147,7 +147,7 @@ def test_a_message_says_what_a_wrong_file_is(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="web page"):
         read(tmp_path / "a.nii.gz")
     saved(tmp_path / "b.nii", noise()).rename(tmp_path / "b.nii.gz")
-    with pytest.raises(BadInput, match="rename it to .nii or gzip it"):
+    with pytest.raises(BadInput, match=r"rename it to \.nii or gzip it"):
         read(tmp_path / "b.nii.gz")
 
 
