@@ -74,7 +74,7 @@ def make_demo(rows: Sequence[Mapping[str, str]], folder: str | Path, seed: int, 
         "GeneratedBy": [{"Name": "cohortex demo", "Version": str(DEMO_VERSION), "Description": f"simulated, seed {seed}"}],
     }
     _write_json(truth / "dataset_description.json", described)
-    todo = [subject for subject in labelled if not (folder / subject).is_dir()]
+    todo = [subject for subject in labelled if not _finished(folder, subject, seed, labelled[subject])]
     say = _teller(log)
     say(f"{len(todo)} of {len(labelled)} simulated heads to make")
     if todo:
@@ -146,6 +146,15 @@ def make_subject(subject: str, seed: int, folder: Path, truth: Path, labelled: b
     _write_json(truth / "truth.json", known)
 
 
+def _finished(folder: Path, subject: str, seed: int, labelled: bool) -> bool:
+    """Return whether a subject is there, from this seed and generator, with its labels where they are wanted."""
+    known = folder / TRUTH / subject / "truth.json"
+    if not (folder / subject).is_dir() or not known.is_file():
+        return False
+    truth = json.loads(known.read_text(encoding="utf-8"))
+    return (truth["seed"], truth["version"]) == (seed, DEMO_VERSION) and (folder / subject / "T1w_labels.nii.gz").is_file() == labelled
+
+
 def _make_one(subject: str, seed: int, folder: Path, labelled: bool) -> float:
     """Make a subject in temporary neighbours and rename them, the truth first; return the seconds it took."""
     started = time.perf_counter()
@@ -154,7 +163,8 @@ def _make_one(subject: str, seed: int, folder: Path, labelled: bool) -> float:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
     make_subject(subject, seed, scans, truth, labelled)
-    shutil.rmtree(folder / TRUTH / subject, ignore_errors=True)
+    for old in (folder / subject, folder / TRUTH / subject):
+        shutil.rmtree(old, ignore_errors=True)
     truth.rename(folder / TRUTH / subject)
     scans.rename(folder / subject)
     return time.perf_counter() - started

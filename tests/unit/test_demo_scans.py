@@ -13,7 +13,7 @@ import pydicom
 import pytest
 from scipy import ndimage
 
-from cohortex.demo.make import TRUTH, make_demo
+from cohortex.demo.make import TRUTH, _finished, make_demo
 from cohortex.demo.table import demo_rows
 from cohortex.physics.fourier import centred_ifft, root_sum_of_squares
 
@@ -127,6 +127,7 @@ def test_a_finished_subject_is_left_alone_and_a_half_made_one_is_made_again_to_t
     rows = demo_rows({"subjects": 1, "seed": SEED, "labelled": 1})[0]
     make_demo(rows, made, SEED)
     assert before == {path: path.stat().st_mtime_ns for path in made.rglob("*") if "demo001" in str(path)}
+    assert not _finished(made, "demo001", SEED + 1, True) and not _finished(made, "demo001", SEED, False)  # another person, other files
     half = tmp_path / ".demo001.part"
     half.mkdir()
     (half / "T1w.h5").write_text("half")
