@@ -8,7 +8,7 @@ ENTRIES = [
         name="smallcnn3d",
         paper=(
             "Four blocks of the plain kind for whole volumes, after Cole J. H. et al., Predicting brain age with deep learning from raw "
-            "imaging data, NeuroImage 163, 2017, doi:10.1016/j.neuroimage.2017.07.059; group norm and global average pooling instead"
+            "imaging data, NeuroImage 163, 2017, doi:10.1016/j.neuroimage.2017.07.059; here with strides and global average pooling"
         ),
         factory="cohortex.models.classify.cnn3d:small_cnn3d",
         expects=Expects(dimensions=3, channels=5, values="robust z-score, then one-hot labels"),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
-
-GROUPS = 4
 
 
 def small_cnn3d(channels: int = 5, classes: int = 2, widths: Sequence[int] = (8, 16, 32, 64), dropout: float = 0.2) -> nn.Module:
@@ -35,12 +34,27 @@ class SmallCNN3D(nn.Module):
 
 
 def _block(before: int, width: int) -> nn.Sequential:
-    """Two 3 x 3 x 3 convolutions, the first with stride 2, each followed by group norm and ReLU."""
+    """Two 3 x 3 x 3 convolutions, the first with stride 2, each followed by batch norm and ReLU."""
     return nn.Sequential(
         nn.Conv3d(before, width, 3, stride=2, padding=1, bias=False),
-        nn.GroupNorm(GROUPS, width),
+        _BatchNorm(width),
         nn.ReLU(inplace=True),
         nn.Conv3d(width, width, 3, padding=1, bias=False),
-        nn.GroupNorm(GROUPS, width),
+        _BatchNorm(width),
         nn.ReLU(inplace=True),
     )
+
+
+class _BatchNorm(nn.BatchNorm3d):
+    """Batch norm without the count of batches, a lone integer that its momentum does not need.
+
+    Group norm would divide out how much lesion there is, which is what tells classes apart.
+    """
+
+    def __init__(self, width: int):
+        super().__init__(width)
+        self.num_batches_tracked = None
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        # The parent would add the count to a state that comes from a file.
+        nn.Module._load_from_state_dict(self, *args)

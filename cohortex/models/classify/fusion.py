@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FLOOR = 1e-6
+FLOOR = 1e-9
 """No class is given less: a finite cohort cannot show more certainty."""
 
 
@@ -36,8 +36,23 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def fit_temperature(logits: np.ndarray, y: np.ndarray, low: float = 0.25, high: float = 10.0) -> float:
-    """Return the temperature with the smallest log-loss on held-out logits.
+def soft_targets(y: np.ndarray, classes: int) -> np.ndarray:
+    """Return the probabilities that a calibration should aim at, (n, classes).
+
+    Even when every held-out case is right, k cases of a class do not show more than (k + 1) / (k + classes): the rule
+    of succession. Without it, separable classes would end with probabilities of 0 and 1.
+
+    References
+    ----------
+    Platt, Probabilistic outputs for support vector machines, Advances in large margin classifiers 1999.
+    """
+    counts = np.bincount(y, minlength=classes)[y].astype(np.float64)
+    wrong = 1.0 / (counts + classes)
+    return np.where(np.eye(classes)[y] > 0, ((counts + 1) / (counts + classes))[:, None], wrong[:, None])
+
+
+def fit_temperature(logits: np.ndarray, y: np.ndarray, low: float = 0.1, high: float = 1000.0) -> float:
+    """Return the temperature with the smallest log-loss on held-out logits, against `soft_targets`.
 
     Parameters
     ----------
@@ -50,10 +65,10 @@ def fit_temperature(logits: np.ndarray, y: np.ndarray, low: float = 0.25, high: 
     ----------
     Guo et al., On calibration of modern neural networks, ICML 2017.
     """
-    rows = np.arange(len(y))
+    targets = soft_targets(y, logits.shape[1])
 
     def loss(log_temperature: float) -> float:
-        return -float(log_softmax(logits / np.exp(log_temperature))[rows, y].mean())
+        return -float((targets * log_softmax(logits / np.exp(log_temperature))).sum(axis=1).mean())
 
     # The loss is convex in 1 / temperature, so a golden section finds its only minimum.
     ratio = (np.sqrt(5.0) - 1.0) / 2.0

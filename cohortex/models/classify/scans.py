@@ -1,0 +1,125 @@
+"""Finds what belongs together among the images of a subject: scans, their labels, their registered partners."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cohortex.errors import BadInput
+from cohortex.items import Image
+from cohortex.models.classify.features import pair_features, pair_names, scan_features, scan_names
+
+
+@dataclass(frozen=True)
+class Grain:
+    """How fine the texture features are.
+
+    Attributes
+    ----------
+    spacing_mm : float
+        Isotropic grid on which texture is taken.
+    bins : int
+        Grey levels.
+    """
+
+    spacing_mm: float = 2.0
+    bins: int = 32
+
+
+def plain_scans(images: Sequence[Image]) -> list[Image]:
+    """Return the images that were acquired (nothing derived, no masks), sorted by id."""
+    return sorted((i for i in images if i.kind == "image" and i.role == "image" and "+" not in i.id), key=lambda i: i.id)
+
+
+def labels_of(scan: Image, images: Sequence[Image]) -> np.ndarray | None:
+    """Return the label map that the pipeline made of a scan, on the scan's grid; None where there is none.
+
+    Raises
+    ------
+    BadInput
+        When it lies on another grid.
+    """
+    name = f"{scan.id}+seg"
+    found = next((image for image in images if image.id == name and image.kind == "labels"), None)
+    if found is None:
+        return None
+    if found.volume.shape != scan.volume.shape:
+        raise BadInput(
+            "labels-grid",
+            f"The labels {name} have {found.volume.shape} voxels, their image {scan.volume.shape}; segment this subject again.",
+        )
+    return found.volume.array()
+
+
+@dataclass
+class Vectors:
+    """Computes the feature vectors of one subject's scans, each scan once.
+
+    Attributes
+    ----------
+    images : sequence of Image
+        Everything of the subject.
+    grain : Grain
+    """
+
+    images: Sequence[Image]
+    grain: Grain = Grain()
+    known: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def of_scan(self, scan: Image) -> dict[str, float] | None:
+        """Return a scan's own features without its modality in their names; None without labels."""
+        if scan.id not in self.known:
+            labels = labels_of(scan, self.images)
+            if labels is None:
+                return None
+            self.known[scan.id] = scan_features(
+                scan.volume.array(np.float32), labels, scan.volume.spacing, scan.modality, self.grain.spacing_mm, self.grain.bins
+            )
+        return self.known[scan.id]
+
+    def of_subject(self, scan: Image, modalities: Sequence[str]) -> dict[str, float]:
+        """Return the vector of a scan of the first of `modalities` and its partners of the same session (`vector_names`).
+
+        What is not there (no labels, no partner, nothing registered) is NaN.
+        """
+        vector = _named(scan.modality, self.of_scan(scan) or dict.fromkeys(scan_names(), float("nan")))
+        pairs: dict[str, float] = {}
+        for modality in modalities[1:]:
+            partner = next((p for p in plain_scans(self.images) if p.modality == modality and p.session == scan.session), None)
+            own = self.of_scan(partner) if partner is not None else None
+            vector |= _named(modality, own or dict.fromkeys(scan_names(), float("nan")))
+            pairs |= _named(f"{modality}_in_{scan.modality}", self._of_pair(scan, partner))
+        return vector | pairs
+
+    def of_partners(self, scan: Image) -> dict[str, float]:
+        """Return the features of every scan of the session that was registered to this one, under its labels, by full name."""
+        found: dict[str, float] = {}
+        for partner in plain_scans(self.images):
+            if partner.session == scan.session and partner.modality != scan.modality:
+                values = _named(f"{partner.modality}_in_{scan.modality}", self._of_pair(scan, partner))
+                if any(value == value for value in values.values()):
+                    found |= {name: value for name, value in values.items() if name not in found}
+        return found
+
+    def _of_pair(self, scan: Image, partner: Image | None) -> dict[str, float]:
+        """Return the features of the partner under the scan's labels, NaN where it was not registered to the scan."""
+        nothing = dict.fromkeys(pair_names(), float("nan"))
+        if partner is None:
+            return nothing
+        warped = next((i for i in self.images if i.id == f"{partner.id}+warped" and i.kind == "image"), None)
+        if (
+            warped is None
+            or warped.volume.shape != scan.volume.shape
+            or not np.allclose(warped.volume.affine, scan.volume.affine, atol=1e-3)
+        ):
+            return nothing
+        labels = labels_of(scan, self.images)
+        if labels is None:
+            return nothing
+        return pair_features(warped.volume.array(np.float32), labels, scan.volume.spacing, partner.modality)
+
+
+def _named(modality: str, values: dict[str, float]) -> dict[str, float]:
+    return {f"{modality}_{name}": value for name, value in values.items()}

@@ -1,0 +1,156 @@
+"""Trains the small 3-D network of the classifiers: augmentation on the coarse grid, fixed steps, one seed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+ROTATION_DEG = 10.0
+SCALE = 0.08
+SHIFT = 0.06
+"""Share of half the grid's length."""
+GAIN, OFFSET, NOISE = 0.15, 0.15, 0.1
+"""In units of the normalised image."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long the network is trained.
+
+    Attributes
+    ----------
+    steps : int
+        Updates of the weights.
+    batch : int
+        Subjects an update.
+    minutes : float
+        Stops earlier when this much wall-clock time has passed.
+    learning_rate : float
+    """
+
+    steps: int = 200
+    batch: int = 8
+    minutes: float = 10.0
+    learning_rate: float = 1e-3
+
+
+def train_network(
+    inputs: np.ndarray, y: np.ndarray, classes: int, seed: int, budget: Budget, device: str = "cpu"
+) -> tuple[Any, dict[str, Any]]:
+    """Train a network from scratch.
+
+    Parameters
+    ----------
+    inputs : (n, channels, x, y, z) float32 array
+        As `cohortex.models.classify.regrid.network_input` makes them.
+    y : (n,) integer array
+        Classes from 0 on.
+    classes : int
+    seed : int
+        The same seed gives the same weights on one device with one number of threads.
+    budget : Budget
+    device : str
+
+    Returns
+    -------
+    network : torch module
+        In evaluation mode.
+    facts : dict
+        steps (really done), loss (mean of the last tenth), seconds.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from cohortex.models.registry import build
+
+    started = time.monotonic()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**63)
+        network = build("classify", "smallcnn3d", channels=inputs.shape[1], classes=classes).to(device)
+        rng = np.random.default_rng(seed)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=budget.learning_rate, weight_decay=1e-2)
+        warm = max(1, budget.steps // 20)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: min(1.0, (step + 1) / warm) * 0.5 * (1.0 + np.cos(np.pi * min(1.0, step / budget.steps))),
+        )
+        counts = np.bincount(y, minlength=classes)
+        weight = torch.tensor(len(y) / (classes * np.maximum(counts, 1)), dtype=torch.float32, device=device)
+        network.train()
+        losses: list[float] = []
+        order = np.empty(0, dtype=np.int64)
+        for _ in range(budget.steps):
+            if time.monotonic() - started > budget.minutes * 60:
+                break
+            while order.size < budget.batch:
+                order = np.concatenate([order, rng.permutation(len(y))])
+            chosen, order = order[: budget.batch], order[budget.batch :]
+            batch = torch.from_numpy(_augmented(inputs[chosen], rng)).to(device)
+            target = torch.from_numpy(y[chosen].astype(np.int64)).to(device)
+            loss = cross_entropy(network(batch), target, weight=weight, label_smoothing=0.05)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+    tail = losses[-max(1, len(losses) // 10) :]
+    facts = {"steps": len(losses), "loss": float(np.mean(tail)) if tail else None, "seconds": round(time.monotonic() - started, 1)}
+    return network.eval().requires_grad_(False), facts
+
+
+def _augmented(batch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return a batch turned, scaled, moved and mirrored (left to right), with other gain, offset and noise of the image."""
+    moved = np.empty_like(batch)
+    middle = (np.array(batch.shape[2:]) - 1) / 2.0
+    for i, volumes in enumerate(batch):
+        turn = _rotation(np.deg2rad(rng.uniform(-ROTATION_DEG, ROTATION_DEG, 3))) * rng.uniform(1 - SCALE, 1 + SCALE)
+        shift = rng.uniform(-SHIFT, SHIFT, 3) * middle
+        if rng.random() < 0.5:
+            turn[:, 0] *= -1.0
+        _resample(volumes, turn, middle + shift - turn @ middle, moved[i])
+        image = moved[i, 0]
+        changed = (
+            image * rng.uniform(1 - GAIN, 1 + GAIN) + rng.uniform(-OFFSET, OFFSET) + NOISE * rng.standard_normal(image.shape, np.float32)
+        )
+        moved[i, 0] = np.where(image != 0, changed, 0.0)
+    return moved
+
+
+@njit(cache=True)
+def _resample(volumes: np.ndarray, turn: np.ndarray, start: np.ndarray, out: np.ndarray) -> None:
+    """Fill `out` with trilinear samples: voxel v of it is taken at turn @ v + start, 0 outside."""
+    channels, nx, ny, nz = volumes.shape
+    for x in range(nx):
+        for y in range(ny):
+            for z in range(nz):
+                u = turn[0, 0] * x + turn[0, 1] * y + turn[0, 2] * z + start[0]
+                v = turn[1, 0] * x + turn[1, 1] * y + turn[1, 2] * z + start[1]
+                w = turn[2, 0] * x + turn[2, 1] * y + turn[2, 2] * z + start[2]
+                i, j, k = int(np.floor(u)), int(np.floor(v)), int(np.floor(w))
+                if i < 0 or j < 0 or k < 0 or i >= nx - 1 or j >= ny - 1 or k >= nz - 1:
+                    for c in range(channels):
+                        out[c, x, y, z] = 0.0
+                    continue
+                a, b, d = np.float32(u - i), np.float32(v - j), np.float32(w - k)
+                one = np.float32(1.0)
+                for c in range(channels):
+                    s = volumes[c]
+                    low = (one - d) * s[i, j, k] + d * s[i, j, k + 1]
+                    low = (one - b) * low + b * ((one - d) * s[i, j + 1, k] + d * s[i, j + 1, k + 1])
+                    high = (one - d) * s[i + 1, j, k] + d * s[i + 1, j, k + 1]
+                    high = (one - b) * high + b * ((one - d) * s[i + 1, j + 1, k] + d * s[i + 1, j + 1, k + 1])
+                    out[c, x, y, z] = (one - a) * low + a * high
+
+
+def _rotation(angles: np.ndarray) -> np.ndarray:
+    """Return the rotation by three angles (radians) around the three axes."""
+    (ca, cb, cc), (sa, sb, sc) = np.cos(angles), np.sin(angles)
+    about_x = np.array([[1, 0, 0], [0, ca, -sa], [0, sa, ca]])
+    about_y = np.array([[cb, 0, sb], [0, 1, 0], [-sb, 0, cb]])
+    about_z = np.array([[cc, -sc, 0], [sc, cc, 0], [0, 0, 1]])
+    return about_x @ about_y @ about_z
