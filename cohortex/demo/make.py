@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from cohortex.demo.table import DEMO_VERSION, traits
+from cohortex.demo.table import DEFAULTS, DEMO_VERSION, traits
 
 TRUTH = "derivatives/truth"
 LANDMARKS = 60
@@ -39,7 +39,7 @@ def make_batch(table: str | Path, folder: str | Path, settings: str, threads: in
     """
     with Path(table).open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
-    make_demo(rows, folder, int(json.loads(settings)["seed"]), threads, log)
+    make_demo(rows, folder, int({**DEFAULTS, **json.loads(settings)}["seed"]), threads, log)
 
 
 def make_demo(rows: Sequence[Mapping[str, str]], folder: str | Path, seed: int, threads: int = 1, log: str | Path | None = None) -> None:
