@@ -10,6 +10,7 @@ import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +111,12 @@ class Records:
     numbers: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    @property
+    @cached_property
     def images(self) -> list[str]:
         """Ids of the cohort's images, masks and labels left out."""
         return [name for name, row in self.cohort.items() if row.get("role", "image") in ("image", "")]
 
-    @property
+    @cached_property
     def simulated(self) -> set[str]:
         """Ids of the cohort's simulated images."""
         return {name for name, row in self.cohort.items() if row.get("site") in SIMULATED_SITES}
