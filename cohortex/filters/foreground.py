@@ -45,16 +45,18 @@ def foreground(array: np.ndarray) -> np.ndarray:
     smooth = np.asarray(ndimage.uniform_filter(small, width))
     thinned = smooth[::2, ::2, ::2] if smooth.size > 100_000 else smooth
     low, high = np.percentile(thinned, [1.0, 99.5])
-    if low < -200:
+    hounsfield = low < -200
+    if hounsfield:
         low, high = max(float(low), -1000.0), min(float(high), 300.0)
-        level = np.clip(smooth, low, high) - low
-    else:
-        level = np.sqrt(np.clip(smooth, low, high) - low)
-    threshold = _otsu(level)
+    level = np.clip(smooth, low, high) - low
+    threshold = _otsu(level if hounsfield else np.sqrt(level))
     if threshold is None:
         return np.ones(array.shape, dtype=bool)
-    mask = _largest(level > threshold)
-    mask = _filled(mask)
+    cut = low + (threshold if hounsfield else threshold**2)
+    mask = _largest(smooth > cut)
+    # Averaging has widened the mask by up to a voxel of air.
+    mask &= (small > cut) | ndimage.binary_erosion(mask, border_value=1)
+    mask = _filled(_largest(mask))
     for axis, factor in enumerate(factors):
         if factor > 1:
             mask = np.repeat(mask, factor, axis=axis)

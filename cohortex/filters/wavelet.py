@@ -32,7 +32,8 @@ def wavelet(
     array : (x, y, z) float32 array
         A picture is (x, y, 1). Finite.
     spacing_mm : three floats
-        Axes more than twice as coarse as the finest one are not transformed.
+        Axes more than twice as coarse as the finest one are not transformed, nor are axes too short for two levels (for one, where all
+        are short).
     sigma : float, optional
         Standard deviation of the white noise; estimated from the finest diagonal band where it is not given.
     basis : str
@@ -68,7 +69,7 @@ def wavelet(
     scale = noise_sigma(values) if sigma is None else float(sigma)
     if not (np.isfinite(scale) and scale >= 0):
         raise ValueError(f"the noise sigma is a number not below 0, this one is {sigma}")
-    axes = _axes(values.shape, spacing_mm)
+    axes = _axes(values.shape, spacing_mm, basis)
     if scale == 0 or not axes:
         return values.copy()
     total = np.zeros_like(values)
@@ -86,9 +87,7 @@ def wavelet(
 def decompose(array: np.ndarray, axes: Sequence[int], basis: str = "sym4", levels: int | None = None) -> list[Any]:
     """Return the wavelet coefficients along some axes: the coarse image, then a mapping of bands a level, coarse to fine."""
     library = _pywt()
-    if basis not in library.wavelist(kind="discrete"):
-        raise ValueError(f"{basis!r} is not a discrete wavelet; some that are: haar, db2, sym4, coif1")
-    deepest = min(library.dwt_max_level(array.shape[axis], library.Wavelet(basis).dec_len) for axis in axes)
+    deepest = min(_deepest(array.shape[axis], basis) for axis in axes)
     depth = max(1, min(deepest, 3 if levels is None else levels))
     return library.wavedecn(array, basis, mode="symmetric", level=depth, axes=tuple(axes))
 
@@ -105,10 +104,19 @@ def _pywt() -> Any:
     return pywt
 
 
-def _axes(shape: Sequence[int], spacing_mm: Sequence[float]) -> list[int]:
+def _deepest(size: int, basis: str) -> int:
+    """Return the number of levels after which borders would be all there is."""
+    library = _pywt()
+    if basis not in library.wavelist(kind="discrete"):
+        raise ValueError(f"{basis!r} is not a discrete wavelet; some that are: haar, db2, sym4, coif1")
+    return library.dwt_max_level(size, library.Wavelet(basis).dec_len)
+
+
+def _axes(shape: Sequence[int], spacing_mm: Sequence[float], basis: str) -> list[int]:
     """Return the axes to transform."""
     relative = relative_spacing(shape, spacing_mm)
-    return [axis for axis in range(3) if shape[axis] > 3 and relative[axis] <= _THICK]
+    levels = [_deepest(shape[axis], basis) if relative[axis] <= _THICK else 0 for axis in range(3)]
+    return [axis for axis in range(3) if levels[axis] >= max(1, min(2, max(levels)))]
 
 
 def _shrunk(band: np.ndarray, sigma: float) -> np.ndarray:
