@@ -189,7 +189,8 @@ def _systemic(records: Records, lost: Sequence[Row]) -> list[Systemic]:
         common = [
             f"{column} {values.pop()}"
             for column in ("site", "scanner", "modality", "acq")
-            if len(values := {entry.get(column, "") for entry in entries} - {""}) == 1 and len(entries) > 1
+            if len(values := {entry.get(column, "") for entry in entries} - {""}) == 1
+            and len({entry.get(column, "") for entry in records.cohort.values()} - {""}) > 1
         ]
         found.append(Systemic(stage, batch, len(rows), codes, ", ".join(common)))
     return found

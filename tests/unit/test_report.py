@@ -211,6 +211,12 @@ def test_a_batch_with_one_cause_says_what_its_scans_have_in_common(tmp_path):
     text = text_of(write_report(work, tmp_path / "results", CONFIG, STAGES))
     verdict = re.search(r'<section id="verdict".*?</section>', text, re.S)[0]
     assert "more than half of the batch b0001 was set aside in preprocess (5 x missing-slices)" in verdict
+    assert "in common" not in verdict
+    table = work / "cohort" / "cohort.tsv"
+    old = table.read_text(encoding="utf-8").splitlines()
+    write_text(table, "\n".join(line.replace("demo-simulator", "Bern") if line.endswith("b0001\t") else line for line in old) + "\n")
+    text = text_of(write_report(work, tmp_path / "results", CONFIG, STAGES))
+    assert "in common: site Bern" in text
     assert verdict.index("Systemic:") < verdict.index("005_CT") < verdict.index("002_CT")
 
 
