@@ -6,12 +6,14 @@ define (one class only, nothing predicted positive) is NaN.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 NAN = float("nan")
+MEASURES = ("auc", "accuracy", "sensitivity", "specificity", "f1", "brier", "calibration_error")
+"""What `summary` tells."""
 
 
 def auc(positive: np.ndarray, score: np.ndarray) -> float:
@@ -70,21 +72,23 @@ def rates(y: np.ndarray, predicted: np.ndarray, of: int = 1) -> Rates:
     y, predicted : (n,) integer arrays
     of : int
     """
-    truth, found = np.asarray(y) == of, np.asarray(predicted) == of
-    hit, missed = int((truth & found).sum()), int((truth & ~found).sum())
-    false, rejected = int((~truth & found).sum()), int((~truth & ~found).sum())
-    return Rates(
-        sensitivity=_share(hit, hit + missed),
-        specificity=_share(rejected, rejected + false),
-        precision=_share(hit, hit + false),
-        f1=_share(2 * hit, 2 * hit + missed + false),
-    )
+    every = _every_rate(np.asarray(y) == of, np.asarray(predicted) == of, 2)
+    return Rates(*(float(rate) for rate in every[:, 1]))
 
 
 def macro_rates(y: np.ndarray, predicted: np.ndarray, classes: int) -> Rates:
     """Return the means of `rates` over all classes; NaN where one of them is."""
-    every = [rates(y, predicted, k) for k in range(classes)]
-    return Rates(*(float(np.mean([getattr(r, name) for r in every])) for name in Rates.__dataclass_fields__))
+    return Rates(*(float(rate) for rate in _every_rate(y, predicted, classes).mean(axis=1)))
+
+
+def _every_rate(y: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Return (sensitivity, specificity, precision, f1) of every class as a (4, classes) array."""
+    table = np.bincount(np.asarray(y) * classes + np.asarray(predicted), minlength=classes**2).reshape(classes, classes)
+    hit, cases, found = table.diagonal(), table.sum(axis=1), table.sum(axis=0)
+    rejected = len(y) - cases - found + hit
+    above = np.stack([hit, rejected, hit, 2 * hit]).astype(np.float64)
+    below = np.stack([cases, len(y) - cases, found, cases + found])
+    return np.divide(above, below, out=np.full(above.shape, NAN), where=below > 0)
 
 
 def accuracy(y: np.ndarray, predicted: np.ndarray) -> float:
@@ -219,32 +223,45 @@ def grouped_bootstrap(
 
 
 def summary(
-    y: np.ndarray, probability: np.ndarray, groups: np.ndarray, level: float = 0.95, resamples: int = 1000, seed: int = 0
+    y: np.ndarray,
+    probability: np.ndarray,
+    groups: np.ndarray,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+    only: Sequence[str] = MEASURES,
 ) -> dict[str, tuple[float, float, float]]:
     """Return the measures that a model's card tells, each with its interval by drawing subjects.
 
     The AUC of complete separation gets the interval of `delong_interval` (of the smallest class).
 
+    Parameters
+    ----------
+    y : (n,) integer array
+    probability : (n, classes) array
+    groups : (n,) array
+        The subject of each row.
+    level, resamples, seed
+        See `grouped_bootstrap`.
+    only : sequence of str
+        Some of `MEASURES`; sensitivity, specificity and f1 are means over the classes.
+
     Returns
     -------
     dict of str to (value, low, high)
-        auc, accuracy, sensitivity, specificity, f1 (macro), brier, calibration_error.
     """
     predicted, classes = probability.argmax(axis=1), probability.shape[1]
-
-    def interval(function: Callable[[np.ndarray], float]) -> tuple[float, float, float]:
-        return grouped_bootstrap(function, groups, level, resamples, seed)
-
-    found = {
-        "auc": interval(lambda i: auc_macro(y[i], probability[i])),
-        "accuracy": interval(lambda i: accuracy(y[i], predicted[i])),
-        "sensitivity": interval(lambda i: macro_rates(y[i], predicted[i], classes).sensitivity),
-        "specificity": interval(lambda i: macro_rates(y[i], predicted[i], classes).specificity),
-        "f1": interval(lambda i: macro_rates(y[i], predicted[i], classes).f1),
-        "brier": interval(lambda i: brier(y[i], probability[i])),
-        "calibration_error": interval(lambda i: calibration_error(y[i], probability[i])),
+    functions: dict[str, Callable[[np.ndarray], float]] = {
+        "auc": lambda i: auc_macro(y[i], probability[i]),
+        "accuracy": lambda i: accuracy(y[i], predicted[i]),
+        "sensitivity": lambda i: macro_rates(y[i], predicted[i], classes).sensitivity,
+        "specificity": lambda i: macro_rates(y[i], predicted[i], classes).specificity,
+        "f1": lambda i: macro_rates(y[i], predicted[i], classes).f1,
+        "brier": lambda i: brier(y[i], probability[i]),
+        "calibration_error": lambda i: calibration_error(y[i], probability[i]),
     }
-    if found["auc"][0] == 1.0:
+    found = {name: grouped_bootstrap(functions[name], groups, level, resamples, seed) for name in only}
+    if "auc" in found and found["auc"][0] == 1.0:
         subjects = min(len(np.unique(np.asarray(groups)[y == k])) for k in range(classes))
         found["auc"] = (1.0, _perfect_bound(subjects, level), 1.0)
     return found
@@ -253,7 +270,3 @@ def summary(
 def _perfect_bound(pairs: int, level: float) -> float:
     """Return the AUC at which `pairs` independent pairs are all in order with probability (1 - level) / 2."""
     return float(((1 - level) / 2) ** (1 / pairs))
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else NAN

@@ -11,7 +11,7 @@ import numpy as np
 
 from cohortex.errors import Refused
 from cohortex.items import Image, settings_for
-from cohortex.measures.classification import summary
+from cohortex.measures.classification import MEASURES, summary
 from cohortex.models.classify.classifier import DEMO_SITE, Classifier, network_logits, save_classifier
 from cohortex.models.classify.features import vector_names
 from cohortex.models.classify.fusion import Fusion, fit_fusion, fuse
@@ -216,9 +216,8 @@ def _metrics(
         if len(np.unique(rows.y[known])) < classes or (name and len(parts) == 1):
             continue
         subjects = rows.subjects[known]
-        for measure, (value, low, high) in summary(rows.y[known], probability[known], subjects).items():
-            if name and measure != "auc":
-                continue
+        only = ("auc",) if name else MEASURES
+        for measure, (value, low, high) in summary(rows.y[known], probability[known], subjects, only=only).items():
             called = f"auc of the {name} part" if name else {"auc": "auc (macro, one versus rest)"}.get(measure, measure)
             numbers = {"value": value, "low": low, "high": high}
             plain = {key: float(number) if np.isfinite(number) else None for key, number in numbers.items()}

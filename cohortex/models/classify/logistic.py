@@ -196,7 +196,7 @@ def _indicators(missing: np.ndarray) -> np.ndarray:
 
 def _select(x: np.ndarray, y: np.ndarray, columns: np.ndarray, mean: np.ndarray, scale: np.ndarray, count: int) -> np.ndarray:
     """Return the `count` columns with the largest F statistic, without near copies of better ones."""
-    scores = np.array([_f_statistic(x[:, column], y) for column in columns])
+    scores = _f_statistics(x[:, columns], y)
     scaled = np.nan_to_num((x[:, columns] - mean[columns]) / scale[columns], nan=0.0)
     norms = np.linalg.norm(scaled, axis=0)
     chosen: list[int] = []
@@ -211,15 +211,21 @@ def _select(x: np.ndarray, y: np.ndarray, columns: np.ndarray, mean: np.ndarray,
     return np.sort(columns[chosen]).astype(np.int64)
 
 
-def _f_statistic(values: np.ndarray, y: np.ndarray) -> float:
-    """Return the F statistic of one-way analysis of variance among the subjects that have the feature."""
-    there = ~np.isnan(values)
-    values, y = values[there], y[there]
-    parts = [values[y == each] for each in np.unique(y)]
-    parts = [part for part in parts if part.size > 1]
-    if len(parts) < 2:
-        return 0.0
-    every = np.concatenate(parts)
-    between = sum(part.size * (part.mean() - every.mean()) ** 2 for part in parts) / (len(parts) - 1)
-    within = sum(((part - part.mean()) ** 2).sum() for part in parts) / (every.size - len(parts))
-    return float(between / within) if within > 0 else float(np.inf if between > 0 else 0.0)
+def _f_statistics(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return each column's F statistic of one-way analysis of variance among the subjects that have the feature.
+
+    Classes with fewer than two such subjects are left out; with fewer than two classes the statistic is 0.
+    """
+    there = ~np.isnan(x)
+    members = (y[:, None] == np.unique(y)[None, :]).astype(np.float64)
+    number = members.T @ there
+    there = there & ((members @ (number > 1)) > 0)
+    number = np.where(number > 1, number, 0.0)
+    classes, every = (number > 0).sum(axis=0), np.maximum(number.sum(axis=0), 1.0)
+    # Centred first: sums of squares of large means would cancel.
+    values = np.where(there, x - np.where(there, x, 0.0).sum(axis=0) / every, 0.0)
+    means = members.T @ values / np.maximum(number, 1.0)
+    between = (number * means**2).sum(axis=0) / np.maximum(classes - 1, 1)
+    within = np.where(there, (values - members @ means) ** 2, 0.0).sum(axis=0) / np.maximum(every - classes, 1.0)
+    ratio = np.divide(between, within, out=np.where(between > 0, np.inf, 0.0), where=within > 0)
+    return np.where(classes > 1, ratio, 0.0)
