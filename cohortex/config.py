@@ -18,7 +18,8 @@ MODALITIES = (
     *("T1w", "T2w", "FLAIR", "PDw", "PDT2", "PD", "T2starw", "T2star", "MTw", "inplaneT1", "inplaneT2", "angio", "UNIT1"),
     *("T1map", "T2map", "T2starmap", "PDmap", "MTRmap", "MTsat", "MTR", "MTS", "R1map", "R2map", "R2starmap", "VFA", "MEGRE", "MESE"),
     *("MPM", "MP2RAGE", "IRT1", "SWI", "swi", "minIP", "phase", "dwi", "ADC", "FA", "bold", "cbv", "sbref", "asl", "m0scan", "epi"),
-    *("cine", "LGE", "DCE", "MR", "CT", "CBCT", "CTA", "XR", "CXR", "DX", "CR", "MG", "XA", "RF", "DSA", "US", "PET", "pet", "SPECT", "spect", "NM"),
+    *("cine", "LGE", "DCE", "MR", "CT", "CBCT", "CTA", "XR", "CXR", "DX", "CR", "MG", "XA", "RF", "DSA"),
+    *("US", "PET", "pet", "SPECT", "spect", "NM"),
     *("OCT", "fundus", "BF", "DF", "PC", "DIC", "FLUO", "CONF", "TEM", "SEM"),
 )
 """The BIDS suffixes, and what stands in for one where BIDS has none, that a table may name without more ado."""

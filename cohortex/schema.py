@@ -31,7 +31,7 @@ NAMES = {
 CHECKED = {
     *("$ref", "type", "enum", "const", "anyOf", "oneOf", "properties", "patternProperties", "additionalProperties", "required"),
     *("minProperties", "maxProperties", "items", "prefixItems", "minItems", "maxItems", "uniqueItems", "pattern", "minLength", "maxLength"),
-    *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+    *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "propertyNames"),
 }
 """The keywords that mean something here."""
 SILENT = {"$schema", "$id", "$defs", "$comment", "title", "description", "default", "examples"}
@@ -188,6 +188,8 @@ def _mapping(value: Mapping[str, Any], schema: Schema, file: str, path: str, pro
     result: dict[str, Any] = {}
     for key, below in value.items():
         place = f"{path}.{key}" if path else str(key)
+        if "propertyNames" in schema:
+            _check(key, {"type": "string", **schema["propertyNames"]}, file, f"the key {place}", problems)
         fits = next((patterns[each] for each in patterns if pattern(each).search(str(key))), None)
         if key in properties:
             result[key] = _check(below, properties[key], file, place, problems)
@@ -238,6 +240,8 @@ def _bounds(value: Any, schema: Schema, path: str) -> Iterator[str]:
         for keyword, words, outside in limits:
             if keyword in schema and outside(schema[keyword]):
                 yield f"{path} is {value}, expected {words} {schema[keyword]}."
+        if "multipleOf" in schema and abs(value / schema["multipleOf"] - round(value / schema["multipleOf"])) > 1e-9:
+            yield f"{path} is {value}, expected a multiple of {schema['multipleOf']}."
     if isinstance(value, str):
         if "pattern" in schema and not pattern(schema["pattern"]).search(value):
             yield f"{path} is {shown(value)}, expected text that matches {schema['pattern']}."

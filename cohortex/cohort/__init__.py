@@ -96,7 +96,7 @@ def make_cohort(config: Mapping[str, Any], basedir: str | Path = ".") -> None:
     prints = Prints(config["fingerprint"], folder / "fingerprints.json")
     measured = []
     for row in rows:
-        row["image"] = image_id(row)
+        row["image"] = row.get("image") or image_id(row)
         row["batch"] = batches[row["subject"]]
         row["root"] = root or os.path.abspath(f"{config['work']}/demo/{row['batch']}")  # noqa: PTH100 - links stay as they are
         row["path"] = os.path.normpath(f"{row['root']}/{row['path']}") if not row["path"].startswith("/") else row["path"]
@@ -223,9 +223,9 @@ def _complete(rows: Iterable[dict[str, str]], people: Iterable[Mapping[str, str]
     for row in rows:
         if row["split"] and own.setdefault(row["subject"], row["split"]) != row["split"]:
             raise Refused(f"Subject {row['subject']} is in the splits {own[row['subject']]} and {row['split']}; a subject is in one only.")
+    splits = {subject: own.get(subject) or said.get(subject) or split_of(subject) for subject in {row["subject"] for row in rows}}
     for row in rows:
-        subject = row["subject"]
-        row["split"] = own.get(subject) or said.get(subject) or split_of(subject)
+        row["split"] = splits[row["subject"]]
         row["body_part"] = row["body_part"] or config["body_part"] or ""
 
 
