@@ -96,6 +96,14 @@ def test_the_noise_is_measured_in_tissue_and_air(section):
     assert 15 < measures["snr"] < 30
 
 
+def test_dark_tissue_around_a_bright_one_is_not_taken_for_air(section):
+    x, y, z = np.meshgrid(*[np.linspace(-1, 1, 32)] * 3, indexing="ij")
+    tissue = 150 + 80 * np.sin(3 * x) * np.cos(2 * y + z) + 600 * (x**2 + y**2 + z**2 < 0.4)
+    settings = settings_for(section, "T1w") | {"bias_field": False, "magnitude": True}
+    measures = preprocess(item(tissue + np.random.default_rng(0).normal(0, 5, tissue.shape)), settings, None, 0).measures
+    assert "noise_air_sigma" not in measures
+
+
 def test_filters_run_in_their_order_and_their_edge_loss_is_told(section):
     from cohortex.filters.chain import apply_chain
 
