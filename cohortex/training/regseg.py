@@ -27,9 +27,8 @@ from cohortex.items import Image
 from cohortex.measures.registration import folding_percent
 from cohortex.measures.segmentation import dice, mean_of
 from cohortex.models import registry
-from cohortex.models.regseg.deform import class_probabilities
+from cohortex.models.regseg.deform import class_probabilities, displaced_mind_loss
 from cohortex.models.regseg.losses import consistency_loss, dice_loss, diffusion, folding_loss, foreground_kept, soft_dice
-from cohortex.models.regseg.mind import multiscale_mind_loss
 from cohortex.models.regseg.warp import sample, warp
 from cohortex.training.regseg_data import (
     Case,
@@ -197,7 +196,7 @@ def registration_loss(run: Run, case: Case, pretraining: bool = False) -> torch.
     soft = None if pretraining else _soft_labels(run, case)
     fixed, moving, mask, soft = bent_pair(case, run.rng, soft, run.device)
     flow = run.nets.register(torch.cat([fixed, moving], dim=1))
-    loss = multiscale_mind_loss(fixed, warp(moving, flow), run.scales, mask)
+    loss = displaced_mind_loss(fixed, moving, flow, run.scales, mask)
     loss = loss + run.weights["smooth"] * diffusion(flow) + folding_loss(flow)
     if soft is not None:
         moved = warp(soft[1], flow)

@@ -11,8 +11,8 @@ import torch
 from cohortex.models.regseg import grid as grids
 from cohortex.models.regseg.affine import Scan
 from cohortex.models.regseg.losses import bending, consistency_loss, diffusion, folding_loss
-from cohortex.models.regseg.mind import difference, multiscale_mind
-from cohortex.models.regseg.warp import double, invert, sample, warp
+from cohortex.models.regseg.mind import difference, multiscale_mind, multiscale_mind_loss
+from cohortex.models.regseg.warp import double, identity_points, invert, sample
 
 EXTENT_MM = (200.0, 250.0, 240.0)
 """Largest box that is worked on, along R, A and S: a head with room."""
@@ -75,11 +75,11 @@ def refine(
     smooth: float,
     consistency: float = 0.0,
     labels: tuple[torch.Tensor, torch.Tensor] | None = None,
-    rate: float = 0.15,
+    knots: int = 16,
 ) -> torch.Tensor:
     """Improve a displacement for this one pair (instance optimisation, as in Balakrishnan et al. 2019 and Siebert et al. 2021).
 
-    Adam on displacements at every second voxel, by the difference of MIND descriptors (computed once and warped), bending
+    L-BFGS on the control points of a smooth displacement that is added to the start, by the difference of MIND descriptors (computed once and warped), bending
     and diffusion energy, a guard against folding and, with soft labels of both, their agreement.
 
     Parameters
@@ -89,14 +89,14 @@ def refine(
     start : (1, 3, X, Y, Z) tensor, optional
         Displacement in voxels to begin with.
     steps : int
-        Steps of Adam; 0 returns the start.
+        Iterations; 0 returns the start.
     scales : sequence of (radius, dilation)
     smooth, consistency : float
         Weights beside the MIND term.
     labels : two (1, K, X, Y, Z) tensors, optional
         Class probabilities of the fixed and of the moving image.
-    rate : float
-        Voxels a step.
+    knots : int
+        Voxels from one control point to the next, even. Single voxels would follow noise, most of all in the air.
 
     Returns
     -------
@@ -106,25 +106,55 @@ def refine(
     begun = torch.zeros(1, 3, *fixed.shape[2:], device=fixed.device) if start is None else start
     if steps == 0:
         return begun
+    pool = torch.nn.functional.avg_pool3d
     with torch.no_grad():
-        here, there = (multiscale_mind(x, scales) for x in (fixed, moving))
-        coarse = torch.nn.functional.avg_pool3d(begun, 2) / 2
-        # What is compared, at every second voxel: an eighth of the work and the field is no finer.
-        target = torch.nn.functional.avg_pool3d(here, 2)
-        weight = torch.nn.functional.avg_pool3d(mask, 2)
-        there = torch.nn.functional.avg_pool3d(there, 2)
-        soft = [torch.nn.functional.avg_pool3d(x, 2) for x in labels] if labels is not None and consistency > 0 else None
-    coarse = coarse.clone().requires_grad_(True)
-    optimiser = torch.optim.Adam([coarse], lr=rate / 2)
-    for _ in range(steps):
+        # Averaged, and looked at between the voxels (the means of eight): linear interpolation blurs, blurred noise differs less, and
+        # an energy taken at the voxels themselves would pay every displacement that ends between them.
+        here, there = (pool(multiscale_mind(x, scales), 3, stride=1, padding=1, count_include_pad=False) for x in (fixed, moving))
+        begun_coarse, target, weight = pool(begun, 2) / 2, pool(here, 2), pool(mask, 2)
+        soft = (pool(labels[0], 2), labels[1]) if labels is not None and consistency > 0 else None
+    shape = tuple(begun_coarse.shape[2:])
+    centres = 2 * identity_points(shape, fixed.device)[None] + 0.5
+    points = [max(2, 2 * n // knots) for n in shape]
+    control = torch.zeros(1, 3, *points, device=fixed.device, requires_grad=True)
+    optimiser = torch.optim.LBFGS([control], max_iter=steps, history_size=10, tolerance_change=1e-7, line_search_fn="strong_wolfe")
+
+    def energy() -> torch.Tensor:
         optimiser.zero_grad()
-        loss = difference(target, warp(there, coarse), weight)
+        coarse = begun_coarse + _smooth(control, shape)
+        where = centres + 2 * coarse
+        loss = difference(target, sample(there, where, exact=False), weight)
         loss = loss + smooth * (diffusion(coarse) + bending(coarse)) + folding_loss(coarse)
         if soft is not None:
-            loss = loss + consistency * consistency_loss(soft[0], warp(soft[1], coarse))
+            loss = loss + consistency * consistency_loss(soft[0], sample(soft[1], where, exact=False))
         loss.backward()
-        optimiser.step()
-    return double(coarse.detach())
+        return loss
+
+    # Steps of Adam are as long where nothing is to be seen as at an edge; quasi-Newton steps follow the energy.
+    optimiser.step(energy)  # type: ignore[arg-type]
+    with torch.no_grad():
+        return begun + double(_smooth(control, shape))
+
+
+def _smooth(control: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Return control points spread over a grid: linear between them, then averaged, close to a cubic spline."""
+    spread = torch.nn.functional.interpolate(control, size=tuple(shape), mode="trilinear", align_corners=False)
+    return torch.nn.functional.avg_pool3d(spread, 3, stride=1, padding=1, count_include_pad=False)
+
+
+def displaced_mind_loss(
+    fixed: torch.Tensor, moving: torch.Tensor, flow: torch.Tensor | None, scales: Sequence[tuple[int, int]], mask: torch.Tensor
+) -> torch.Tensor:
+    """Return E_msMIND of a fixed and a displaced moving image, compared half-way between the voxels.
+
+    There both are the means of eight voxels where nothing moves, so the blur of interpolation rewards no displacement. `flow` is
+    (B, 3, X, Y, Z) in voxels, None for none; the other tensors are (B, 1, X, Y, Z).
+    """
+    between = [torch.nn.functional.avg_pool3d(x, 2, stride=1) for x in (fixed, mask)]
+    if flow is None:
+        return multiscale_mind_loss(between[0], torch.nn.functional.avg_pool3d(moving, 2, stride=1), scales, between[1])
+    points = identity_points(tuple(between[0].shape[2:]), fixed.device) + 0.5 + torch.nn.functional.avg_pool3d(flow, 2, stride=1)
+    return multiscale_mind_loss(between[0], sample(moving, points, exact=False), scales, between[1])
 
 
 def to_mm(displacement: torch.Tensor, grid: grids.Grid) -> grids.Displacement:

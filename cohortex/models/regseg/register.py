@@ -13,9 +13,7 @@ from torch import nn
 from cohortex.measures.registration import folding_percent
 from cohortex.models.regseg import affine as poses
 from cohortex.models.regseg import grid as grids
-from cohortex.models.regseg.deform import Prepared, inverse, refine, to_mm
-from cohortex.models.regseg.mind import multiscale_mind_loss
-from cohortex.models.regseg.warp import warp
+from cohortex.models.regseg.deform import Prepared, displaced_mind_loss, inverse, refine, to_mm
 
 SAME = 0.005
 """Relative loss of mutual information below which an image counts as no worse aligned than before."""
@@ -88,13 +86,13 @@ def register(
     as_is, aligned = (_tensor(moving.on(grid, m), device) for m in (np.eye(4), matrix))
     mask = _tensor(fixed.body_on(grid) & moving.covers(grid, matrix), device)
     with torch.no_grad():
-        mind_before = float(multiscale_mind_loss(target, as_is, scales, mask))
-        mind_pose = mind_after = float(multiscale_mind_loss(target, aligned, scales, mask))
+        mind_before = float(displaced_mind_loss(target, as_is, None, scales, mask))
+        mind_pose = mind_after = float(displaced_mind_loss(target, aligned, None, scales, mask))
     displacement, flow = None, _flow(target, aligned, mask, settings["deformable"], scales, network)
     if flow is not None:
         found = to_mm(flow, grid)
         with torch.no_grad():
-            mind_flow = float(multiscale_mind_loss(target, warp(aligned, flow), scales, mask))
+            mind_flow = float(displaced_mind_loss(target, aligned, flow, scales, mask))
         mi_flow = poses.information(here, there, matrix, found)
         if mind_flow < mind_pose and mi_flow >= after * (1 - SAME):
             displacement, mind_after, after = found, mind_flow, mi_flow
