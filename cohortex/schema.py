@@ -189,7 +189,7 @@ def _mapping(value: Mapping[str, Any], schema: Schema, file: str, path: str, pro
     for key, below in value.items():
         place = f"{path}.{key}" if path else str(key)
         if "propertyNames" in schema:
-            _check(key, {"type": "string", **schema["propertyNames"]}, file, f"the key {place}", problems)
+            _check(str(key), {"type": "string", **schema["propertyNames"]}, file, f"the key {place}", problems)
         fits = next((patterns[each] for each in patterns if pattern(each).search(str(key))), None)
         if key in properties:
             result[key] = _check(below, properties[key], file, place, problems)

@@ -252,3 +252,8 @@ def test_importing_the_configuration_imports_nothing_heavy():
     heavy = {"yaml", "jsonschema", "numpy", "pandas", "torch", "SimpleITK", "nibabel", "pydicom", "snakemake"}
     code = f"import sys, cohortex.config, cohortex.cohort; print(sorted({heavy!r} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_labels_by_value_may_be_written_as_numbers(config):
+    assert check_config({**config, "regseg": {"default": {"labels": {1: "gland"}}}})
+    assert "the key regseg.default.labels.x" in refused(config, regseg={"default": {"labels": {"x": "gland"}}})
