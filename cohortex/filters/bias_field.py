@@ -69,7 +69,7 @@ def correct_bias(
         axis = thin[0]
         plane = np.where(inside, values, 0).sum(axis=axis) / np.maximum(inside.sum(axis=axis), 1)
         spacing = [step for other, step in enumerate(spacing_mm) if other != axis]
-        flat = _log_field(plane.astype(np.float32), spacing, inside.any(axis=axis), *options)
+        flat = _log_field(plane.astype(np.float32), spacing, np.asarray(inside.any(axis=axis)), *options)
         log_field = np.broadcast_to(np.expand_dims(flat, axis), values.shape)
     else:
         log_field = _log_field(values, spacing_mm, inside, *options)
