@@ -20,22 +20,22 @@ from cohortex.run import (
 )
 
 BASEDIR = workflow.basedir
-WORK = config["work"]
 
-if workflow.is_main_process:
-    # The head process checks everything and makes the table of the cohort; jobs only read it.
-    try:
+try:
+    config.update(check_config(config))
+    WORK = config["work"]
+    if workflow.is_main_process:
+        # The head process makes the table of the cohort and checks models and disk; jobs only read.
         check_files(
             [
                 os.path.join(BASEDIR, "config.yaml"),
                 *map(str, workflow.overwrite_configfiles),
             ]
         )
-        check_config(config)
         make_cohort(config, BASEDIR)
         preflight(config, BASEDIR)
-    except CohortexError as error:
-        sys.exit(f"cohortex: {error}")
+except CohortexError as error:
+    sys.exit(f"cohortex: {error}")
 
 CHAIN = list(config["stages"])
 BATCHES = read_batches(WORK)

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+from cohortex.io.dataset import write_dataset
 from cohortex.report.page import write_report
 
 config = json.loads(snakemake.params.config)
 write_report(Path(config["work"]), Path(config["output"]), config, config["stages"])
+write_dataset(config["output"], config)

@@ -53,7 +53,7 @@ def anisotropic_diffusion(
     Notes
     -----
     Edge rule: nothing flows through the border of the image, so its mean is kept. No new extremes arise. On cubic voxels this is ITK's
-    GradientAnisotropicDiffusion with the conductance parameter `contrast`; on others ITK leaves out the second division by the spacing.
+    GradientAnisotropicDiffusion with the conductance parameter `contrast`; on others the two differ.
 
     References
     ----------
