@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 from cohortex.device import choose_device
 from cohortex.errors import Refused
 from cohortex.models import registry
+from cohortex.publish import atomic_path
 from cohortex.volume import Volume
 
 if TYPE_CHECKING:
@@ -67,18 +66,10 @@ def write_model(folder: str | Path, card: Mapping[str, Any], tensors: Mapping[st
     # Through JSON, so that numpy's numbers and tuples become plain ones.
     whole = json.loads(json.dumps({**card, "sha256": hashlib.sha256(raw).hexdigest()}, default=_plain))
     _check_card(whole, _called(folder, CARD))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = folder.parent / f".{folder.name}.{os.getpid()}.new"
-    stale = folder.parent / f".{folder.name}.{os.getpid()}.old"
-    for leftover in (fresh, stale):
-        shutil.rmtree(leftover, ignore_errors=True)
-    fresh.mkdir()
-    _write_synced(fresh / WEIGHTS, raw)
-    _write_synced(fresh / CARD, yaml.safe_dump(whole, sort_keys=False, allow_unicode=True, width=100).encode())
-    if folder.exists():
-        folder.rename(stale)
-    fresh.rename(folder)
-    shutil.rmtree(stale, ignore_errors=True)
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        (temporary / WEIGHTS).write_bytes(raw)
+        (temporary / CARD).write_text(yaml.safe_dump(whole, sort_keys=False, allow_unicode=True, width=100), encoding="utf-8")
 
 
 def read_card(folder: str | Path) -> dict[str, Any]:
@@ -269,13 +260,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     raise TypeError(f"a card holds plain values, not {type(value).__name__}")
-
-
-def _write_synced(path: Path, raw: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _check_card(card: Any, name: str) -> None:

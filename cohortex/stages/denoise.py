@@ -90,7 +90,7 @@ def denoise(image: Image, settings: Mapping[str, Any], model: Mapping[str, Loade
     step: dict[str, Any] = {"step": "denoise", "method": method, "noise_sigma": before}
     measures: dict[str, Any] = {"method": method, "noise_sigma_before": before}
     if method in NETWORKS:
-        cleaned, ran_on = apply_network(loaded, array)
+        cleaned, ran_on = apply_network(loaded, array, volume.modality)
         step |= {"model": loaded.card["name"], "model_sha256": loaded.card["sha256"]}
         measures["model"] = loaded.card["name"]
         if ran_on != loaded.device:
@@ -122,8 +122,8 @@ def apply_transform(array: np.ndarray, spacing_mm: tuple[float, float, float], s
     return denoise_transform(array, spacing_mm, sigma, strength=strength, rician=rician)
 
 
-def apply_network(model: Loaded, array: np.ndarray) -> tuple[np.ndarray, str]:
-    """Run a 2-D network over the slices along z, in the range of values of its card.
+def apply_network(model: Loaded, array: np.ndarray, modality: str) -> tuple[np.ndarray, str]:
+    """Run a 2-D network over the slices along z, in the range of values of its card, or the usual one of the modality.
 
     Values that the card's range leaves out (implants beyond the window, padding below it) stay what they were.
 
@@ -135,7 +135,7 @@ def apply_network(model: Loaded, array: np.ndarray) -> tuple[np.ndarray, str]:
     from cohortex.blocks import run_network
     from cohortex.models.intensity import from_unit, to_unit, unit_range, values_for
 
-    values = model.card.get("values") or values_for(model.card["modality"][0])
+    values = model.card.get("values") or values_for(modality)
     low, high = unit_range(array, values)
     unit = to_unit(array, low, high)
     halo = int(model.network.halo)  # pyright: ignore[reportArgumentType]

@@ -109,7 +109,8 @@ def superresolve(image: Image, settings: Mapping[str, Any], model: Mapping[str, 
             method = measures["method"] = "spline"
             code, reason = "no-fit", f"Interpolated by the spline only: {why}."
         else:
-            detailed, ran_on = apply_network(loaded, array, fine, axis)
+            fine = through.agreeing_spline(array, count, axis, profile)
+            detailed, ran_on = apply_network(loaded, array, fine, axis, volume.modality)
             measures["model"] = loaded.card["name"]
             step |= {"model": loaded.card["name"], "model_sha256": loaded.card["sha256"]}
             if ran_on != loaded.device:
@@ -151,7 +152,7 @@ def misfit(card: Mapping[str, Any], volume: Volume, factor: float) -> str | None
     return reason
 
 
-def apply_network(model: Loaded, array: np.ndarray, fine: np.ndarray, axis: int) -> tuple[np.ndarray, str]:
+def apply_network(model: Loaded, array: np.ndarray, fine: np.ndarray, axis: int, modality: str) -> tuple[np.ndarray, str]:
     """Run a network on interpolated slices, in the range of values of its card.
 
     Parameters
@@ -159,9 +160,11 @@ def apply_network(model: Loaded, array: np.ndarray, fine: np.ndarray, axis: int)
     array : (x, y, z) array
         The measured slices, from which the range is taken.
     fine : (x, y, z) array
-        The interpolated ones.
+        The interpolated ones, by the spline that agrees with the slices.
     axis : int
         Slice axis; the network sees it as its last one.
+    modality : str
+        Decides about the range where the card does not.
 
     Returns
     -------
@@ -171,7 +174,7 @@ def apply_network(model: Loaded, array: np.ndarray, fine: np.ndarray, axis: int)
     from cohortex.blocks import run_network
     from cohortex.models.intensity import from_unit, to_unit, unit_range, values_for
 
-    values = model.card.get("values") or values_for(model.card["modality"][0])
+    values = model.card.get("values") or values_for(modality)
     low, high = unit_range(array, values)
     halo = int(model.network.halo)  # pyright: ignore[reportArgumentType]
     turned = np.moveaxis(to_unit(fine, low, high), axis, 2)

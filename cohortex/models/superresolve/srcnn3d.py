@@ -31,10 +31,20 @@ class Srcnn3d(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the volume with detail, without the halo."""
-        y = torch.relu_(self.features(x))
+        y = torch.relu_(self._in_planes(x) if self.training and not x.is_cuda else self.features(x))
         y = torch.relu_(self.mapping(y))
         y = self.reconstruction(y)
         return y + x[:, :, 6:-6, 6:-6, 6:-6] if self.residual else y
+
+    def _in_planes(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what ``features`` returns, with the 9 x 9 taps along x and y as channels of a convolution along z.
+
+        A 9^3 kernel on one channel has slow gradients on a CPU: this makes a step of the training more than twice as fast.
+        """
+        batch, _, nx, ny, nz = x.shape
+        taps = x[:, 0].unfold(1, 9, 1).unfold(2, 9, 1).permute(0, 1, 4, 5, 2, 3).reshape(-1, 81, ny - 8, nz)
+        y = nn.functional.conv2d(taps, self.features.weight.reshape(64, 81, 1, 9), self.features.bias)
+        return y.view(batch, nx - 8, 64, ny - 8, nz - 8).transpose(1, 2)
 
 
 def srcnn3d(residual: bool = False) -> Srcnn3d:

@@ -19,7 +19,7 @@ def fine_count(slices: int, factor: float) -> int:
     return max(slices, round(slices * factor))
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=128)
 def spline_matrix(slices: int, count: int) -> np.ndarray:
     """Return the interpolation from slices to fine voxels by the cubic B-spline through the slices' centres.
 
@@ -63,7 +63,7 @@ def _natural(position: np.ndarray, slices: int) -> np.ndarray:
     return basis
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=128)
 def profile_matrix(slices: int, count: int, profile: Profile = "box") -> np.ndarray:
     """Return what the slices see of the fine voxels: weighted means over the slice profile.
 
@@ -92,7 +92,7 @@ def profile_matrix(slices: int, count: int, profile: Profile = "box") -> np.ndar
     return matrix
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=128)
 def _correction(slices: int, count: int, profile: Profile) -> np.ndarray:
     """Return the matrix from errors of the slices to the spline whose slice means are these errors."""
     spline = spline_matrix(slices, count)
@@ -137,6 +137,11 @@ def agree(fine: np.ndarray, slices: np.ndarray, axis: int, profile: Profile = "b
     """
     error = slices - average(fine, slices.shape[axis], axis, profile)
     return fine + along(_correction(slices.shape[axis], fine.shape[axis], profile), error, axis)
+
+
+def agreeing_spline(slices: np.ndarray, count: int, axis: int, profile: Profile = "box") -> np.ndarray:
+    """Return the cubic spline whose means over the slice profile are the measured slices; what networks work on."""
+    return along(_correction(slices.shape[axis], count, profile), slices, axis)
 
 
 def fine_affine(affine: np.ndarray, slices: int, count: int, axis: int) -> np.ndarray:
