@@ -11,7 +11,7 @@ from cohortex.models.regseg.mind import mind_ssc, multiscale_mind_loss
 @pytest.fixture(scope="module")
 def images() -> tuple[torch.Tensor, torch.Tensor]:
     rng = np.random.default_rng(0)
-    texture = ndi.gaussian_filter(rng.standard_normal((36, 36, 36)), 2)
+    texture = ndi.gaussian_filter(rng.standard_normal((28, 28, 28)), 2)
     texture = (texture - texture.min()) / np.ptp(texture)
     fixed = torch.from_numpy(texture.astype(np.float32))[None, None]
     return fixed, torch.roll(fixed, 3, dims=2)
@@ -33,15 +33,20 @@ def slow_mind(image: np.ndarray, radius: int, dilation: int, at: tuple[int, int,
 def test_there_are_twelve_channels_and_they_are_the_definition(images, radius, dilation):
     fixed, _ = images
     found = mind_ssc(fixed, radius, dilation)
-    assert found.shape == (1, 12, 36, 36, 36)
-    expected = slow_mind(fixed[0, 0].numpy(), radius, dilation, (15, 17, 20))
+    assert found.shape == (1, 12, 28, 28, 28)
+    expected = slow_mind(fixed[0, 0].numpy(), radius, dilation, (12, 14, 16))
     # exp(-d / v) with one v for all channels: the logarithms are proportional to the distances.
-    logs = np.sort(-np.log(found[0, :, 15, 17, 20].numpy()))
+    logs = np.sort(-np.log(found[0, :, 12, 14, 16].numpy()))
     assert len(expected) == 12
     assert np.allclose(logs / logs.sum(), expected / expected.sum(), atol=1e-3)
 
 
-MAPS = {"gamma": lambda x: x**0.8, "inverted": lambda x: 1 - x, "inverted gamma": lambda x: 5 * (1 - x) ** 1.2 - 2, "sine": lambda x: torch.sin(1.4 * x)}
+MAPS = {
+    "gamma": lambda x: x**0.8,
+    "inverted": lambda x: 1 - x,
+    "inverted gamma": lambda x: 5 * (1 - x) ** 1.2 - 2,
+    "sine": lambda x: torch.sin(1.4 * x),
+}
 
 
 @pytest.mark.parametrize("name", MAPS)

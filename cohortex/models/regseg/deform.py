@@ -79,8 +79,8 @@ def refine(
 ) -> torch.Tensor:
     """Improve a displacement for this one pair (instance optimisation, as in Balakrishnan et al. 2019 and Siebert et al. 2021).
 
-    L-BFGS on the control points of a smooth displacement that is added to the start, by the difference of MIND descriptors (computed once and warped), bending
-    and diffusion energy, a guard against folding and, with soft labels of both, their agreement.
+    L-BFGS on the control points of a smooth displacement that is added to the start, by the difference of MIND descriptors
+    (computed once and warped), bending and diffusion energy, a guard against folding and, with soft labels of both, their agreement.
 
     Parameters
     ----------

@@ -15,9 +15,6 @@ from cohortex.models.regseg import affine as poses
 from cohortex.models.regseg import grid as grids
 from cohortex.models.regseg.deform import Prepared, displaced_mind_loss, inverse, refine, to_mm
 
-SAME = 0.005
-"""Relative loss of mutual information below which an image counts as no worse aligned than before."""
-
 
 @dataclass(frozen=True)
 class Registration:
@@ -30,6 +27,7 @@ class Registration:
     displacement, backward : Displacement or None
         In mm on the working grid of the fixed image, applied before the matrix; and the way back.
     measures : mapping
+        ``deformation`` (kept | left-out | none),
         ``mi_before``, ``mi_after`` (nats), ``mind_before``, ``mind_after``, ``folding_percent``, ``displacement_p95_mm``, ...
     doubts : tuple of str
         What did not improve, as sentences.
@@ -88,25 +86,24 @@ def register(
     with torch.no_grad():
         mind_before = float(displaced_mind_loss(target, as_is, None, scales, mask))
         mind_pose = mind_after = float(displaced_mind_loss(target, aligned, None, scales, mask))
-    displacement, flow = None, _flow(target, aligned, mask, settings["deformable"], scales, network)
+    deformation, displacement = "none", None
+    flow = _flow(target, aligned, mask, settings["deformable"], scales, network)
     if flow is not None:
         found = to_mm(flow, grid)
         with torch.no_grad():
             mind_flow = float(displaced_mind_loss(target, aligned, flow, scales, mask))
         mi_flow = poses.information(here, there, matrix, found)
-        if mind_flow < mind_pose and mi_flow >= after * (1 - SAME):
-            displacement, mind_after, after = found, mind_flow, mi_flow
-        else:
-            doubts.append(
-                f"the deformation made the images no more alike (mutual information {after:.4g} to {mi_flow:.4g}, MIND {mind_pose:.4g} "
-                f"to {mind_flow:.4g}) and was left out"
-            )
+        # Mutual information knows nothing of MIND or of the network: what it does not confirm is left out.
+        deformation = "left-out"
+        if mind_flow < mind_pose and mi_flow > after:
+            displacement, mind_after, after, deformation = found, mind_flow, mi_flow, "kept"
     measures: dict[str, Any] = {
         "mi_before": pose.before,
         "mi_after": after,
         "mind_before": mind_before,
         "mind_after": mind_after,
         "affine_start": pose.start,
+        "deformation": deformation,
         **_motion(matrix, fixed),
     }
     if displacement is not None:

@@ -7,6 +7,7 @@ labels as the whole one. Instance norms depend on the block.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -59,6 +60,18 @@ class UNet3D(nn.Module):
         return self.head(x)
 
 
+class _BatchNorm(nn.BatchNorm3d):
+    """Batch norm without the count of batches, a lone integer that its momentum does not need."""
+
+    def __init__(self, width: int, affine: bool):
+        super().__init__(width, affine=affine)
+        self.num_batches_tracked = None
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        # The parent would add the count to a state that comes from a file.
+        nn.Module._load_from_state_dict(self, *args)
+
+
 def unet3d(
     channels: int = 1,
     classes: int = 7,
@@ -77,7 +90,7 @@ def unet3d(
 def _conv(inward: int, outward: int, norm: str, affine: bool) -> list[nn.Module]:
     layers: list[nn.Module] = [nn.Conv3d(inward, outward, 3, padding=1)]
     if norm == "batch":
-        layers.append(nn.BatchNorm3d(outward, affine=affine))
+        layers.append(_BatchNorm(outward, affine))
     elif norm == "group":
         layers.append(nn.GroupNorm(min(8, outward), outward, affine=affine))
     elif norm != "none":
