@@ -32,10 +32,10 @@ class Budget:
     learning_rate : float
     """
 
-    steps: int = 200
+    steps: int = 120
     batch: int = 8
     minutes: float = 10.0
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
 
 
 def train_network(

@@ -9,7 +9,7 @@ from cohortex.errors import BadInput
 from cohortex.models.classify.features import scan_features, scan_names, vector_names
 from cohortex.models.classify.fusion import Fusion, fit_fusion, fit_temperature, fuse, log_softmax
 from cohortex.models.classify.logistic import Logistic, _f_statistics, _fit, fit_logistic, grouped_folds, predict_logits
-from cohortex.models.classify.regrid import axis_weights, isotropic, network_input
+from cohortex.models.classify.regrid import LESION_GAIN, axis_weights, isotropic, network_input
 from cohortex.models.classify.scans import Grain, Vectors, labels_of
 from cohortex.volume import Volume
 from tests.toy_heads import head, subject
@@ -181,7 +181,7 @@ def test_what_the_network_sees_does_not_depend_on_the_scan_grid():
     assert here[1:] == pytest.approx(there[1:], abs=1e-4)
     assert here[0] == pytest.approx(there[0], abs=1e-2)
     # shares of labels keep the volume of the lesion
-    assert here[4].sum() * 10.0**3 == pytest.approx((labels == 6).sum() * 5.0**3, rel=1e-3)
+    assert here[4].sum() / LESION_GAIN * 10.0**3 == pytest.approx((labels == 6).sum() * 5.0**3, rel=1e-3)
 
 
 def test_a_scan_without_labels_fills_only_the_image_channel():
