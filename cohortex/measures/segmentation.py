@@ -108,6 +108,6 @@ def _surface_distances(a: np.ndarray, b: np.ndarray, spacing: Sequence[float]) -
     union = ndi.find_objects((a | b).astype(np.uint8))[0]
     a, b = (np.pad(x[union], 1) for x in (a, b))
     # Surfaces are the voxels of a mask that touch its outside by a face.
-    rim_a, rim_b = (x & ~np.asarray(ndi.binary_erosion(x)) for x in (a, b))
+    rim_a, rim_b = (x & np.logical_not(ndi.binary_erosion(x)) for x in (a, b))
     to_a, to_b = (np.asarray(ndi.distance_transform_edt(~x, sampling=tuple(spacing))) for x in (rim_a, rim_b))
     return to_b[rim_a], to_a[rim_b]

@@ -303,7 +303,8 @@ def test_a_subject_with_nothing_to_pair_and_no_model_is_skipped(section):
 def test_the_model_is_not_used_on_an_unknown_body_part_unless_told(trained, section):
     model = load(section, {"model": trained[1]}, "cpu")
     (image,) = [replace(i, body_part="") for i in subject_of("d", 1, "test", False)][:1]
-    image = replace(image, opener=lambda v=replace(image.volume, body_part=""): v)
+    unknown = replace(image.volume, body_part="")
+    image = replace(image, opener=lambda: unknown)
     with pytest.raises(Skip):
         regseg([image], section, model, 5)
     told = {"default": section["default"] | {"assume_body_part": "head"}}

@@ -73,9 +73,9 @@ def foreground(array: np.ndarray, affine: np.ndarray, modality: str) -> tuple[np
     opened = np.asarray(ndi.binary_opening(mask)) if min(small.shape) > 4 else mask
     if not mask.any():
         return np.ones(small.shape, bool), coarse
-    pieces = label(opened if opened.any() else mask, connectivity=1)
+    pieces = np.asarray(label(opened if opened.any() else mask, connectivity=1))
     largest = pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
-    return np.asarray(ndi.binary_fill_holes(np.asarray(ndi.binary_dilation(largest)) & mask)), coarse
+    return np.asarray(ndi.binary_fill_holes(np.logical_and(ndi.binary_dilation(largest), mask))), coarse
 
 
 def bounds(mask: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
