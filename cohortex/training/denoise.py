@@ -24,7 +24,7 @@ from cohortex.training.loop import fit, fresh
 if TYPE_CHECKING:
     from torch import nn
 
-TRAINING: dict[str, Any] = {"steps": 400, "minutes": 60.0, "rate": 6e-4, "batch": 4, "patch": 48, "filters": 96}
+TRAINING: dict[str, Any] = {"steps": 600, "minutes": 60.0, "rate": 6e-4, "batch": 4, "patch": 40, "filters": 96}
 """What a section may leave out."""
 
 LEVELS = (0.5, 1.5)

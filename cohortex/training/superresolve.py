@@ -25,7 +25,7 @@ from cohortex.training.loop import fit, fresh
 if TYPE_CHECKING:
     from torch import nn
 
-TRAINING: dict[str, Any] = {"steps": 400, "minutes": 60.0, "rate": 1e-3, "batch": 4, "patch": 24, "factors": [1.5, 3.0], "residual": True}
+TRAINING: dict[str, Any] = {"steps": 1000, "minutes": 60.0, "rate": 1e-3, "batch": 4, "patch": 14, "factors": [1.5, 3.0], "residual": True}
 """What a section may leave out."""
 
 HALO = 6
@@ -102,6 +102,8 @@ def train_superresolve(images: Sequence[Image], section: Mapping[str, Any], seed
         rate=training["rate"],
         seed=seed,
         device=device,
+        # As Dong et al. (2014) found for the two-dimensional network: the last layer learns ten times slower.
+        slower={"reconstruction": 0.1},
         checkpoint=checkpoint,
         key={"images": [i.id for i in train], "training": training, "profile": profile},
     )
@@ -128,7 +130,11 @@ def train_superresolve(images: Sequence[Image], section: Mapping[str, Any], seed
 
 
 def first_weights(network: nn.Module, seed: int) -> None:
-    """Let a residual network begin as the interpolation itself: with a last layer near zero."""
+    """Let a residual network begin as the interpolation itself, looking at differences.
+
+    The first filters are random under a Gaussian window and sum to zero, since the missing detail does not depend on the mean; the
+    last layer is near zero.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -136,12 +142,17 @@ def first_weights(network: nn.Module, seed: int) -> None:
     window = torch.exp(-(ticks[:, None, None] ** 2 + ticks[None, :, None] ** 2 + ticks**2) / (2 * 1.6**2))
     filters = torch.randn(64, 9, 9, 9, generator=generator) * window
     filters -= window * (filters.sum((1, 2, 3), keepdim=True) / window.sum())
-    filters /= filters.square().sum((1, 2, 3), keepdim=True).sqrt()
+    filters *= 5 / filters.square().sum((1, 2, 3), keepdim=True).sqrt()
     with torch.no_grad():
-        network.features.weight.copy_(filters[:, None])  # pyright: ignore
-        network.features.bias.zero_()  # pyright: ignore
-        network.reconstruction.weight.mul_(0.1)  # pyright: ignore
-        network.reconstruction.bias.zero_()  # pyright: ignore
+        for name, value in network.named_parameters():
+            if name == "features.weight":
+                value.copy_(filters[:, None])
+            elif name == "mapping.weight":
+                value.normal_(0, (2 / 64) ** 0.5, generator=generator)
+            elif name == "reconstruction.weight":
+                value.mul_(0.1)
+            else:
+                value.zero_()
 
 
 def squared_error(made: Any, target: Any) -> Any:
@@ -200,7 +211,7 @@ def draw(scan: Scan, edge: int, factor: float, profile: through.Profile, rng: np
 def metrics(
     network: nn.Module, images: Sequence[Image], factors: Sequence[float], profile: through.Profile, device: str
 ) -> list[dict[str, Any]]:
-    """Return the gain in PSNR over the spline, with and without agreement with the slices, on held-out images."""
+    """Return the gain in PSNR of the stage's result over the cubic spline and over the agreeing one, on held-out images."""
     if not images:
         return []
     rows: list[list[float]] = []
@@ -213,14 +224,16 @@ def metrics(
             low, high = unit_range(slices, values_for(image.modality))
             turned = np.moveaxis(to_unit(blurred, low, high), axis, 2)
             made = np.moveaxis(run_network(network, turned, (HALO, HALO, HALO), BLOCK, device)[0], 2, axis)
-            truth, spline, measured = (to_unit(a, low, high) for a in (array, blurred, slices))
-            agreed = [through.agree(np.ascontiguousarray(a), measured, axis, profile) for a in (made, spline)]
-            rows.append([psnr(truth, a, 1.0, inside) for a in (made, spline, *agreed)])
+            spline = through.upsample(slices, array.shape[axis], axis)
+            truth, plain, agreeing, measured = (to_unit(a, low, high) for a in (array, spline, blurred, slices))
+            made = through.agree(np.ascontiguousarray(made), measured, axis, profile)
+            rows.append([psnr(truth, a, 1.0, inside) for a in (made, plain, agreeing)])
             subjects.append(image.subject)
-    network_db, spline_db, network_agreed, spline_agreed = zip(*rows, strict=True)
+    made_db, plain_db, agreeing_db = zip(*rows, strict=True)
     on = f"validation subjects, in-plane axis thickened {factors[-1]:g} times, foreground"
     return [
-        cards.gain("PSNR gain dB", subjects, network_db, spline_db, "cubic spline", on),
-        cards.gain("PSNR gain dB, consistent", subjects, network_agreed, spline_agreed, "cubic spline, consistent", on),
-        cards.gain("PSNR gain dB, consistent over plain", subjects, network_agreed, spline_db, "cubic spline", on),
+        cards.gain("PSNR gain dB", subjects, made_db, plain_db, "cubic spline", on),
+        cards.gain(
+            "PSNR gain dB over the agreeing spline", subjects, made_db, agreeing_db, "cubic spline whose slice means are the slices", on
+        ),
     ]

@@ -105,6 +105,14 @@ def test_validation_sees_the_averaged_weights_and_changes_nothing():
     assert [step for step, _ in curves.validation] == [4, 8, 12, 16, 20]
 
 
+def test_a_layer_with_no_share_of_the_rate_stays_as_it_is():
+    net = network()
+    before = net[2].weight.clone()
+    loop.fit(net, sample, error, steps=5, seed=1, slower={"2.": 0.0})
+    assert torch.equal(net[2].weight, before)
+    assert not torch.equal(net[0].weight, network()[0].weight)
+
+
 def test_the_rate_rises_to_its_largest_value_and_falls_to_zero():
     rates = [loop.schedule(step, 100) for step in range(100)]
     assert max(rates) == 1
