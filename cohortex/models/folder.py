@@ -253,7 +253,8 @@ def _listed(values: list[Any]) -> str:
 
 
 def _as_array(tensor: Any) -> np.ndarray:
-    return np.ascontiguousarray(tensor.detach().cpu().numpy() if hasattr(tensor, "detach") else tensor)
+    # Not ascontiguousarray: it would make a vector of a single number.
+    return np.asarray(tensor.detach().cpu().numpy() if hasattr(tensor, "detach") else tensor, order="C")
 
 
 def _plain(value: Any) -> Any:

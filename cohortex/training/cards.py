@@ -21,7 +21,7 @@ def common(images: Sequence[Image]) -> dict[str, Any]:
     """
     parts = sorted({image.body_part for image in images})
     modalities = sorted({image.modality for image in images})
-    simulated = all(image.row.get("site") == "simulated" for image in images)
+    simulated = all(image.row.get("site") == "demo-simulator" for image in images)
     train = [image for image in images if image.row.get("split") == "train"]
     return {
         "modality": modalities,
