@@ -309,3 +309,13 @@ def test_the_model_is_not_used_on_an_unknown_body_part_unless_told(trained, sect
         regseg([image], section, model, 5)
     told = {"default": section["default"] | {"assume_body_part": "head"}}
     assert [m.tag for m in regseg([image], told, model, 5)] == ["seg", ""]
+
+
+def test_the_shipped_settings_hold_to_their_schema(root):
+    import json
+
+    import jsonschema
+
+    schema = json.loads((root / "schemas" / "stages" / "regseg.json").read_text())
+    for settings_of_modality in yaml.safe_load((root / "config.yaml").read_text())["regseg"].values():
+        jsonschema.Draft202012Validator(schema).validate(settings_of_modality)

@@ -16,8 +16,10 @@ import numpy as np
 from cohortex.measures.registration import mutual_information
 from cohortex.models.regseg import grid as grids
 
-Kind = Literal["rigid", "affine", "none"]
+Kind = Literal["rigid", "affine", "centres", "none"]
 TURNS_DEG = (-15.0, 0.0, 15.0)
+FINE_MM = 4.0
+"""Spacing at which poses are judged; like all lengths here for heads, less for small images (`grid.size_unit`)."""
 SEARCH_MM = 8.0
 BINS = 32
 
@@ -58,7 +60,7 @@ class Pose:
 def scan_of(array: np.ndarray, affine: np.ndarray, modality: str, spacing_mm: float = 3.0) -> Scan:
     """Return an image at about `spacing_mm`, normalised, with the mask of its body."""
     mask, mask_affine = grids.foreground(array, affine, modality)
-    small, coarse = grids.reduced(array, affine, spacing_mm)
+    small, coarse = grids.reduced(array, affine, spacing_mm * grids.size_unit(array.shape, affine))
     inside = grids.resample(mask, mask_affine, grids.Grid(small.shape, coarse), mode="nearest", outside=0.0) > 0.5
     return Scan(grids.normalised(small, modality, grids.intensity_range(small, modality, inside)), coarse, mask, mask_affine)
 
@@ -69,8 +71,9 @@ def align(fixed: Scan, moving: Scan, kind: Kind = "rigid", starts: Sequence[str]
     Parameters
     ----------
     fixed, moving : Scan
-    kind : {"rigid", "affine", "none"}
-        Six or twelve parameters; none keeps the headers' pose.
+    kind : {"rigid", "affine", "centres", "none"}
+        Six or twelve parameters; centres: only the middles of the two bodies are put together, whatever the information says (ultrasound);
+        none keeps the headers' pose.
     starts : sequence of {"header", "masses", "centres"}
         Where the search may begin; starts other than the header are tried with turns of the head as well.
     seed : int
@@ -81,10 +84,14 @@ def align(fixed: Scan, moving: Scan, kind: Kind = "rigid", starts: Sequence[str]
     Pose
         With the best start where the refinement is not better than it.
     """
-    fine, search = _target(fixed, 4.0), _target(fixed, SEARCH_MM)
+    fine, search = _target(fixed, FINE_MM), _target(fixed, SEARCH_MM)
     before = _information(fine, moving, np.eye(4))
     if kind == "none":
         return Pose(np.eye(4), before, before, "header", kept=True)
+    if kind == "centres":
+        matrix = np.eye(4)
+        matrix[:3, 3] = _middle(moving, _midrange) - _middle(fixed, _midrange)
+        return Pose(matrix, before, _information(fine, moving, matrix), "centres", kept=True)
     ranked = sorted(((_information(search, moving, m), name, m) for name, m in _starts(fixed, moving, starts)), key=lambda r: -r[0])
     _, name, start = ranked[0]
     matrix = _refine(fixed, moving, start, "rigid", seed)
@@ -99,14 +106,14 @@ def align(fixed: Scan, moving: Scan, kind: Kind = "rigid", starts: Sequence[str]
 
 def information(fixed: Scan, moving: Scan, matrix: np.ndarray, displacement: grids.Displacement | None = None) -> float:
     """Return the mutual information in nats of two images inside the fixed one's body, at 4 mm."""
-    return _information(_target(fixed, 4.0), moving, matrix, displacement)
+    return _information(_target(fixed, FINE_MM), moving, matrix, displacement)
 
 
 def _target(fixed: Scan, spacing_mm: float) -> tuple[grids.Grid, np.ndarray, np.ndarray]:
     """Return a grid over the fixed image, its values there and where they count."""
     from scipy import ndimage as ndi
 
-    small, affine = grids.reduced(fixed.array, fixed.affine, spacing_mm)
+    small, affine = grids.reduced(fixed.array, fixed.affine, spacing_mm * grids.size_unit(fixed.array.shape, fixed.affine))
     lattice = grids.Grid(small.shape, affine)
     inside = grids.resample(ndi.binary_dilation(fixed.mask, iterations=2), fixed.mask_affine, lattice, mode="nearest", outside=0.0) > 0.5
     return lattice, small, inside
@@ -162,6 +169,7 @@ def _refine(fixed: Scan, moving: Scan, start: np.ndarray, kind: Kind, seed: int)
     import SimpleITK
     from scipy import ndimage as ndi
 
+    unit = grids.size_unit(fixed.array.shape, fixed.affine)
     here, there = _itk(fixed.array, fixed.affine), _itk(moving.array, moving.affine)
     centre = _middle(fixed, np.mean) * (-1, -1, 1)
     transform: Any = SimpleITK.Euler3DTransform() if kind == "rigid" else SimpleITK.AffineTransform(3)
@@ -178,11 +186,11 @@ def _refine(fixed: Scan, moving: Scan, start: np.ndarray, kind: Kind, seed: int)
     mask = grids.resample(grown, fixed.mask_affine, grids.Grid(fixed.array.shape, fixed.affine), mode="nearest", outside=0.0)
     method.SetMetricFixedMask(SimpleITK.Cast(_itk(mask, fixed.affine), SimpleITK.sitkUInt8))
     method.SetInterpolator(SimpleITK.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(2.0, 0.01, 60, relaxationFactor=0.6, gradientMagnitudeTolerance=1e-5)
+    method.SetOptimizerAsRegularStepGradientDescent(2.0 * unit, 0.01 * unit, 60, relaxationFactor=0.6, gradientMagnitudeTolerance=1e-5)
     method.SetOptimizerScalesFromPhysicalShift()
     thin = min(min(fixed.array.shape), min(moving.array.shape)) < 16
     method.SetShrinkFactorsPerLevel([1, 1] if thin else [2, 1])
-    method.SetSmoothingSigmasPerLevel([4.0, 2.0])
+    method.SetSmoothingSigmasPerLevel([4.0 * unit, 2.0 * unit])
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     method.SetInitialTransform(transform, inPlace=True)
     try:

@@ -54,14 +54,15 @@ class Prepared:
 
     def scan(self, spacing_mm: float = 3.0) -> Scan:
         """Return the image as the affine search wants it."""
-        small, affine = grids.reduced(self.array, self.affine, spacing_mm)
+        unit = grids.size_unit(self.array.shape, self.affine)
+        small, affine = grids.reduced(self.array, self.affine, spacing_mm * unit)
         return Scan(grids.normalised(small, self.modality, self.levels), affine, self.mask, self.mask_affine)
 
 
 def prepare(array: np.ndarray, affine: np.ndarray, modality: str) -> Prepared:
     """Look at an image once: where the body is, which intensities it has."""
     mask, coarse = grids.foreground(array, affine, modality)
-    small, _ = grids.reduced(array, affine, grids.COARSE_MM)
+    small, _ = grids.reduced(array, affine, grids.COARSE_MM * grids.size_unit(array.shape, affine))
     return Prepared(array, affine, modality, mask, coarse, grids.intensity_range(small, modality, mask))
 
 

@@ -11,7 +11,7 @@ import torch
 from cohortex.models.regseg.warp import sample
 
 COARSE_MM = 4.0
-"""Spacing at which the foreground is looked for."""
+"""Spacing at which the foreground of a head is looked for."""
 SLAB_VOXELS = 2_000_000
 """Voxels that are resampled at a time, which bounds the memory of coordinates."""
 CT_CURVE = ((0.2, -1000.0, -100.0), (0.5, -50.0, 120.0), (0.3, 120.0, 1500.0))
@@ -54,6 +54,12 @@ def reduced(array: np.ndarray, affine: np.ndarray, spacing_mm: float) -> tuple[n
     return means, scaled
 
 
+def size_unit(shape: Sequence[int], affine: np.ndarray) -> float:
+    """Return 1 for heads and larger, less for images whose longest side is under 160 mm: spacings are multiplied by it."""
+    longest = max(n * size for n, size in zip(shape, np.linalg.norm(affine[:3, :3], axis=0), strict=True))
+    return float(min(1.0, longest / 160.0))
+
+
 def foreground(array: np.ndarray, affine: np.ndarray, modality: str) -> tuple[np.ndarray, np.ndarray]:
     """Return a coarse mask of the body and its affine.
 
@@ -64,7 +70,7 @@ def foreground(array: np.ndarray, affine: np.ndarray, modality: str) -> tuple[np
     from skimage.filters import threshold_otsu
     from skimage.measure import label
 
-    small, coarse = reduced(array, affine, COARSE_MM)
+    small, coarse = reduced(array, affine, COARSE_MM * size_unit(array.shape, affine))
     low, high = np.percentile(small, (1, 99.5))
     if not high > low:
         return np.ones(small.shape, bool), coarse

@@ -72,13 +72,15 @@ def register(
         Never worse than the start by mutual information: what did not improve is left out and told in `doubts`.
     """
     doubts: list[str] = []
-    kind: Any = freedom if settings["affine"].get("method", "auto") != "none" else "none"
+    method = settings["affine"].get("method", "auto")
+    kind: Any = freedom if method == "auto" else method
     here, there = fixed.scan(), moving.scan()
     pose = poses.align(here, there, kind, settings["affine"]["starts"], seed)
     matrix, after = pose.matrix, pose.after
     if kind != "none" and pose.kept and pose.start == "header":
         doubts.append(f"no {kind} motion had more mutual information than the headers' pose ({pose.before:.4g}), which was kept")
-    grid = fixed.box(float(settings["working_spacing_mm"] if spacing_mm is None else spacing_mm))
+    own = float(settings["working_spacing_mm"]) * grids.size_unit(fixed.array.shape, fixed.affine)
+    grid = fixed.box(own if spacing_mm is None else spacing_mm)
     scales = [(int(r), int(d)) for r, d in settings["deformable"]["scales"]]
     target = _tensor(fixed.on(grid), device)
     as_is, aligned = (_tensor(moving.on(grid, m), device) for m in (np.eye(4), matrix))
