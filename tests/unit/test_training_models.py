@@ -24,7 +24,7 @@ def image(subject, split, spacing=(1.0, 1.0, 2.0), seed=0, modality="T1w"):
     data = np.where(sum(a**2 for a in axes) < 0.9, 300 + 100 * np.sign(blobs), 0)
     data = np.abs(data + rng.normal(0, 15, data.shape)).astype(np.float32)
     volume = Volume(data, np.diag([*spacing, 1]), modality=modality, body_part="head")
-    row = {"split": split, "site": "simulated"}
+    row = {"split": split, "site": "demo-simulator"}
     name = f"{subject}_{modality}"
     return Image(id=name, subject=subject, session="", modality=modality, kind="image", body_part="head", row=row, opener=lambda: volume)
 
