@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 Sampler = Callable[[np.random.Generator], "tuple[np.ndarray, np.ndarray]"]
 """Given a generator it draws a batch: input and target, both (batch, channels, ...) float32."""
+
+LOG = logging.getLogger("cohortex.training")
 
 STATE = ("exp_avg", "exp_avg_sq")
 
@@ -141,6 +144,8 @@ def fit(
                 average[name].copy_(torch.lerp(average[name], new, 1 - keep) if new.is_floating_point() else new)
         losses.append(float(value.detach()))
         done = step + 1
+        if done % max(1, steps // 20) == 0:
+            LOG.info("step %d of %d, loss %.4g, %.0f s", done, steps, np.mean(losses[-max(1, steps // 20) :]), time.monotonic() - began)
         if validate is not None and (done % max(1, steps // 5) == 0):
             curves.validation.append([done, _with_average(network, average, validate)])
         if checkpoint is not None and time.monotonic() - saved > every_s:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -50,6 +51,18 @@ def training_images(folders: list[str], records: list[str], work: Path, target: 
     return images
 
 
+def tell(task: str, log: str | None) -> None:
+    """Send the progress of a training to standard error and to its log."""
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if log:
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(log))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter(f"train {task}: %(message)s"))
+        logging.getLogger("cohortex").addHandler(handler)
+    logging.getLogger("cohortex").setLevel(logging.INFO)
+
+
 def run_training(snakemake: Any) -> None:
     """Train the model that a Snakemake job asks for (rule `train`)."""
     os.umask(0o027)
@@ -57,6 +70,7 @@ def run_training(snakemake: Any) -> None:
     task, given = snakemake.wildcards.task, snakemake.params
     section: Mapping[str, Any] = json.loads(given.settings)
     work, output = Path(given.work), Path(snakemake.output[0])
+    tell(task, snakemake.log[0] if snakemake.log else None)
     module = importlib.import_module(f"cohortex.training.{task}")
     try:
         images = training_images(
