@@ -1,9 +1,9 @@
-# make install | demo | test | lint | lock
+# make install | demo | test | lint | zoo | clean
 VENV := .venv
 PYTHON ?= python3.11
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test lint zoo clean
 
 install: $(STAMP)
 
@@ -27,6 +27,13 @@ lint: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/snakefmt --check Snakefile rules
 	$(VENV)/bin/pyright
+
+# Train the shipped weights again (hours): the workflow's own rules on simulated heads, see zoo/train.yaml.
+MODELS := build/zoo/work/models
+zoo: install
+	$(VENV)/bin/snakemake --profile local --set-threads train=1 --configfile zoo/train.yaml -- $(addprefix $(MODELS)/,denoise superresolve regseg classify)
+	for pair in denoise/redcnn superresolve/srcnn3d regseg/heads classify/heads; do \
+		rm -rf zoo/$$pair && mkdir -p zoo/$$pair && cp $(MODELS)/$${pair%%/*}/* zoo/$$pair/; done
 
 clean:
 	rm -rf work results .snakemake
