@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cohortex.errors import BadInput, Refused
+from cohortex.owner import alive, myself
 
 BYTES_A_BATCH = 6.0
 """Folders of volumes of a batch that exist at once (a stage's input, its running folder, its output), in float32 volumes."""
@@ -26,18 +27,6 @@ def owner_file(config: Mapping[str, Any]) -> Path:
     return Path(config["output"]) / ".cohortex" / "owner.json"
 
 
-def alive(owner: Mapping[str, Any]) -> bool | None:
-    """Return whether the process of an owner lives; None when it is on another machine."""
-    import psutil
-
-    if owner.get("host") != socket.gethostname():
-        return None
-    try:
-        return abs(psutil.Process(int(owner["pid"])).create_time() - float(owner["started"])) < 1
-    except (psutil.NoSuchProcess, KeyError, ValueError):
-        return False
-
-
 def claim(config: Mapping[str, Any]) -> None:
     """Make this process the owner of the output folder.
 
@@ -46,12 +35,9 @@ def claim(config: Mapping[str, Any]) -> None:
     Refused
         When another run owns it; the sentence names host and process.
     """
-    import psutil
-
     file = owner_file(config)
     file.parent.mkdir(parents=True, exist_ok=True)
-    me = psutil.Process()
-    mine = json.dumps({"host": socket.gethostname(), "pid": me.pid, "started": me.create_time()})
+    mine = myself()
     for _ in range(2):
         try:
             descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640)
@@ -61,14 +47,14 @@ def claim(config: Mapping[str, Any]) -> None:
             except (ValueError, FileNotFoundError):
                 owner = {}
             living = alive(owner) if owner else False
-            if living is False or owner.get("pid") == me.pid:
+            if living is False or owner.get("pid") == mine["pid"]:
                 file.unlink(missing_ok=True)
                 continue
             who = f"process {owner.get('pid')} on {owner.get('host')}"
             hint = "wait for it, or give another output" if living else f"if it is gone, delete .cohortex/{file.name} in the output"
             raise Refused(f"the output {config['output']} belongs to another run ({who}): {hint}") from None
         with os.fdopen(descriptor, "w") as handle:
-            handle.write(mine)
+            handle.write(json.dumps(mine))
         return
     raise Refused(f"the output {config['output']} is being claimed by another run at this moment: try again")
 

@@ -13,16 +13,15 @@ import os
 import platform
 import shutil
 import socket
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cohortex import __version__
 from cohortex.items import SET_ASIDE, Image
-from cohortex.publish import atomic_path, link_or_copy, sweep, write_json
+from cohortex.job import Job, Log, become_owner, job_from
+from cohortex.publish import atomic_path, link_or_copy, write_json
 from cohortex.records import TIMING_COLUMNS, pairs, read_table, row_of, write_manifest, write_table
 from cohortex.stages import STAGES
 from cohortex.threads import set_threads
@@ -34,60 +33,10 @@ JOB_DEATHS = 5
 """... and one during which the whole job ended this often (a node may fail for reasons of its own)."""
 SYSTEMIC = 5
 """From this many items on, a batch with more than half of them set aside is called systemic."""
+LIBRARIES = ("numpy", "scipy", "torch", "SimpleITK", "nibabel", "pydicom", "zarr", "snakemake")
+"""Whose versions the records name."""
 ROW_LEFT_OUT = ("batch", "path", "root", "split")
 """Columns of the cohort table that do not change what is computed."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One stage on one batch, in plain words (made from Snakemake's object by `run_stage`)."""
-
-    stage: str
-    batch: str
-    table: Path
-    before: Path | None
-    before_record: Path | None
-    images: Path | None
-    record: Path
-    running: Path
-    log: Path | None
-    section: Mapping[str, Any]
-    models: Mapping[str, Mapping[str, str]]
-    seed: int
-    device: str
-    threads: int
-    last_attempt: bool = False
-    deadline_s: float = float("inf")
-
-
-def job_from(snakemake: Any) -> Job:
-    """Translate Snakemake's object."""
-    given = snakemake.params
-    stage, batch = snakemake.rule, snakemake.wildcards.batch
-    work_folder = Path(given.work)
-    inputs, outputs, resources = dict(snakemake.input.items()), dict(snakemake.output.items()), snakemake.resources
-    section = json.loads(given.settings)
-    if stage == "export":
-        section["results"] = given.results
-    runtime_s = float(resources.get("runtime", 0) or 0) * 60
-    return Job(
-        stage=stage,
-        batch=batch,
-        table=work_folder / "cohort" / "batches" / f"{batch}.tsv",
-        before=Path(inputs["images"]) if "images" in inputs else None,
-        before_record=Path(inputs["before"]) if "before" in inputs else None,
-        images=Path(outputs["images"]) if "images" in outputs else None,
-        record=Path(outputs["record"]),
-        running=work_folder / ".running" / stage / batch,
-        log=Path(snakemake.log[0]) if snakemake.log else None,
-        section=section,
-        models=json.loads(given.get("models", "{}")),
-        seed=int(given.seed),
-        device=given.device,
-        threads=snakemake.threads,
-        last_attempt=bool(resources.get("last_attempt", 0)),
-        deadline_s=0.9 * runtime_s if runtime_s else float("inf"),
-    )
 
 
 def run_stage(snakemake: Any, function: Callable[..., Any], load: Callable[..., Any] | None = None) -> None:
@@ -134,64 +83,6 @@ def run_job(job: Job, function: Callable[..., Any], load: Callable[..., Any] | N
     done = work_through(job, task, items, log)
     publish(job, images, items, done)
     log.line("finished")
-
-
-class Log:
-    """Progress, to the job's log and to standard error."""
-
-    def __init__(self, job: Job):
-        self.job = job
-        if job.log:
-            job.log.parent.mkdir(parents=True, exist_ok=True)
-        # Appended, so that the log tells the story of an attempt that was killed, too.
-        self.line(f"started with {job.threads} threads")
-
-    def write(self, text: str) -> None:
-        """Append to the log alone."""
-        if self.job.log:
-            with self.job.log.open("a", encoding="utf-8") as file:
-                file.write(text.rstrip("\n") + "\n")
-
-    def line(self, text: str) -> None:
-        """Append to the log and show on standard error."""
-        line = f"{self.job.stage} {self.job.batch} {text}"
-        self.write(line)
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
-
-    def progress(self, number: int, of: int, name: str, record: Mapping[str, Any]) -> None:
-        """Say how far the batch is."""
-        words = sorted({row["status"] for row in record["rows"]}) or ["ok"]
-        bar = "#" * round(20 * number / of) + "." * (20 - round(20 * number / of))
-        self.line(f"[{bar}] {number}/{of} {name} {','.join(words)} {record['timing']['seconds']:.1f} s")
-
-
-# --- who owns the running folder -------------------------------------------------------------------------------
-
-
-def become_owner(running: Path, log: Log) -> None:
-    """Take over the running folder; end an orphan of a killed run that still works in it on this host."""
-    import psutil
-
-    running.mkdir(parents=True, exist_ok=True)
-    file = running / "owner.json"
-    try:
-        owner = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        owner = {}
-    if owner.get("host") == socket.gethostname() and owner.get("pid") != os.getpid():
-        try:
-            process = psutil.Process(owner["pid"])
-            if abs(process.create_time() - owner["started"]) < 1:
-                log.line(f"ends process {owner['pid']}, left over from a run that was killed")
-                for member in [*process.children(recursive=True), process]:
-                    member.kill()
-                process.wait(10)
-        except psutil.NoSuchProcess:
-            pass
-    me = psutil.Process()
-    slurm = os.environ.get("SLURM_JOB_ID", "")
-    write_json(file, {"host": socket.gethostname(), "pid": me.pid, "started": me.create_time(), "slurm_job": slurm})
-    sweep(running)
 
 
 # --- what there is to do ---------------------------------------------------------------------------------------
@@ -459,8 +350,6 @@ def write_previews(path: Path, running: Path, items: Sequence[Item]) -> None:
 
 def numbers(job: Job, rows: Sequence[Mapping[str, Any]], items: Sequence[Item], done: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return what is known of the job beside its images."""
-    from importlib.metadata import version
-
     counts: dict[str, int] = {}
     for row in rows:
         if row["kind"] == "image" and row["role"] == "image":
@@ -471,15 +360,27 @@ def numbers(job: Job, rows: Sequence[Mapping[str, Any]], items: Sequence[Item], 
         from cohortex.models.folder import read_card
 
         models[name] = {"sha256": model_sha256(model), "card": read_card(Path(model["folder"]))}
-    libraries = ("numpy", "scipy", "torch", "SimpleITK", "nibabel", "pydicom", "zarr", "snakemake")
     return {
         "stage": job.stage,
         "version": STAGES[job.stage].version,
         "section": {name: value for name, value in job.section.items() if name != "results"},
         "models": models,
-        "software": {"cohortex": __version__, "python": platform.python_version(), **{name: version(name) for name in libraries}},
+        "software": {"cohortex": __version__, "python": platform.python_version(), **versions()},
         "device": job.device,
         "counts": counts,
         "items": len(items),
         "systemic": len(items) >= SYSTEMIC and bad * 2 > len(items),
     }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that this environment has; not every rule's has all of them."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = ""
+    return {name: number for name, number in found.items() if number}

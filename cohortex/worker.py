@@ -117,7 +117,6 @@ def keep(task: Task, item: Item, made: Sequence[Made]) -> tuple[list[dict[str, A
     by_id = {image.id: image for image in item.images}
     rows: dict[str, dict[str, Any]] = {}
     previews: dict[str, np.ndarray] = {}
-    replaced: set[str] = set()
     for thing in made:
         of = by_id[thing.of or item.images[0].id]
         name = f"{of.id}+{thing.tag}" if thing.tag else of.id
@@ -126,7 +125,6 @@ def keep(task: Task, item: Item, made: Sequence[Made]) -> tuple[list[dict[str, A
         row = row_of(of) | {"status": thing.status, "code": thing.code, "reason": thing.reason, "key": item.key}
         if thing.tag:
             row |= {"image": name, "entities": "", "sources": of.id}
-            replaced.add(of.id)
         if thing.entities:
             row["entities"] = ";".join(f"{key}={value}" for key, value in thing.entities.items())
         if thing.sources:
@@ -138,8 +136,9 @@ def keep(task: Task, item: Item, made: Sequence[Made]) -> tuple[list[dict[str, A
             row["role"] = of.role if not thing.tag else ("labels" if kind == "labels" else "image")
             if isinstance(content, Volume):
                 step = {"stage": task.stage, **{key: value for key, value in row.items() if key in ("code", "reason") and value}}
-                if task.model_sha256:
-                    step["models"] = dict(task.model_sha256)
+                models = models_for(task, of.modality)
+                if models:
+                    step["models"] = models
                 content = replace(content, history=(*content.history, step))
                 row["modality"] = content.modality or of.modality
                 row["body_part"] = content.body_part or of.body_part
@@ -154,9 +153,18 @@ def keep(task: Task, item: Item, made: Sequence[Made]) -> tuple[list[dict[str, A
     return list(rows.values()), previews
 
 
+def models_for(task: Task, modality: str) -> dict[str, str]:
+    """Return the model that the settings name for a modality, with the sha256 of its weights; of an absolute path only the last part."""
+    name = settings_for(task.section, modality).get("weights")
+    if not isinstance(name, str) or name not in task.model_sha256:
+        return {}
+    return {Path(name).name if Path(name).is_absolute() else name: task.model_sha256[name]}
+
+
 def set_aside(item: Item, status: str, code: str, reason: str) -> list[dict[str, Any]]:
     """Return the rows of an item that does not go on (or, when skipped, goes on as it came)."""
-    images = [image for image in item.images if status != "skipped" or (image.kind == "image" and image.role == "image")]
+    alone = len(item.images) == 1
+    images = [image for image in item.images if alone or status != "skipped" or (image.kind == "image" and image.role == "image")]
     return [row_of(image) | {"status": status, "code": code, "reason": reason, "key": item.key} for image in images]
 
 

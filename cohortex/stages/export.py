@@ -276,7 +276,7 @@ def label_names(image: Image) -> dict[str, str]:
 def _plain(value: Any) -> Any:
     """Return history as JSON can hold it, without absolute paths."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(below) for key, below in value.items()}
+        return {_plain(str(key)): _plain(below) for key, below in value.items()}
     if isinstance(value, list | tuple | set):
         return [_plain(below) for below in value]
     if isinstance(value, np.ndarray | np.generic):

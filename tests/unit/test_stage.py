@@ -13,9 +13,11 @@ import pytest
 
 from cohortex.errors import BadInput, Refused, Skip
 from cohortex.items import Image, Made
+from cohortex.job import Job
 from cohortex.records import COLUMNS, read_table, write_manifest, write_table
-from cohortex.stage import Job, run_job
+from cohortex.stage import cut_items, read_images, run_job
 from cohortex.volume import Volume
+from cohortex.worker import Task, process
 
 COHORT = (
     "image",
@@ -303,3 +305,42 @@ def test_a_subject_stage_sees_all_of_a_subject_and_derives_ids(job):
     assert (rows["001_T1w+seg"]["kind"], rows["001_T1w+seg"]["role"], rows["001_T1w+seg"]["entities"]) == ("labels", "labels", "desc=test")
     assert rows["001_T1w+affine"]["kind"] == "transform" and rows["1_T1w+class"]["kind"] == "table"
     assert set(COLUMNS) <= set(rows["001_T1w"])
+
+
+def test_labels_that_are_skipped_when_read_have_a_row(job):
+    def series(image, settings, model, seed):
+        raise Skip("four-d", "it is a series")
+
+    rows = [{"image": "001_T1w+labels", "subject": "001", "modality": "T1w", "role": "labels", "path": "/x"}]
+    write_table(job.table, COHORT, rows)
+    run_job(replace(job, stage="acquire", before=None, before_record=None), series)
+    assert manifest(job)["001_T1w+labels"]["code"] == "four-d"
+
+
+def test_an_environment_without_a_library_leaves_its_record(job, monkeypatch):
+    from importlib import metadata
+
+    def version(name):
+        if name == "torch":
+            raise metadata.PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(metadata, "version", version)
+    run_job(job, add)
+    software = json.loads((job.record / "numbers.json").read_text())["software"]
+    assert "torch" not in software and software["numpy"] == "1.0"
+
+
+def test_the_history_names_the_model_of_the_modality_and_no_path_of_the_machine(job):
+    from cohortex.io.ozx import read_ozx
+
+    weights = {"/home/jane/models/best": "ab" * 32, "zoo/other": "cd" * 32}
+    models = {name: {"folder": "/none", "sha256": sha256} for name, sha256 in weights.items()}
+    section = {"default": {"add": 1.0, "weights": "/home/jane/models/best"}, "CT": {"weights": "zoo/other"}}
+    task = Task("denoise", "image", add, None, section, {}, weights, "cpu", 1, job.running, lambda _: None)
+    job.running.mkdir(parents=True)
+    for item in cut_items(replace(job, models=models), read_images(job)):
+        process(task, item, None)
+    histories = {name: read_ozx(job.running / f"{name}.ozx").history[-1] for name in ("001_T1w", "3_CT")}
+    assert histories["001_T1w"]["models"] == {"best": "ab" * 32}
+    assert histories["3_CT"]["models"] == {"zoo/other": "cd" * 32}
