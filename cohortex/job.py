@@ -60,7 +60,7 @@ def job_from(snakemake: Any) -> Job:
         section=section,
         models=json.loads(given.get("models", "{}")),
         seed=int(given.seed),
-        device=given.device,
+        device=resources.get("device", "auto"),
         threads=snakemake.threads,
         last_attempt=bool(resources.get("last_attempt", 0)),
         deadline_s=0.9 * runtime_s if runtime_s else float("inf"),

@@ -226,6 +226,9 @@ def work(task: Task, items: Sequence[Item], connection: Any) -> None:
     model = None
     try:
         if task.load is not None:
+            from cohortex.device import choose_device
+
+            task = replace(task, device=choose_device(task.device))
             model = task.load(task.section, task.folders, task.device)
         connection.send_bytes(b"ready")
         while True:

@@ -18,11 +18,11 @@ rule acquire:
         runtime=minutes("acquire"),
         disk_mb=disk("acquire"),
         last_attempt=last,
+        device=config["device"],
     params:
         settings=settings("acquire"),
         version=stage_version("acquire"),
         seed=config["seed"],
-        device=config["device"],
         work=WORK,
     script:
         "../scripts/acquire.py"

@@ -21,11 +21,11 @@ rule classify:
         disk_mb=disk("classify"),
         gpu=gpus("classify"),
         last_attempt=last,
+        device=config["device"],
     params:
         settings=settings("classify"),
         version=stage_version("classify"),
         seed=config["seed"],
-        device=config["device"],
         work=WORK,
         models=models("classify"),
     script:

@@ -21,11 +21,11 @@ rule denoise:
         disk_mb=disk("denoise"),
         gpu=gpus("denoise"),
         last_attempt=last,
+        device=config["device"],
     params:
         settings=settings("denoise"),
         version=stage_version("denoise"),
         seed=config["seed"],
-        device=config["device"],
         work=WORK,
         models=models("denoise"),
     script:

@@ -19,11 +19,11 @@ rule preprocess:
         runtime=minutes("preprocess"),
         disk_mb=disk("preprocess"),
         last_attempt=last,
+        device=config["device"],
     params:
         settings=settings("preprocess"),
         version=stage_version("preprocess"),
         seed=config["seed"],
-        device=config["device"],
         work=WORK,
     script:
         "../scripts/preprocess.py"

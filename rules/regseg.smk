@@ -21,11 +21,11 @@ rule regseg:
         disk_mb=disk("regseg"),
         gpu=gpus("regseg"),
         last_attempt=last,
+        device=config["device"],
     params:
         settings=settings("regseg"),
         version=stage_version("regseg"),
         seed=config["seed"],
-        device=config["device"],
         work=WORK,
         models=models("regseg"),
     script:

@@ -21,11 +21,11 @@ rule superresolve:
         disk_mb=disk("superresolve"),
         gpu=gpus("superresolve"),
         last_attempt=last,
+        device=config["device"],
     params:
         settings=settings("superresolve"),
         version=stage_version("superresolve"),
         seed=config["seed"],
-        device=config["device"],
         work=WORK,
         models=models("superresolve"),
     script:

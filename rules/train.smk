@@ -18,10 +18,10 @@ rule train:
         runtime=600,
         disk_mb=1000,
         gpu=training_gpus,
+        device=config["device"],
     params:
         settings=training_settings,
         seed=config["seed"],
-        device=config["device"],
         work=WORK,
     script:
         "../scripts/train.py"

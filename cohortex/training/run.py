@@ -79,7 +79,7 @@ def run_training(snakemake: Any) -> None:
         folder = work / "training" / task
         folder.mkdir(parents=True, exist_ok=True)
         getattr(module, f"train_{task}")(
-            images, section, seed_for(given.seed, task, "train"), choose_device(given.device), folder / "model"
+            images, section, seed_for(given.seed, task, "train"), choose_device(snakemake.resources.get("device", "auto")), folder / "model"
         )
         with atomic_path(output) as temporary:
             (folder / "model").rename(temporary)

@@ -78,7 +78,7 @@ def test_a_run_that_is_killed_ends_with_the_results_of_an_undisturbed_one(cohort
 
 def test_a_parameter_changed_between_kill_and_rerun_gives_an_undisturbed_run_with_the_new_one(cohort, tmp_path):
     changed = tmp_path / "changed.yaml"
-    changed.write_text("denoise:\n  default: {method: gaussian}\n")
+    changed.write_text("denoise:\n  default: {strength: 0.5}\n")
     head = start(tmp_path / "killed", **settings(cohort))
     while head.poll() is None and not list((tmp_path / "killed" / "work" / ".running" / "denoise").glob("*/*.done.json")):
         time.sleep(0.02)

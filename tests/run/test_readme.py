@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def clone(tmp_path_factory) -> Path:
         source, target = ROOT / name, folder / name
         if source.is_symlink() or source.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(source.readlink()) if source.is_symlink() else target.write_bytes(source.read_bytes())
+            target.symlink_to(source.readlink()) if source.is_symlink() else shutil.copy2(source, target)
     (folder / ".venv").symlink_to(ROOT / ".venv")
     for number, subject in enumerate(("01", "1")):
         write_nifti(folder / "my_study" / f"sub-{subject}" / "anat" / f"sub-{subject}_T1w.nii.gz", phantom(number))
