@@ -173,13 +173,15 @@ def model_sha256(model: Mapping[str, str]) -> str:
 # --- doing it --------------------------------------------------------------------------------------------------
 
 
-def done_record(running: Path, item: Item) -> dict[str, Any] | None:
-    """Return the done-record of an item if it is there under the item's key."""
+def done_record(job: Job, item: Item) -> dict[str, Any] | None:
+    """Return the done-record of an item if it is there under the item's key, and all that it names is there, too."""
     try:
-        record = json.loads((running / f"{item.name}.done.json").read_text(encoding="utf-8"))
+        record = json.loads((job.running / f"{item.name}.done.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    there = all((running / row["path"]).is_file() for row in record["rows"] if row.get("path"))
+    files = [job.running / row["path"] for row in record["rows"] if row.get("path")]
+    files += [Path(job.section["results"]) / row["exported"] for row in record["rows"] if row.get("exported")]
+    there = all(file.is_file() for file in files)
     return record if record["key"] == item.key and there else None
 
 
@@ -212,7 +214,7 @@ def work_through(job: Job, task: Task, items: Sequence[Item], log: Log) -> dict[
     timing = {"peak_mb": 0, "pid": os.getpid(), "device": job.device, "threads": job.threads}
     try:
         for number, item in enumerate(items, 1):
-            record = done_record(job.running, item)
+            record = done_record(job, item)
             if record is not None:
                 record["timing"]["resumed"] = 1
                 done[item.name] = record
@@ -237,7 +239,7 @@ def work_through(job: Job, task: Task, items: Sequence[Item], log: Log) -> dict[
                     worker = Worker(task, items)
                 starts(job.running, item, "started")
                 if worker.process_item(number - 1):
-                    record = done_record(job.running, item)
+                    record = done_record(job, item)
                 else:
                     starts(job.running, item, "worker_died")
                     log.line(f"{item.name}: the worker died ({worker.ended()}); it is started again")

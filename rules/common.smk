@@ -20,6 +20,8 @@ from cohortex.run import (
 )
 
 BASEDIR = workflow.basedir
+# What lies here is of patients: files are for the owner and the group, here and in all jobs.
+os.umask(0o027)
 
 try:
     config.update(check_config(config))
@@ -150,6 +152,11 @@ def last(wildcards, attempt):
 def records(wildcards):
     """Return every record of the cohort."""
     return [f"{WORK}/records/{stage}/{batch}" for stage in CHAIN for batch in BATCHES]
+
+
+def exported(wildcards):
+    """Return what says of every batch that it is in the results."""
+    return [f"{config['output']}/.cohortex/exported/{batch}" for batch in BATCHES]
 
 
 def start_run():

@@ -5,6 +5,8 @@ rule export:
         before=record_before("export"),
     output:
         record=directory("<work>/records/export/{batch}"),
+        # in the results, so that a batch whose results were deleted is exported again
+        exported=touch("<results>/.cohortex/exported/{batch}"),
     log:
         "<logs>/export/{batch}.log",
     benchmark:
@@ -18,11 +20,11 @@ rule export:
         runtime=minutes("export"),
         disk_mb=disk("export"),
         last_attempt=last,
+        device=config["device"],
     params:
         settings=settings("export"),
         version=stage_version("export"),
         seed=config["seed"],
-        device=config["device"],
         work=WORK,
         results=config["output"],
     script:

@@ -2,6 +2,7 @@ rule report:
     """Write the report on the whole cohort from the records of every stage."""
     input:
         records,
+        exported,
     output:
         page="<results>/report/index.html",
         manifest="<results>/manifest.tsv",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from cohortex import __version__
 from cohortex.io.bids import ANAT
 from cohortex.publish import write_json, write_text
+from cohortex.records import read_table
 from cohortex.report.records import safe_cell
 
 LISTS = Path(".cohortex/subjects")
@@ -42,9 +43,15 @@ def write_dataset(results: str | Path, config: Mapping[str, Any]) -> None:
         The folder that the subjects were exported to.
     config : mapping
         As run: ``input``, ``work`` and ``stages`` are looked at.
+
+    Notes
+    -----
+    By ``manifest.tsv``, which the report writes before: what an earlier run exported of a subject whose images are all set aside now
+    is deleted.
     """
     results = Path(results)
     results.mkdir(parents=True, exist_ok=True, mode=0o750)
+    _withdraw(results)
     write_json(results / "dataset_description.json", _description(results, config))
     write_text(results / "README.md", README)
     write_text(results / ".bidsignore", "\n".join([*IGNORED, *_own_folders(results)]) + "\n")
@@ -53,6 +60,30 @@ def write_dataset(results: str | Path, config: Mapping[str, Any]) -> None:
     for path in results.glob("*"):
         if path.is_file() and not path.is_symlink():
             path.chmod(0o640)
+
+
+def remove_files(results: Path, subject: str, names: Iterable[str]) -> None:
+    """Delete files of a subject, and the folders that are empty then."""
+    for name in sorted(names):
+        # A list that was tampered with must not reach beyond the subject's own folder.
+        if name.startswith(f"sub-{subject}/") and ".." not in Path(name).parts:
+            (results / name).unlink(missing_ok=True)
+            for empty in list((results / name).parents)[:3]:
+                if empty == results or not empty.is_dir() or any(empty.iterdir()):
+                    break
+                empty.rmdir()
+
+
+def _withdraw(results: Path) -> None:
+    """Delete what an earlier run exported of subjects of whom nothing is left now: they never came to the export of this one."""
+    manifest = results / "manifest.tsv"
+    rows = read_table(manifest) if manifest.is_file() else []
+    exported = {row["subject"] for row in rows if row.get("export.exported")}
+    for subject in sorted({row["subject"] for row in rows} - exported):
+        file = results / LISTS / f"{subject}.json"
+        if file.is_file():
+            remove_files(results, subject, json.loads(file.read_text(encoding="utf-8"))["files"])
+            file.unlink()
 
 
 def _description(results: Path, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from cohortex import __version__
 from cohortex.io.bids import build_name, folder
-from cohortex.io.dataset import LISTS, write_dataset
+from cohortex.io.dataset import LISTS, remove_files, write_dataset
 from cohortex.items import Image, Made, settings_for
 from cohortex.publish import atomic_path, link_or_copy, write_json, write_text
 from cohortex.volume import Volume
@@ -296,14 +296,7 @@ def _replace_list(results: Path, subject: str, content: Mapping[str, Any]) -> No
         before = set(json.loads(file.read_text(encoding="utf-8"))["files"])
     except (FileNotFoundError, ValueError, KeyError):
         before = set()
-    for name in sorted(before - set(content["files"])):
-        # A list that was tampered with must not reach beyond the subject's own folder.
-        if name.startswith(f"sub-{subject}/") and ".." not in Path(name).parts:
-            (results / name).unlink(missing_ok=True)
-            for empty in list((results / name).parents)[:3]:
-                if empty == results or not empty.is_dir() or any(empty.iterdir()):
-                    break
-                empty.rmdir()
+    remove_files(results, subject, before - set(content["files"]))
     _write_json(file, content)
 
 

@@ -1,6 +1,7 @@
 """Every rule, run for real by Snakemake on a tiny cohort: a T1w and a T2w of two subjects, thick slices, no body part."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -8,7 +9,7 @@ import yaml
 from cohortex.io.ozx import read_ozx
 from cohortex.records import COLUMNS, TIMING_COLUMNS, read_table
 from cohortex.stages import STAGES
-from tests.workflow import snakemake, write_cohort
+from tests.workflow import jobs_run, snakemake, write_cohort
 
 STAGE_NAMES = list(STAGES)
 
@@ -77,3 +78,16 @@ def test_nothing_is_left_running(run):
     assert not (run / "work" / ".running").exists()
     assert not (run / "results" / ".cohortex" / "owner.json").exists()
     assert not list(run.rglob(".*.tmp"))
+
+
+def test_files_are_for_the_owner_and_the_group_only(run):
+    found = [path for folder in ("work", "results") for path in (run / folder, *(run / folder).rglob("*"))]
+    open_to_all = [str(path.relative_to(run)) for path in found if path.stat().st_mode & 0o007]
+    assert (run / "results" / "report" / "index.html") in found and not open_to_all
+
+
+def test_results_that_were_deleted_are_exported_again_and_nothing_else_is_done_again(run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, ignore=lambda folder, names: ["results"] if folder == str(run) else [])
+    again = snakemake(copy, "-n", "--configfile", str(run / "settings.yaml"), input=run / "cohort.tsv")
+    assert jobs_run(again.stdout) == {"export": 1, "report": 1, "verdict": 1, "all": 1}

@@ -412,3 +412,14 @@ def test_job_processes_read_one_small_file(make, tmp_path, folder):
             path.unlink()
     assert read_batches(str(folder.parent)) == ["b00001"]
     assert json.loads((folder / "index.json").read_text())["batches"]["b00001"][2] == 1
+
+
+def test_a_training_forgets_a_batch_that_left_the_cohort(tmp_path):
+    from cohortex.training.frozen import frozen_batches
+
+    work = str(tmp_path)
+    assert frozen_batches(work, "denoise", ["b00001", "b00002"], retrain=False) == ["b00001", "b00002"]
+    assert frozen_batches(work, "denoise", ["b00001", "b00002", "b00003"], retrain=False) == ["b00001", "b00002"]
+    assert frozen_batches(work, "denoise", ["b00002", "b00003"], retrain=False) == ["b00002"]
+    assert frozen_batches(work, "denoise", ["b00003"], retrain=False) == ["b00003"]
+    assert frozen_batches(work, "denoise", ["b00003", "b00004"], retrain=True) == ["b00003", "b00004"]

@@ -288,3 +288,34 @@ def test_what_a_label_means_is_taken_from_the_history(tmp_path):
     run([item("001_T1w+seg", labels, "T1w", "labels")], tmp_path)
     dataset(tmp_path, tmp_path, "demo")
     assert (tmp_path / "desc-seg_dseg.tsv").read_text().splitlines()[2:] == ["1\tgland", "2\tzone", "3\tlabel 3"]
+
+
+def test_a_subject_of_whom_nothing_is_left_loses_what_an_earlier_run_exported(images, tmp_path):
+    results = tmp_path / "results"
+    run(images[:1], results)
+    run([item("002_T1w", volume("T1w"), "T1w", "image", subject="002")], results)
+    path = "sub-001/anat/sub-001_desc-cohortex_T1w.nii.gz"
+    told = f"subject\timage\tstatus\texport.exported\n001\t001_T1w\tok\t{path}\n002\t002_T1w\tquarantined\t\n"
+    (results / "manifest.tsv").write_text(told)
+    dataset(results, tmp_path, "demo")
+    assert (results / path).exists()
+    assert not (results / "sub-002").exists()
+    assert [file.stem for file in (results / ".cohortex/subjects").iterdir()] == ["001"]
+
+
+def test_what_was_exported_and_deleted_is_exported_again(images, tmp_path):
+    from cohortex.job import Job
+    from cohortex.stage import done_record
+    from cohortex.worker import Item
+
+    results, running = tmp_path / "results", tmp_path / "running"
+    (made,) = run(images[:1], results)
+    running.mkdir()
+    rows = [{"image": made.of, "exported": made.measures["exported"]}]
+    (running / "001.done.json").write_text(json.dumps({"key": "k", "rows": rows}))
+    section = {"default": {}, "results": str(results)}
+    job = Job("export", "b00001", tmp_path, None, None, None, tmp_path, running, None, section, {}, 0, "cpu", 1)
+    done = Item("001", (images[0],), "k", 0)
+    assert done_record(job, done) is not None
+    (results / made.measures["exported"]).unlink()
+    assert done_record(job, done) is None
