@@ -13,7 +13,7 @@ from cohortex.io.ozx import read_ozx
 from cohortex.measures.image_quality import psnr
 from cohortex.measures.intervals import paired_interval
 from cohortex.measures.segmentation import dice
-from cohortex.records import read_table
+from cohortex.tables import read_table
 from cohortex.volume import Volume
 
 TISSUES = (1, 2, 3, 4, 5)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.demo import ROOT, command, measured
 from cohortex.items import SET_ASIDE
-from cohortex.records import read_table
+from cohortex.tables import read_table
 
 COLUMNS = ("subject", "session", "modality", "path", "body_part", "role", "acq")
 Row = tuple[str, str, str, str, str, str, str]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cohortex.items import Image
-from cohortex.publish import write_text
+from cohortex.tables import write_table
 from cohortex.volume import Volume
 
 COLUMNS = (
@@ -34,32 +32,6 @@ COLUMNS = (
 """First columns of every manifest, in this order; a stage's measures follow alphabetically."""
 
 TIMING_COLUMNS = ("item", "seconds", "peak_mb", "host", "pid", "device", "threads", "resumed")
-
-
-def cell(value: Any) -> str:
-    """Write one value: floats with 6 significant digits, nothing for None, no tab or line break."""
-    if value is None or value == "":
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) or type(value).__name__.startswith("float"):
-        return "n/a" if value != value else f"{float(value):.6g}"
-    return " ".join(str(value).split())
-
-
-def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a table of tab-separated values, atomically."""
-    text = io.StringIO()
-    text.write("\t".join(columns) + "\n")
-    for row in rows:
-        text.write("\t".join(cell(row.get(column)) for column in columns) + "\n")
-    write_text(path, text.getvalue())
-
-
-def read_table(path: Path) -> list[dict[str, str]]:
-    """Read a table that `write_table` wrote; all values are strings."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
 def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -22,8 +22,9 @@ from cohortex import __version__
 from cohortex.items import SET_ASIDE, Image
 from cohortex.job import Job, Log, become_owner, job_from
 from cohortex.publish import atomic_path, link_or_copy, write_json
-from cohortex.records import TIMING_COLUMNS, pairs, read_table, row_of, write_manifest, write_table
+from cohortex.records import TIMING_COLUMNS, pairs, row_of, write_manifest
 from cohortex.stages import STAGES
+from cohortex.tables import read_table, write_table
 from cohortex.threads import set_threads
 from cohortex.worker import Item, Task, open_content, seed_for, work
 

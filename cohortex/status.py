@@ -9,8 +9,8 @@ from pathlib import Path
 from cohortex.cohort import batch_sizes
 from cohortex.errors import Refused
 from cohortex.items import SET_ASIDE
-from cohortex.records import read_table
 from cohortex.stages import STAGES
+from cohortex.tables import read_table
 
 NAMED = 50
 """So many things that were set aside are named."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cohortex.errors import Refused
 from cohortex.io.dataset import LISTS
-from cohortex.records import read_table
+from cohortex.tables import read_table
 
 
 def verify(results: Path) -> tuple[int, list[str]]:

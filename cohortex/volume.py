@@ -16,10 +16,14 @@ class ArrayLike(Protocol):
     """What `Volume.data` needs: numpy, zarr and dask arrays all have it."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Length along every axis."""
+        ...
 
     @property
-    def dtype(self) -> Any: ...
+    def dtype(self) -> Any:
+        """Type of a value."""
+        ...
 
     def __getitem__(self, key: Any, /) -> Any: ...
 

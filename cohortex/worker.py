@@ -22,7 +22,8 @@ import numpy as np
 from cohortex.errors import BadInput, Skip
 from cohortex.items import Image, Made, settings_for
 from cohortex.publish import NO_SPACE, atomic_path, write_json, write_text
-from cohortex.records import cell, geometry, row_of
+from cohortex.records import geometry, row_of
+from cohortex.tables import cell, read_table, table_text
 from cohortex.volume import Volume
 
 SUFFIX = {"image": ".ozx", "labels": ".ozx", "field": ".ozx", "transform": ".json", "table": ".tsv"}
@@ -65,8 +66,6 @@ def open_content(path: Path, kind: str) -> Any:
     if kind == "transform":
         return np.array(json.loads(path.read_text(encoding="utf-8"))["matrix"], dtype=np.float64)
     if kind == "table":
-        from cohortex.records import read_table
-
         rows = read_table(path)
         return {column: [row[column] for row in rows] for column in (rows[0] if rows else {})}
     from cohortex.io.ozx import read_ozx
@@ -87,9 +86,8 @@ def write_content(path: Path, content: Any, threads: int) -> str:
         )
     else:
         columns = list(content)
-        lines = ["\t".join(columns)]
-        lines += ["\t".join(cell(content[column][i]) for column in columns) for i in range(len(content[columns[0]]) if columns else 0)]
-        text = "\n".join(lines)
+        cells = zip(*(content[column] for column in columns), strict=True)
+        text = table_text(columns, (dict(zip(columns, row, strict=True)) for row in cells)).removesuffix("\n")
     write_text(path, text + "\n")
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -225,11 +223,12 @@ def work(task: Task, items: Sequence[Item], connection: Any) -> None:
     set_threads(task.threads)
     model = None
     try:
-        if task.load is not None:
+        load = task.load
+        if load is not None:
             from cohortex.device import choose_device
 
             task = replace(task, device=choose_device(task.device))
-            model = task.load(task.section, task.folders, task.device)
+            model = load(task.section, task.folders, task.device)
         connection.send_bytes(b"ready")
         while True:
             index = int(connection.recv_bytes())

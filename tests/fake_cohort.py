@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cohortex.records import TIMING_COLUMNS, write_manifest, write_table
+from cohortex.records import TIMING_COLUMNS, write_manifest
 from cohortex.report.previews import checkerboard, orthogonal_views
+from cohortex.tables import write_table
 from cohortex.volume import Volume
 
 STAGES = ["acquire", "preprocess", "denoise", "superresolve", "regseg", "classify", "export"]

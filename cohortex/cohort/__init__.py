@@ -74,8 +74,9 @@ def make_cohort(config: Mapping[str, Any], basedir: str | Path = ".") -> None:
         When there is no input, nothing in it, or something wrong with a table.
     """
     from cohortex.cohort.cut import Prints, cut, known_batches, sizes
-    from cohortex.cohort.table import COLUMNS, image_id, tsv, write_if_changed
+    from cohortex.cohort.table import COLUMNS, image_id, write_if_changed
     from cohortex.config import check_config
+    from cohortex.tables import table_text
 
     config = check_config(config)
     folder = Path(config["work"]) / "cohort"
@@ -109,15 +110,15 @@ def make_cohort(config: Mapping[str, Any], basedir: str | Path = ".") -> None:
     for row in rows:
         parts.setdefault(row["batch"], []).append(row)
     for batch, part in parts.items():
-        write_if_changed(folder / "batches" / f"{batch}.tsv", tsv(part, columns))
+        write_if_changed(folder / "batches" / f"{batch}.tsv", table_text(columns, part))
     for path in (folder / "batches").glob("*.tsv"):
         if path.stem not in parts:
             path.unlink(missing_ok=True)
-    write_if_changed(folder / "cohort.tsv", tsv(rows, columns))
-    write_if_changed(folder / "participants.tsv", tsv(people, list(dict.fromkeys(name for person in people for name in person))))
+    write_if_changed(folder / "cohort.tsv", table_text(columns, rows))
+    write_if_changed(folder / "participants.tsv", table_text(list(dict.fromkeys(name for person in people for name in person)), people))
     write_if_changed(folder / "fingerprints.json", prints.text())
     write_if_changed(
-        folder / "batches.tsv", tsv(({"subject": key, "batch": value} for key, value in batches.items()), ["subject", "batch"])
+        folder / "batches.tsv", table_text(["subject", "batch"], ({"subject": key, "batch": value} for key, value in batches.items()))
     )
     index = {"next": following, "batch_size": config["batch_size"], "batches": sizes(measured)}
     write_if_changed(folder / "index.json", json.dumps(index, separators=(",", ":"), sort_keys=True))

@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from cohortex.cohort.table import Row, read_tsv
+from cohortex.cohort.table import Row
+from cohortex.tables import read_table
 
 FACTORS = {
     ".nii.gz": 4.0,
@@ -169,7 +170,7 @@ def _sha256(path: str) -> str:
 def known_batches(folder: Path) -> dict[str, str]:
     """Return subject to batch of the last cut; nothing where there was none."""
     path = folder / "batches.tsv"
-    return {row["subject"]: row["batch"] for row in read_tsv(path)} if path.is_file() else {}
+    return {row["subject"]: row["batch"] for row in read_table(path)} if path.is_file() else {}
 
 
 def sizes(rows: Iterable[tuple[Row, float]]) -> dict[str, list[float]]:

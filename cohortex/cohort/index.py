@@ -19,11 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cohortex.cohort.table import COLUMNS, Row, image_id, tsv
+from cohortex.cohort.table import COLUMNS, Row, image_id
 from cohortex.errors import Refused
 from cohortex.io.dicom import BODY_PARTS, MODALITIES
 from cohortex.io.dicom_pixels import quiet
 from cohortex.publish import atomic_path, write_text
+from cohortex.tables import write_table
 
 TAGS = [
     *("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "StudyDate", "StudyTime", "SeriesNumber", "Modality", "BodyPartExamined"),
@@ -93,7 +94,7 @@ def index(folder: str | Path, table: str | Path) -> tuple[list[Row], str]:
     held = Counter(name.rpartition("/")[0] for name in _walk(root, Left()))
     for row, each in rows:
         row["path"] = _path(row, each, root, table, held)
-    write_text(table, tsv((row for row, _ in rows), COLUMNS))
+    write_table(table, COLUMNS, (row for row, _ in rows))
     return [row for row, _ in rows], left.sentence()
 
 

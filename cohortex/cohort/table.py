@@ -34,24 +34,6 @@ def image_id(row: Mapping[str, str]) -> str:
     return "_".join(filter(None, parts)) + (f"+{role}" if role in ("mask", "labels") else "")
 
 
-def read_tsv(path: str | Path) -> list[Row]:
-    """Read a table that Cohortex has written, quickly and without questions."""
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
-    header = lines[0].split("\t")
-    return [dict(zip(header, line.split("\t"), strict=True)) for line in lines[1:] if line]
-
-
-def tsv(rows: Iterable[Mapping[str, str]], columns: Sequence[str]) -> str:
-    """Return rows as text; a tab or line break inside a cell becomes a blank."""
-    lines = ["\t".join(columns)]
-    for row in rows:
-        line = "\t".join([row[column] for column in columns])
-        if line.count("\t") != len(columns) - 1 or "\n" in line or "\r" in line:
-            line = "\t".join([" ".join(row[column].split()) for column in columns])
-        lines.append(line)
-    return "\n".join(lines) + "\n"
-
-
 def write_if_changed(path: Path, text: str) -> bool:
     """Put `text` into a file through a temporary neighbour, unless it is there already; say whether it was written."""
     data = text.encode("utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cohortex.demo.table import DEFAULTS, DEMO_VERSION, traits
+from cohortex.tables import read_table
 
 TRUTH = "derivatives/truth"
 LANDMARKS = 60
@@ -37,9 +37,7 @@ def make_batch(table: str | Path, folder: str | Path, settings: str, threads: in
     log : path, optional
         Receives the progress, too.
     """
-    with Path(table).open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    make_demo(rows, folder, int({**DEFAULTS, **json.loads(settings)}["seed"]), threads, log)
+    make_demo(read_table(table), folder, int({**DEFAULTS, **json.loads(settings)}["seed"]), threads, log)
 
 
 def make_demo(rows: Sequence[Mapping[str, str]], folder: str | Path, seed: int, threads: int = 1, log: str | Path | None = None) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 from cohortex import __version__
 from cohortex.io.bids import ANAT
 from cohortex.publish import write_json, write_text
-from cohortex.records import read_table
 from cohortex.report.records import safe_cell
+from cohortex.tables import read_table, write_table
 
 LISTS = Path(".cohortex/subjects")
 """Where in the results the list of each subject's files lies."""
@@ -135,17 +135,15 @@ def _own_folders(results: Path) -> list[str]:
 
 
 def _write_participants(results: Path, work: Path) -> None:
-    from cohortex.cohort.table import read_tsv, tsv
-
     path = work / "cohort" / "participants.tsv"
-    people = read_tsv(path) if path.is_file() else []
+    people = read_table(path) if path.is_file() else []
     rows = []
     for person in people:
         subject = person.pop("subject")
         if (results / f"sub-{subject}").is_dir():
             rows.append({"participant_id": f"sub-{subject}", **{key: safe_cell(value) or "n/a" for key, value in person.items()}})
     if rows:
-        write_text(results / "participants.tsv", tsv(rows, list(rows[0])))
+        write_table(results / "participants.tsv", list(rows[0]), rows)
     else:
         (results / "participants.tsv").unlink(missing_ok=True)
 

@@ -1,0 +1,1 @@
+"""How well: image quality, segmentation, registration, classification, with confidence intervals."""

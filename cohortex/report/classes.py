@@ -8,6 +8,7 @@ from typing import Any
 
 from cohortex.report import charts
 from cohortex.report.records import Records, Row, number
+from cohortex.tables import column_word
 
 _PROBABILITY = re.compile(r"^p_(.+)$")
 _PREDICTED = ("class", "predicted")
@@ -46,16 +47,13 @@ def table(records: Records, most: int) -> dict[str, Any]:
     }
 
 
-def _word(name: str) -> str:
-    """Return a class's name as it stands in the names of measures."""
-    return re.sub(r"[^0-9A-Za-z]+", "_", name).strip("_") or "class"
-
-
 def _entry(records: Records, stage: str, row: Row, probabilities: dict[str, float]) -> dict[str, Any]:
     best = max(probabilities, key=lambda name: probabilities[name])
-    predicted = next((_word(row.measures[name]) for name in _PREDICTED if name in row.measures), best)
+    predicted = next((column_word(row.measures[name]) for name in _PREDICTED if name in row.measures), best)
     covariates = records.participants.get(row.subject, {})
-    truth = next((_word(value) for column, value in covariates.items() if column != "subject" and _word(value) in probabilities), "")
+    truth = next(
+        (column_word(value) for column, value in covariates.items() if column != "subject" and column_word(value) in probabilities), ""
+    )
     return {
         "stage": stage,
         "subject": row.subject,

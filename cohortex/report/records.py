@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import sys
 import zipfile
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from cohortex.items import SET_ASIDE
-from cohortex.publish import write_text
 from cohortex.records import COLUMNS
+from cohortex.tables import write_table
 
 SIMULATED_SITES = ("demo-simulator", "simulated")
 """Values of the column site that mark a simulated image."""
@@ -239,14 +238,14 @@ def write_union(path: Path, records: Records) -> None:
         for stage in records.stages
         for name in sorted({name for row in records.told.get(stage, []) for name in row.measures})
     ]
-    text = io.StringIO()
-    text.write("\t".join(["stage", *COLUMNS, *columns]) + "\n")
     rows = [*records.last.values(), *(row for row in records.unfinished() if row.image not in records.last)]
-    for row in sorted(rows, key=lambda row: row.image):
+
+    def cells(row: Row) -> dict[str, str]:
         own = {f"{stage}.{name}": value for (stage, name), value in measures.get(row.image, {}).items()}
-        cells = [row.stage, *(getattr(row, column) for column in COLUMNS), *(own.get(column, "") for column in columns)]
-        text.write("\t".join(safe_cell(cell) for cell in cells) + "\n")
-    write_text(path, text.getvalue())
+        own |= {"stage": row.stage, **{column: getattr(row, column) for column in COLUMNS}}
+        return {column: safe_cell(value) for column, value in own.items()}
+
+    write_table(path, ["stage", *COLUMNS, *columns], map(cells, sorted(rows, key=lambda row: row.image)))
 
 
 def safe_cell(text: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cohortex.items import Image, Made, settings_for
+from cohortex.tables import column_word
 
 if TYPE_CHECKING:
     from cohortex.models.classify.classifier import Classifier, Opinion
@@ -144,14 +144,14 @@ def _verdict(scan: Image, classifier: Classifier, opinion: Opinion) -> list[Made
     classes, best = classifier.classes, int(opinion.probability.argmax())
     table: dict[str, list[Any]] = {"class": classes, "probability": [float(p) for p in opinion.probability]}
     measures: dict[str, Any] = {"class": classes[best], "probability": float(opinion.probability[best])}
-    measures |= {f"p_{_word(name)}": float(p) for name, p in zip(classes, opinion.probability, strict=True)}
+    measures |= {f"p_{column_word(name)}": float(p) for name, p in zip(classes, opinion.probability, strict=True)}
     silent = []
     for part, probability in opinion.parts.items():
         table[f"probability_{part}"] = [float(p) for p in probability]
         if probability[0] != probability[0]:
             silent.append(part)
             continue
-        measures |= {f"probability_{part}_{_word(name)}": float(p) for name, p in zip(classes, probability, strict=True)}
+        measures |= {f"probability_{part}_{column_word(name)}": float(p) for name, p in zip(classes, probability, strict=True)}
     status, code, reason = "ok", "", ""
     if silent:
         status, code = "warned", "features-missing"
@@ -160,8 +160,3 @@ def _verdict(scan: Image, classifier: Classifier, opinion: Opinion) -> list[Made
         Made(table, of=scan.id, tag="class"),
         Made(of=scan.id, measures=measures, status=status, code=code, reason=reason),
     ]
-
-
-def _word(name: str) -> str:
-    """Return a class's name as a part of a column's name."""
-    return re.sub(r"[^0-9A-Za-z]+", "_", name).strip("_") or "class"

@@ -185,8 +185,8 @@ def _make_folder(results: Path, path: Path) -> None:
 
 def _table(content: Mapping[str, Any]) -> str:
     """Return a table (column to values) as text, without anything that a spreadsheet would run."""
-    from cohortex.records import cell
     from cohortex.report.records import safe_cell
+    from cohortex.tables import cell
 
     columns = list(content)
     rows = zip(*(content[column] for column in columns), strict=True)

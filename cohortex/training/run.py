@@ -16,8 +16,8 @@ from cohortex.device import choose_device
 from cohortex.errors import CohortexError, Refused
 from cohortex.items import Image
 from cohortex.publish import atomic_path
-from cohortex.records import read_table
 from cohortex.stage import images_of
+from cohortex.tables import read_table
 from cohortex.threads import set_threads
 from cohortex.worker import seed_for
 

@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from cohortex.io.ozx import read_ozx
-from cohortex.records import COLUMNS, TIMING_COLUMNS, read_table
+from cohortex.records import COLUMNS, TIMING_COLUMNS
 from cohortex.stages import STAGES
+from cohortex.tables import read_table
 from tests.workflow import jobs_run, snakemake, write_cohort
 
 STAGE_NAMES = list(STAGES)

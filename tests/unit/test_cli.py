@@ -14,11 +14,12 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from cohortex.cli import main
 from cohortex.cohort.index import mr_suffix
-from cohortex.cohort.table import read_cohort_table, read_tsv
+from cohortex.cohort.table import read_cohort_table
 from cohortex.io import read
 from cohortex.items import Image
 from cohortex.records import write_manifest
 from cohortex.stages.export import export
+from cohortex.tables import read_table
 from cohortex.view import make_server
 from cohortex.volume import Volume
 
@@ -55,7 +56,7 @@ def slices(folder, patient, study, series, count=4, names="{:03d}.dcm", **tags):
 def index(tmp_path, name="cohort.tsv"):
     table = tmp_path / "out" / name
     assert main(["index", str(tmp_path / "dump"), "-o", str(table)]) == 0
-    return read_tsv(table), table
+    return read_table(table), table
 
 
 def test_a_flat_dump_of_several_patients_becomes_a_table_that_the_workflow_reads(tmp_path):

@@ -8,9 +8,9 @@ import pytest
 
 from cohortex.cohort import batch_sizes, make_cohort, read_batches
 from cohortex.cohort.cut import cut, split_of
-from cohortex.cohort.table import read_tsv
 from cohortex.config import check_config
 from cohortex.errors import Refused
+from cohortex.tables import read_table
 
 
 def touch(path, content=b"x"):
@@ -33,7 +33,7 @@ def make(tmp_path):
     def run(source, **settings):
         config = {"input": str(source), "work": str(tmp_path / "work"), "output": str(tmp_path / "results"), **settings}
         make_cohort(check_config(config))
-        return {row["image"]: row for row in read_tsv(tmp_path / "work" / "cohort" / "cohort.tsv")}
+        return {row["image"]: row for row in read_table(tmp_path / "work" / "cohort" / "cohort.tsv")}
 
     return run
 
@@ -214,7 +214,7 @@ def test_a_table_gives_roles_covariates_and_ids_as_text(make, tmp_path, folder):
     assert rows["001_T1w"]["path"] == str(tmp_path / "sub/a.nii.gz")
     assert rows["1_02_CT"]["path"] == "/abs/ct"
     assert rows["001_T1w"]["pair"] == "x"
-    assert read_tsv(folder / "participants.tsv") == [{"subject": "001", "age": "61"}, {"subject": "1", "age": "1e3"}]
+    assert read_table(folder / "participants.tsv") == [{"subject": "001", "age": "61"}, {"subject": "1", "age": "1e3"}]
     assert batch_sizes(folder.parent)["b00001"].images == 2
 
 
@@ -264,7 +264,7 @@ def test_labels_come_over_the_covariates_of_the_dataset(make, tmp_path, folder):
     (data / "participants.tsv").write_text("participant_id\tage\tgroup\nsub-01\t50\tn/a\nsub-02\t60\tb\nsub-03\t70\tb\n")
     labels = table(tmp_path, "subject\tgroup\tscore\n01\ta\t3\n99\tz\t1\n", "labels.tsv")
     make(data, labels=str(labels))
-    assert read_tsv(folder / "participants.tsv") == [
+    assert read_table(folder / "participants.tsv") == [
         {"subject": "01", "age": "50", "group": "a", "score": "3"},
         {"subject": "02", "age": "60", "group": "b", "score": ""},
     ]
@@ -319,7 +319,7 @@ def test_adding_two_subjects_opens_a_new_batch_and_leaves_the_others_untouched(m
     assert {name: after[name] for name in before} == before
     assert set(after) - set(before) == {"b00003.tsv"}
     assert read_batches(folder.parent) == ["b00001", "b00002", "b00003"]
-    assert [row["subject"] for row in read_tsv(folder / "batches/b00003.tsv")] == ["01", "06"]
+    assert [row["subject"] for row in read_table(folder / "batches/b00003.tsv")] == ["01", "06"]
 
 
 def test_nothing_is_written_when_nothing_has_changed(make, tmp_path, folder):
@@ -347,7 +347,7 @@ def test_another_batch_size_is_for_new_subjects_and_said(make, tmp_path, folder,
     bids(data, ["04", "05", "06"])
     make(data, batch_size=3)
     assert "batch_size 3 is for new subjects" in capsys.readouterr().err
-    batches = {row["subject"]: row["batch"] for row in read_tsv(folder / "batches.tsv")}
+    batches = {row["subject"]: row["batch"] for row in read_table(folder / "batches.tsv")}
     assert batches == {"01": "b00001", "02": "b00001", "03": "b00002", "04": "b00003", "05": "b00003", "06": "b00003"}
 
 

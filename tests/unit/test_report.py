@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from cohortex.publish import write_text
-from cohortex.records import read_table
 from cohortex.report.page import write_report
 from cohortex.report.pictures import choose, contour_paths
 from cohortex.report.records import read_previews, read_records, safe_cell, write_union
+from cohortex.tables import read_table
 from tests.fake_cohort import CONFIG, SCRIPT, STAGES, write_fake_cohort
 
 

@@ -14,8 +14,9 @@ import pytest
 from cohortex.errors import BadInput, Refused, Skip
 from cohortex.items import Image, Made
 from cohortex.job import Job
-from cohortex.records import COLUMNS, read_table, write_manifest, write_table
+from cohortex.records import COLUMNS, write_manifest
 from cohortex.stage import cut_items, read_images, run_job
+from cohortex.tables import read_table, write_table
 from cohortex.volume import Volume
 from cohortex.worker import Task, process
 

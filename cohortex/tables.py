@@ -1,0 +1,50 @@
+"""Tables of tab-separated text as Cohortex writes them: one writer and one reader.
+
+Imported by the head process of every run, so it imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cohortex.publish import write_text
+
+
+def cell(value: Any) -> str:
+    """Write one value: floats with 6 significant digits, nothing for None, no tab or line break."""
+    if value is None or value == "":
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) or type(value).__name__.startswith("float"):
+        return "n/a" if value != value else f"{float(value):.6g}"
+    text = str(value)
+    # Blanks stay as they are, for a cell may be a path.
+    return " ".join(text.split()) if "\t" in text or "\n" in text or "\r" in text else text
+
+
+def table_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return a table as text; a cell that a row does not have is empty."""
+    lines = ["\t".join(columns)]
+    lines += ["\t".join([cell(row.get(column)) for column in columns]) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a table, atomically."""
+    write_text(path, table_text(columns, rows))
+
+
+def read_table(path: str | Path) -> list[dict[str, str]]:
+    """Read a table that `write_table` wrote; all values are strings."""
+    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    columns = lines[0].split("\t")
+    return [dict(zip(columns, line.split("\t"), strict=True)) for line in lines[1:] if line]
+
+
+def column_word(name: str) -> str:
+    """Return a name (of a class, say) as a part of the name of a column."""
+    return re.sub(r"[^0-9A-Za-z]+", "_", name).strip("_") or "class"
