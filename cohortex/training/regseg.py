@@ -13,6 +13,7 @@ The best round by the validation score is kept.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,8 @@ from cohortex.training.regseg_data import (
     other_contrast,
     soft_labels,
 )
+
+LOG = logging.getLogger("cohortex.training")
 
 VALIDATED = 8
 """Validation pairs that are looked at after a round; the last measurement uses all."""
@@ -81,6 +84,7 @@ class Run:
     weights: Mapping[str, float]
     scales: list[tuple[int, int]]
     crop: int
+    register_crop: int
     rate: float
     device: str
     rng: np.random.Generator
@@ -133,13 +137,13 @@ def train_regseg(images: Sequence[Image], section: Mapping[str, Any], seed: int,
         budget["weights"],
         [(int(r), int(d)) for r, d in settings["deformable"]["scales"]],
         int(budget["crop"]),
+        int(budget["register_crop"]),
         float(budget["rate"]),
         device,
         np.random.default_rng(seed),
         begun + 60 * float(budget["minutes"]),
     )
-    steps = int(budget["steps"])
-    pretrain(run, steps)
+    pretrain(run, int(budget["steps"]), int(budget["segment_steps"]))
     history = alternate(run, int(budget["rounds"]), int(budget["turn"]), int(budget["patience"]))
     nets.freeze_all_but()
     final = evaluate(run, run.split("validation") or run.split("train"))
@@ -154,13 +158,13 @@ def _networks(settings: Mapping[str, Any], material: Material, device: str) -> N
     return Nets(register.to(device), {m: _channels_last(n.to(device)) for m, n in segment.items()})
 
 
-def pretrain(run: Run, steps: int) -> None:
+def pretrain(run: Run, steps: int, segment_steps: int) -> None:
     """Step 1: the registration alone on all pairs, each segmentation alone on the labelled images."""
     run.nets.freeze_all_but(run.nets.register)
     _repeat(run, steps, run.nets.register, lambda: registration_loss(run, _draw(run, run.split("train")), pretraining=True))
     for modality, network in run.nets.segment.items():
         run.nets.freeze_all_but(network)
-        _repeat(run, 2 * steps, network, lambda m=modality: _labelled_loss(run, m))
+        _repeat(run, segment_steps, network, lambda m=modality: _labelled_loss(run, m))
 
 
 def alternate(run: Run, rounds: int, turn: int, patience: int) -> list[dict[str, float]]:
@@ -183,6 +187,7 @@ def alternate(run: Run, rounds: int, turn: int, patience: int) -> list[dict[str,
             _repeat(run, turn, network, lambda n=network: segmentation_loss(run, n))
         run.nets.freeze_all_but()
         history.append(_score(evaluate(run, looked_at)))
+        LOG.info("round %d: %s", len(history) - 1, ", ".join(f"{name} {value:.4g}" for name, value in history[-1].items()))
         if history[-1]["score"] > best:
             best, kept, worse = history[-1]["score"], run.nets.state(), 0
         else:
@@ -194,7 +199,7 @@ def alternate(run: Run, rounds: int, turn: int, patience: int) -> list[dict[str,
 def registration_loss(run: Run, case: Case, pretraining: bool = False) -> torch.Tensor:
     """Return the loss of the registration turn for one pair; the segmentations enter as fixed soft labels only."""
     soft = None if pretraining else _soft_labels(run, case)
-    fixed, moving, mask, soft = bent_pair(case, run.rng, soft, run.device)
+    fixed, moving, mask, soft = _crop(run, *bent_pair(case, run.rng, soft, run.device))
     flow = run.nets.register(torch.cat([fixed, moving], dim=1))
     loss = displaced_mind_loss(fixed, moving, flow, run.scales, mask)
     loss = loss + run.weights["smooth"] * diffusion(flow) + folding_loss(flow)
@@ -205,6 +210,20 @@ def registration_loss(run: Run, case: Case, pretraining: bool = False) -> torch.
         else:
             loss = loss + run.weights["consistency"] * consistency_loss(moved, soft[0], mask)
     return loss
+
+
+def _crop(
+    run: Run, fixed: torch.Tensor, moving: torch.Tensor, mask: torch.Tensor, soft: tuple[torch.Tensor, torch.Tensor] | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
+    """Cut the same cube out of all, around a random place of the mask: a step costs what the cube costs, not what the head does."""
+    places = torch.nonzero(mask[0, 0] > 0)
+    if not len(places):
+        return fixed, moving, mask, soft
+    centre = places[int(run.rng.integers(len(places)))].tolist()
+    size = [min(run.register_crop, n) for n in mask.shape[2:]]
+    low = [min(max(c - s // 2, 0), n - s) for c, s, n in zip(centre, size, mask.shape[2:], strict=True)]
+    where = (slice(None), slice(None), *(slice(a, a + s) for a, s in zip(low, size, strict=True)))
+    return fixed[where], moving[where], mask[where], None if soft is None else (soft[0][where], soft[1][where])
 
 
 def segmentation_loss(run: Run, network: nn.Module) -> torch.Tensor:
@@ -324,7 +343,8 @@ def _draw(run: Run, cases: Sequence[Case]) -> Case:
 
 def _repeat(run: Run, steps: int, network: nn.Module, loss_of: Callable[[], torch.Tensor]) -> None:
     optimiser = run.optimiser(network)
-    for _ in range(steps):
+    part = "register" if network is run.nets.register else next(f"segment {m}" for m, n in run.nets.segment.items() if n is network)
+    for step in range(steps):
         if time.monotonic() >= run.deadline:
             return
         optimiser.zero_grad(set_to_none=True)
@@ -333,6 +353,8 @@ def _repeat(run: Run, steps: int, network: nn.Module, loss_of: Callable[[], torc
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         run.log.append({"loss": float(loss.detach())})
+        if (step + 1) % max(1, steps // 8) == 0:
+            LOG.info("%s: step %d of %d, loss %.4g", part, step + 1, steps, run.log[-1]["loss"])
 
 
 def _channels_last(network: nn.Module) -> nn.Module:

@@ -88,6 +88,7 @@ def gather(images: Sequence[Image], settings: Mapping[str, Any], seed: int) -> M
         )
     best = max(sorted(set(kinds)), key=kinds.count)
     chosen = [p for p, kind in zip(pairs, kinds, strict=True) if kind == best]
+    chosen = _at_most(chosen, labels, int(settings["training"]["pairs"]))
     if not any(i.id in labels for p in chosen for i in (p.moving, p.fixed) if i is not None):
         raise Refused(
             "regseg: no training subject has labels, without which the segmentation networks learn nothing; give some subjects "
@@ -117,6 +118,15 @@ def gather(images: Sequence[Image], settings: Mapping[str, Any], seed: int) -> M
 def _kind(pair: Pair) -> tuple[str, str, str]:
     assert pair.fixed is not None
     return pair.fixed.modality, pair.moving.modality, pair.fixed.body_part
+
+
+def _at_most(pairs: Sequence[Pair], labels: Mapping[str, Image], most: int) -> list[Pair]:
+    """Return at most so many pairs, taken evenly from those with and those without labels of every split."""
+    groups: dict[tuple[str, bool], list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault((pair.moving.row.get("split", ""), pair.moving.id in labels), []).append(pair)
+    share = min(1.0, most / max(1, len(pairs)))
+    return [pair for group in groups.values() for pair in group[: max(1, round(share * len(group)))]]
 
 
 def _splits(pairs: Sequence[Pair]) -> dict[str, str]:
