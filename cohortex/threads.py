@@ -25,7 +25,9 @@ def set_threads(threads: int) -> None:
     import sys
 
     for pool in POOLS:
-        os.environ[pool] = str(threads)
+        # Numba reads its variable again at every compilation and refuses another number than the one it began with.
+        if pool != "NUMBA_NUM_THREADS" or "numba" not in sys.modules:
+            os.environ[pool] = str(threads)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
     if "SimpleITK" in sys.modules:
