@@ -24,8 +24,9 @@ def read_step(form: str, notes: Sequence[Note] = (), **facts: Any) -> dict[str, 
 
 
 def notes_of(volume: Volume) -> list[Note]:
-    """Return what the reader of a volume found odd."""
-    return [(str(note["code"]), str(note["sentence"])) for step in volume.history[:1] for note in step.get("notes", ())]
+    """Return what the reader of a volume found odd; a volume that Cohortex wrote remembers the codes alone, which are not told again."""
+    notes = [note for step in volume.history[:1] for note in step.get("notes", ()) if isinstance(note, Mapping)]
+    return [(str(note["code"]), str(note["sentence"])) for note in notes]
 
 
 def kind_of(role: str) -> Kind:

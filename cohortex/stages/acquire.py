@@ -93,7 +93,15 @@ def _canonical(volume: Volume, image: Image, modality: str, name: str) -> Volume
         shape = "x".join(map(str, volume.shape))
         raise BadInput("too-small", f"{name} has {shape} voxels; at least two axes need {SMALLEST}: take it out of the table.")
     data, affine = to_ras(np.asarray(volume.data[...]), check_affine(volume.affine, name))
-    return replace(volume, data=data, affine=affine, modality=modality, body_part=image.body_part or volume.body_part)
+    history = tuple(_without_sentences(step) for step in volume.history)
+    return replace(volume, data=data, affine=affine, modality=modality, body_part=image.body_part or volume.body_part, history=history)
+
+
+def _without_sentences(step: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a step of the history with the codes of its notes alone: their sentences name files, which may be called after a patient."""
+    if step.get("step") != "read" or "notes" not in step:
+        return dict(step)
+    return {**step, "notes": [note["code"] if isinstance(note, Mapping) else note for note in step["notes"]]}
 
 
 def checked_image(data: np.ndarray, modality: str, name: str, notes: list[Note]) -> tuple[np.ndarray, int]:

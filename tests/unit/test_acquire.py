@@ -192,3 +192,20 @@ def test_the_settings_that_are_shipped_fit_their_schema(root: Path) -> None:
     for mapping in section.values():
         assert not list(Draft202012Validator(schema).iter_errors(mapping))
     assert list(Draft202012Validator(schema).iter_errors({"volume": "all"}))
+
+
+def test_the_history_holds_the_code_of_an_oddity_and_no_name_of_a_file(tmp_path: Path) -> None:
+    import nibabel as nib
+
+    from cohortex.io.ozx import write_ozx
+
+    odd = nib.nifti1.Nifti1Image(noise(), np.eye(4))
+    odd.set_sform(np.diag([1, 1, 1, 1.0]), 1)
+    odd.set_qform(np.diag([1, 1, 2, 1.0]), 1)
+    nib.save(odd, tmp_path / "DOE_JANE.nii.gz")
+    made = run(tmp_path / "DOE_JANE.nii.gz")
+    assert (made.status, made.code) == ("warned", "two-affines") and "DOE_JANE" in made.reason
+    assert made.content.history[0]["notes"] == ["two-affines"]
+    assert "JANE" not in str(made.content.history)
+    write_ozx(tmp_path / "again.ozx", made.content)
+    assert run(tmp_path / "again.ozx").status == "ok"
