@@ -20,7 +20,9 @@ Status = Literal["ok", "warned", "skipped", "quarantined", "crashed", "failed"]
 SET_ASIDE: tuple[Status, ...] = ("quarantined", "crashed", "failed")
 """The statuses that count against the cohort."""
 
-Role = Literal["image", "mask", "labels"]
+HEAD_LABELS = {1: "CSF", 2: "grey matter", 3: "white matter", 4: "bone", 5: "other soft tissue", 6: "lesion"}
+"""What the labels of a segmented head mean, in the demo and where a model does not say it."""
+
 Content = Volume | np.ndarray | Mapping[str, Any] | None
 
 

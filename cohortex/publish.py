@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -60,6 +61,12 @@ def link_or_copy(source: Path, target: Path) -> None:
         if error.errno in NO_SPACE:
             raise
         shutil.copy2(source, target)
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the sha256 of a file's bytes, hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sweep(folder: Path) -> None:

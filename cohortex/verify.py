@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
 from cohortex.errors import Refused
 from cohortex.io.dataset import LISTS
+from cohortex.publish import file_sha256
 from cohortex.tables import read_table
 
 
@@ -48,7 +48,7 @@ def verify(results: Path) -> tuple[int, list[str]]:
         file = results / name
         if not file.is_file():
             problems.append(f"{name} is missing.")
-        elif _sha256(file) != told:
+        elif file_sha256(file) != told:
             problems.append(f"{name} is not what the run wrote.")
     known = sums.keys()
     for folder in sorted(results.glob("sub-*")):
@@ -61,8 +61,3 @@ def _manifest(results: Path) -> dict[str, str]:
     path = results / "manifest.tsv"
     rows = read_table(path) if path.is_file() else []
     return {row["export.exported"]: row["export.exported_sha256"] for row in rows if row.get("export.exported")}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from cohortex.cohort.table import Row
+from cohortex.publish import file_sha256
 from cohortex.tables import read_table
 
 FACTORS = {
@@ -104,7 +105,7 @@ class Prints:
         megabytes = found.st_size * factor(path) / 1e6
         if self.how == "sha256":
             state = f"{found.st_mtime_ns}-{found.st_size}"
-            return self._remember(path, state, lambda: (_sha256(path), megabytes))
+            return self._remember(path, state, lambda: (file_sha256(path), megabytes))
         return self._print(found), megabytes
 
     def _print(self, found: os.stat_result) -> str:
@@ -145,7 +146,7 @@ class Prints:
             try:
                 found = os.stat(file)  # noqa: PTH116
                 size += found.st_size * factor(file)
-                fingerprint = _sha256(file) if self.how == "sha256" else self._print(found)
+                fingerprint = file_sha256(file) if self.how == "sha256" else self._print(found)
             except OSError:
                 pass
             digest.update(f"{file[len(top) :]}|{fingerprint}\n".encode(errors="surrogateescape"))
@@ -160,11 +161,6 @@ def factor(path: str) -> float:
     """Return how many bytes of float32 voxels a byte of this file becomes."""
     name = path.lower()
     return next((value for end, value in FACTORS.items() if name.endswith(end)), FACTOR)
-
-
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:  # noqa: PTH123
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def known_batches(folder: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,9 @@ import numpy as np
 
 from cohortex.device import choose_device
 from cohortex.errors import Refused
+from cohortex.items import settings_for
 from cohortex.models import registry
-from cohortex.publish import atomic_path
+from cohortex.publish import atomic_path, file_sha256
 from cohortex.volume import Volume
 
 if TYPE_CHECKING:
@@ -137,8 +138,7 @@ def model_sha256(folder: str | Path) -> str:
     path = Path(folder) / WEIGHTS
     if not path.is_file():
         raise Refused(f"{_called(path.parent, WEIGHTS)} is not there: name a model folder under weights, or train one.")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def load_network(folder: str | Path, device: str = "cpu", part: str = "") -> nn.Module:
@@ -193,32 +193,45 @@ def load_network(folder: str | Path, device: str = "cpu", part: str = "") -> nn.
     return network.to(device).eval().requires_grad_(False)
 
 
-def load_used(weights: Iterable[str], folders: Mapping[str, Path], device: str, task: str) -> dict[str, Loaded]:
-    """Load the model folders that a stage's settings name.
+def load_used(
+    section: Mapping[str, Any], folders: Mapping[str, Path], device: str, task: str, networks: Sequence[str]
+) -> dict[str, Loaded]:
+    """Load the models of a stage whose setting ``method`` may name a network, each once.
 
     Parameters
     ----------
-    weights : iterable of str
-        Values of ``weights`` in the section; each is loaded once.
+    section : mapping
+        ``default`` and entries by modality; ``weights`` counts where ``method`` is one of `networks`.
     folders : mapping
-        Where the folder of each value is.
+        Where the folder of each value of ``weights`` is.
     device : {"auto", "cpu", "cuda"}
     task : str
-        What the models must be for.
+        What the models must be for: the stage.
+    networks : sequence of str
+        What the stage can run.
 
     Raises
     ------
     Refused
-        As `load_network`; and when a model is for another task.
+        As `load_network`; when a network has no weights, or a model is for another task or has another network.
     """
+    used: set[str] = set()
+    for modality in section:
+        settings = settings_for(section, modality)
+        if settings.get("method") in networks:
+            if not settings.get("weights"):
+                raise Refused(f"{task}.{modality}: the method {settings['method']} needs weights: name a model folder, or train.")
+            used.add(settings["weights"])
     found: dict[str, Loaded] = {}
-    for name in sorted(set(weights)):
+    for name in sorted(used):
         chosen = choose_device(device)
         card = read_card(folders[name])
         if card["task"] != task:
             raise Refused(
                 f"{_called(Path(folders[name]), CARD)} is a model for {card['task']}, but {task} has it under weights; name another."
             )
+        if card["network"] not in networks:
+            raise Refused(f"The model {name} has the network {card['network']}; the stage {task} runs {', '.join(networks)}.")
         found[name] = Loaded(card, load_network(folders[name], chosen), chosen)
     return found
 

@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from cohortex.items import HEAD_LABELS
 from cohortex.report.measures import without_moment
 from cohortex.report.previews import VIEWS
 from cohortex.report.records import Records, Row, read_previews
-
-HEAD = {1: "CSF", 2: "grey matter", 3: "white matter", 4: "bone", 5: "other soft tissue", 6: "lesion"}
-"""The label map that the shipped segmentation networks and the demo have."""
 
 COLOURS = 8
 """Colours in the style sheet; labels beyond them begin again."""
@@ -203,7 +201,7 @@ def label_names(row: Row, views: Iterable[np.ndarray]) -> dict[int, str]:
     tag = row.image.partition("+")[2]
     if row.role == "mask" or tag == "mask":
         return dict.fromkeys(values, "mask")
-    known = HEAD if row.body_part == "head" and (tag.endswith("seg") or max(values, default=0) <= max(HEAD)) else {}
+    known = HEAD_LABELS if row.body_part == "head" and (tag.endswith("seg") or max(values, default=0) <= max(HEAD_LABELS)) else {}
     return {value: known.get(value, f"label {value}") for value in values}
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cohortex.errors import BadInput, Refused, Skip
-from cohortex.items import Image, Made, settings_for
+from cohortex.errors import BadInput, Skip
+from cohortex.items import Image, Made
 from cohortex.models.folder import Loaded, fits, load_used
 
 NETWORKS = ("redcnn",)
@@ -27,18 +27,7 @@ def load(section: Mapping[str, Any], folders: Mapping[str, Path], device: str) -
     Refused
         When a network has no weights, or its folder is not one of this stage.
     """
-    used = []
-    for modality in section:
-        settings = settings_for(section, modality)
-        if settings.get("method") in NETWORKS:
-            if not settings.get("weights"):
-                raise Refused(f"denoise.{modality}: the method {settings['method']} needs weights: name a model folder, or train.")
-            used.append(settings["weights"])
-    models = load_used(used, folders, device, "denoise")
-    for name, model in models.items():
-        if model.card["network"] not in NETWORKS:
-            raise Refused(f"The model {name} has the network {model.card['network']}; the stage denoise runs {', '.join(NETWORKS)}.")
-    return models
+    return load_used(section, folders, device, "denoise", NETWORKS)
 
 
 def denoise(image: Image, settings: Mapping[str, Any], model: Mapping[str, Loaded] | None, seed: int) -> Made:

@@ -5,7 +5,6 @@ This stage is the one that knows a folder: the results, which other people's vie
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,14 +18,11 @@ import numpy as np
 from cohortex import __version__
 from cohortex.io.bids import build_name, folder
 from cohortex.io.dataset import LISTS, remove_files, write_dataset
-from cohortex.items import Image, Made, settings_for
-from cohortex.publish import atomic_path, link_or_copy, write_json, write_text
+from cohortex.items import HEAD_LABELS, Image, Made, settings_for
+from cohortex.publish import atomic_path, file_sha256, link_or_copy, write_json, write_text
 from cohortex.volume import Volume
 
 __all__ = ["export", "write_dataset"]
-
-HEAD_LABELS = {1: "CSF", 2: "grey matter", 3: "white matter", 4: "bone", 5: "other soft tissue", 6: "lesion"}
-"""What the labels of a segmented head mean (docs/design.md)."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ def export(images: Sequence[Image], section: Mapping[str, Any], model: Any, seed
         write_content(results, target)
         _write_json(results / target.sidecar, sidecar(target, targets))
         for name in (target.path, target.sidecar):
-            sums[name] = _sha256(results / name)
+            sums[name] = file_sha256(results / name)
         if target.suffix == "dseg":
             labels.setdefault(target.entities["desc"], {}).update(label_names(target.image))
         made.append(Made(of=target.image.id, measures={"exported": target.path, "exported_sha256": sums[target.path]}))
@@ -303,8 +299,3 @@ def _replace_list(results: Path, subject: str, content: Mapping[str, Any]) -> No
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_json(path, content)
     path.chmod(0o640)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
