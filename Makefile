@@ -20,7 +20,7 @@ demo: install
 	$(VENV)/bin/snakemake --profile local
 
 test: install
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(VENV)/bin/ruff check .
