@@ -12,9 +12,11 @@ from cohortex.filters.resample import resample_to
 from cohortex.io.ozx import read_ozx
 from cohortex.measures.image_quality import psnr
 from cohortex.measures.intervals import paired_interval
+from cohortex.measures.registration import moved_points, tre_mm
 from cohortex.measures.segmentation import dice
 from cohortex.tables import read_table
 from cohortex.volume import Volume
+from cohortex.worker import open_content
 
 TISSUES = (1, 2, 3, 4, 5)
 
@@ -83,20 +85,13 @@ def superresolve_psnr(work: Path, subject: str, batch: str) -> tuple[float, floa
 
 def warped_points(work: Path, subject: str, batch: str, points: np.ndarray) -> np.ndarray:
     """Map points of the fixed world to the moving world with what regseg wrote."""
-    import json
-
-    from scipy.ndimage import map_coordinates
-
     folder = work / "regseg" / batch
-    moved = points.copy()
+    matrix = open_content(folder / f"{subject}_CT+affine.json", "transform")
     field_file = folder / f"{subject}_CT+field.ozx"
-    if field_file.is_file():
-        field = read_ozx(field_file)
-        voxel = (np.linalg.inv(field.affine) @ np.c_[points, np.ones(len(points))].T)[:3]
-        data = field.array(np.float32)
-        moved += np.stack([map_coordinates(data[..., axis], voxel, order=1, mode="nearest") for axis in range(3)], axis=1)
-    matrix = np.array(json.loads((folder / f"{subject}_CT+affine.json").read_text())["matrix"])
-    return (matrix @ np.c_[moved, np.ones(len(moved))].T)[:3].T
+    if not field_file.is_file():
+        return moved_points(points, matrix)
+    field = read_ozx(field_file)
+    return moved_points(points, matrix, field.array(np.float32), field.affine)
 
 
 def regseg_measures(work: Path, subject: str, batch: str) -> dict[str, tuple[float, float]]:
@@ -108,7 +103,7 @@ def regseg_measures(work: Path, subject: str, batch: str) -> dict[str, tuple[flo
     columns = list(marks[0])
     fixed = np.array([[float(row[c]) for c in columns if "T1w" in c] for row in marks])
     moving = np.array([[float(row[c]) for c in columns if "CT" in c] for row in marks])
-    errors = [float(np.linalg.norm(points - moving, axis=1).mean()) for points in (fixed, warped_points(work, subject, batch, fixed))]
+    errors = [float(tre_mm(points, moving).mean()) for points in (fixed, warped_points(work, subject, batch, fixed))]
     target, source = truth(folder / "labels_T1w.nii.gz", "labels"), truth(folder / "labels_CT.nii.gz", "labels")
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in target.shape], indexing="ij"), axis=-1).reshape(-1, 3)
     world = grid @ target.affine[:3, :3].T + target.affine[:3, 3]

@@ -21,7 +21,6 @@ from cohortex.io.paths import check_file, shown_name, what_it_is
 from cohortex.io.series import Frames, Note, chosen_frames, framed, read_step
 from cohortex.volume import Volume
 
-VOLUMES = ("CT", "MR", "PT", "NM")
 PICTURES = {"CR": "XR", "DX": "XR", "RF": "XR", "XA": "XR", "PX": "XR", "IO": "XR", "MG": "MG", "US": "US"}
 MODALITIES = {"CT": "CT", "MR": "MR", "PT": "pet", "NM": "spect", **PICTURES}
 BODY_PARTS = {

@@ -20,7 +20,6 @@ from cohortex.volume import Volume
 # numbers of bits, counted from 1 as in the format's definition: noise, calibration only, navigation, phase correction,
 # helper, surface coil correction, dummy
 NOT_IMAGING = (19, 20, 23, 24, 25, 26, 27, 28, 29)
-CALIBRATION_AND_IMAGING = 21
 REVERSED = 22
 MOST_SAMPLES = 2**31
 

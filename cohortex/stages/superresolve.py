@@ -115,7 +115,7 @@ def superresolve(image: Image, settings: Mapping[str, Any], model: Mapping[str, 
         fine = through.agree(fine, array, axis, profile)
     step |= {"method": method, "consistency": consistent}
     made = volume.with_data(fine, through.fine_affine(volume.affine, slices, count, axis), step)
-    return Made(made, measures=measures, code=code, reason=reason)
+    return Made(made, measures=measures, status="warned" if code else "ok", code=code, reason=reason)
 
 
 def slice_axis(spacing_mm: tuple[float, float, float], settings: Mapping[str, Any]) -> tuple[int, float]:
