@@ -41,7 +41,8 @@ def acquire(image: Image, settings: Mapping[str, Any], model: Any, seed: int) ->
     -------
     Made
         Axes closest to R, A, S, mm. Images are float32 (CT in HU); masks and labels are unsigned integers, 8 bits where they
-        fit. Status ``warned`` with the first oddity as its reason. A list with tags t000, t001, ... for ``each``.
+        fit. Status ``warned`` with the first oddity as its reason.
+        For ``each`` a list: a word on the series, then its volumes with tags t000, t001, ...
 
     Raises
     ------
@@ -58,7 +59,9 @@ def acquire(image: Image, settings: Mapping[str, Any], model: Any, seed: int) ->
     finish = _made_image if image.role == "image" else _made_labels
     if len(volumes) == 1:
         return finish(volumes[0], image, name)
-    return [replace(finish(volume, image, f"{name}, volume {i}"), tag=f"t{i:03d}", of=image.id) for i, volume in enumerate(volumes)]
+    each = [replace(finish(volume, image, f"{name}, volume {i}"), tag=f"t{i:03d}", of=image.id) for i, volume in enumerate(volumes)]
+    # a word on the series itself, or the report would miss it
+    return [Made(of=image.id, measures={"volumes": len(each)}), *each]
 
 
 def _made_image(volume: Volume, image: Image, name: str) -> Made:

@@ -153,7 +153,8 @@ def test_a_series_is_skipped_or_taken_apart(tmp_path: Path) -> None:
     with pytest.raises(Skip) as caught:
         run(tmp_path / "a.nii.gz")
     assert caught.value.code == "four-d"
-    each = run(tmp_path / "a.nii.gz", volume="each")
+    series, *each = run(tmp_path / "a.nii.gz", volume="each")
+    assert (series.of, series.tag, series.content, series.measures) == ("001_T1w", "", None, {"volumes": 3})
     assert [(made.tag, made.of) for made in each] == [("t000", "001_T1w"), ("t001", "001_T1w"), ("t002", "001_T1w")]
     assert np.array_equal(each[2].content.array(), data[..., 2])
     mean = run(tmp_path / "a.nii.gz", volume="mean")

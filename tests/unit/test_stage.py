@@ -345,3 +345,23 @@ def test_the_history_names_the_model_of_the_modality_and_no_path_of_the_machine(
     histories = {name: read_ozx(job.running / f"{name}.ozx").history[-1] for name in ("001_T1w", "3_CT")}
     assert histories["001_T1w"]["models"] == {"best": "ab" * 32}
     assert histories["3_CT"]["models"] == {"zoo/other": "cd" * 32}
+
+
+def test_the_volumes_of_a_series_go_on_and_the_series_has_a_word(job):
+    from cohortex.report.records import read_records
+
+    def apart(image, settings, model, seed):
+        volume = Volume(np.arange(720, dtype=np.float32).reshape(8, 9, 10), np.eye(4), "bold")
+        return [Made(of=image.id), *(Made(volume, of=image.id, tag=tag) for tag in ("t000", "t001"))]
+
+    work = job.running.parents[2]
+    rows = [{"image": "1_bold", "subject": "1", "modality": "bold", "role": "image", "path": "/x", "batch": "b00001"}]
+    write_table(job.table, COHORT, rows)
+    write_table(work / "cohort" / "cohort.tsv", COHORT, rows)
+    first = replace(job, stage="acquire", before=None, before_record=None, record=work / "records" / "acquire" / "b00001")
+    run_job(replace(first, images=work / "read" / "b00001", running=work / ".running" / "acquire" / "b00001"), apart)
+    run_job(replace(job, before=work / "read" / "b00001", before_record=first.record), add)
+    assert sorted(path.name for path in job.images.iterdir()) == ["1_bold+t000.ozx", "1_bold+t001.ozx"]
+    records = read_records(work, ["acquire", "preprocess"])
+    assert records.last["1_bold"].status == "ok"
+    assert records.set_aside() == []
