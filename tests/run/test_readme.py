@@ -13,7 +13,7 @@ from tests.workflow import ROOT, environment, listing, phantom, write_nifti
 
 NOT_RUN = {
     "make test": "is this very run",
-    "snakemake --profile slurm --config input=my_study output=my_results work=my_work": "needs a cluster (tests/slurm)",
+    "snakemake --profile slurm --config input=my_study output=my_results work=my_work": "needs a cluster",
 }
 EXPECTED = Path(__file__).with_name("demo-files.txt")
 
