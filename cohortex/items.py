@@ -17,6 +17,9 @@ import numpy as np
 from cohortex.volume import Volume
 
 Status = Literal["ok", "warned", "skipped", "quarantined", "crashed", "failed"]
+DEMO_SITE = "demo-simulator"
+"""Value of the column site that marks a simulated image; a model with this scope (card: extra.cohort = demo) sees no other."""
+
 SET_ASIDE: tuple[Status, ...] = ("quarantined", "crashed", "failed")
 """The statuses that count against the cohort."""
 

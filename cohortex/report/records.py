@@ -13,11 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cohortex.items import SET_ASIDE
+from cohortex.items import DEMO_SITE, SET_ASIDE
 from cohortex.records import COLUMNS
 from cohortex.tables import write_table
 
-SIMULATED_SITES = ("demo-simulator", "simulated")
+SIMULATED_SITES = (DEMO_SITE, "simulated")
 """Values of the column site that mark a simulated image."""
 
 _REPEATED = frozenset(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cohortex.items import Image, Made, settings_for
+from cohortex.items import DEMO_SITE, Image, Made, settings_for
 from cohortex.tables import column_word
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _decide(scan: Image, images: Sequence[Image], classifier: Classifier | None,
     """Return a classifier's opinion of a scan, or the code and the sentence that say why there is none."""
     if classifier is None:
         return "no-model", "No classifier is configured: name a model folder (or train) under classify.default.weights."
-    from cohortex.models.classify.classifier import DEMO_SITE, ask
+    from cohortex.models.classify.classifier import ask
     from cohortex.models.classify.scans import labels_of
     from cohortex.models.folder import fits
 

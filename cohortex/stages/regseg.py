@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cohortex.errors import BadInput, Refused, Skip
-from cohortex.items import Image, Made, settings_for
+from cohortex.items import DEMO_SITE, Image, Made, settings_for
 from cohortex.volume import Volume
 
 if TYPE_CHECKING:
@@ -74,6 +74,9 @@ class Subject:
         misfit = fits(joint.card, replace(image.volume, body_part=part, modality=image.modality))
         if misfit is not None:
             self.misfits[image.id] = misfit
+            return None
+        if joint.card.get("extra", {}).get("cohort") == "demo" and image.row.get("site") != DEMO_SITE:
+            self.misfits[image.id] = "the model knows simulated heads only; train one on your own cohort (regseg.default.weights: train)"
             return None
         return joint
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cohortex.items import Image
+from cohortex.items import DEMO_SITE, Image
 from cohortex.measures.intervals import paired_interval
 
 
@@ -21,7 +21,7 @@ def common(images: Sequence[Image]) -> dict[str, Any]:
     """
     parts = sorted({image.body_part for image in images})
     modalities = sorted({image.modality for image in images})
-    simulated = all(image.row.get("site") == "demo-simulator" for image in images)
+    simulated = all(image.row.get("site") == DEMO_SITE for image in images)
     train = [image for image in images if image.row.get("split") == "train"]
     return {
         "modality": modalities,

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from cohortex.errors import Refused
-from cohortex.items import Image, settings_for
+from cohortex.items import DEMO_SITE, Image, settings_for
 from cohortex.measures.classification import MEASURES, summary
-from cohortex.models.classify.classifier import DEMO_SITE, Classifier, network_logits, save_classifier
+from cohortex.models.classify.classifier import Classifier, network_logits, save_classifier
 from cohortex.models.classify.features import vector_names
 from cohortex.models.classify.fusion import Fusion, fit_fusion, fuse
 from cohortex.models.classify.logistic import Logistic, fit_logistic, grouped_folds, predict_logits

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cohortex.items import Image
+from cohortex.items import DEMO_SITE, Image
 from cohortex.measures.registration import folding_percent
 from cohortex.measures.segmentation import dice, mean_of
 from cohortex.models import registry
@@ -147,7 +147,8 @@ def train_regseg(images: Sequence[Image], section: Mapping[str, Any], seed: int,
     history = alternate(run, int(budget["rounds"]), int(budget["turn"]), int(budget["patience"]))
     nets.freeze_all_but()
     final = evaluate(run, run.split("validation") or run.split("train"))
-    card, tensors = card_of(run.material, settings, seed, history, final, time.monotonic() >= run.deadline), nets.state()
+    demo = all(image.row.get("site") == DEMO_SITE for image in images)
+    card, tensors = card_of(run.material, settings, seed, history, final, time.monotonic() >= run.deadline, demo), nets.state()
     write_model(folder, card, tensors)
 
 

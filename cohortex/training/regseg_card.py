@@ -20,6 +20,7 @@ def card_of(
     history: Sequence[Mapping[str, float]],
     results: Sequence[Mapping[str, float]],
     out_of_time: bool,
+    demo: bool,
 ) -> dict[str, Any]:
     """Return the card for `folder.write_model`.
 
@@ -59,7 +60,8 @@ def card_of(
         "dimensions": [3],
         "spacing_mm": {"min": 0.2, "max": 6.0},
         "classes": [names.get(i, "background" if i == 0 else f"label{i}") for i in range(material.classes)],
-        "data": f"{len(material.cases)} pairs of the cohort that was given, {len(labelled)} of them with labels of both images",
+        "data": f"{len(material.cases)} pairs of {'simulated heads of the demo' if demo else 'the cohort that was given'}, "
+        f"{len(labelled)} of them with labels of both images",
         "recipe": {
             "scheme": PAPER,
             "training": dict(settings["training"]),
@@ -76,7 +78,9 @@ def card_of(
         "limits": "Not for diagnosis. Body parts, modalities and label sets other than those named are not covered; large lesions and "
         "operated anatomy were not tested.",
         "subjects": {split: sorted(set(subjects)) for split, subjects in sorted(seen.items())},
+        "simulated": demo,
         "extra": {
+            **({"cohort": "demo"} if demo else {}),
             "fixed": fixed,
             "moving": moving,
             "working_spacing_mm": float(settings["working_spacing_mm"]),

@@ -18,7 +18,7 @@ SECTION = {
         "weights": "m",
         "texture": {"spacing_mm": 5.0, "bins": 16},
         "input": {"size": [16, 16, 16], "spacing_mm": 10.0},
-        "training": {"folds": 2, "steps": 12, "batch": 4, "minutes": 1.0},
+        "training": {"folds": 2, "steps": 12, "batch": 4, "minutes": 60.0},
     }
 }
 

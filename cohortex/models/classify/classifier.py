@@ -16,9 +16,6 @@ from cohortex.models.classify.logistic import Logistic, predict_logits
 from cohortex.models.classify.regrid import network_input
 from cohortex.models.classify.scans import Grain, Vectors, labels_of
 
-DEMO_SITE = "demo-simulator"
-"""Value of the cohort table's column ``site`` for what the demo generator made."""
-
 
 @dataclass(frozen=True)
 class Classifier:
