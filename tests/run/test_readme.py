@@ -36,6 +36,9 @@ def clone(tmp_path_factory) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(source.readlink()) if source.is_symlink() else shutil.copy2(source, target)
     (folder / ".venv").symlink_to(ROOT / ".venv")
+    for name in ("requirements.lock", "pyproject.toml"):
+        # Older than the environment, which is there and must not be installed again from here.
+        os.utime(folder / name, (0, 0))
     for number, subject in enumerate(("01", "1")):
         write_nifti(folder / "my_study" / f"sub-{subject}" / "anat" / f"sub-{subject}_T1w.nii.gz", phantom(number))
     (folder / "my_study" / "dataset_description.json").write_text('{"Name": "small", "BIDSVersion": "1.10.0"}')
