@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.real import broken_rows, rows_of, set_aside, write_rows
-from cohortex.records import read_table
+from cohortex.tables import read_table
 from tests.workflow import snakemake
 
 NAMES = ("chest-ct-dicom", "abdomen-ct-mr", "spinal-cord-mr", "lesion-nrrd")
