@@ -101,8 +101,8 @@ def regseg_measures(work: Path, subject: str, batch: str) -> dict[str, tuple[flo
     folder = work / "demo" / batch / "derivatives" / "truth" / subject
     marks = read_table(folder / "landmarks.tsv")
     columns = list(marks[0])
-    fixed = np.array([[float(row[c]) for c in columns if "T1w" in c] for row in marks])
-    moving = np.array([[float(row[c]) for c in columns if "CT" in c] for row in marks])
+    fixed = np.array([[float(row[c]) for c in columns if c.endswith("_t1w")] for row in marks])
+    moving = np.array([[float(row[c]) for c in columns if c.endswith("_ct")] for row in marks])
     errors = [float(tre_mm(points, moving).mean()) for points in (fixed, warped_points(work, subject, batch, fixed))]
     target, source = truth(folder / "labels_T1w.nii.gz", "labels"), truth(folder / "labels_CT.nii.gz", "labels")
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in target.shape], indexing="ij"), axis=-1).reshape(-1, 3)
@@ -128,20 +128,22 @@ def measure(work: Path) -> dict[str, float]:
     """Return the figures of a run whose folders were kept."""
     cohort = subjects_of(work)
 
-    def both(function: Callable[..., tuple[float, float]], *arguments: str) -> tuple[list[float], list[float]]:
+    def both(function: Callable[..., tuple[float, float]], *arguments: str) -> list[list[float]]:
         values = [function(work, subject, batch, *arguments) for subject, batch in cohort]
-        return [value[0] for value in values], [value[1] for value in values]
+        return [[value[0] for value in values], [value[1] for value in values]]
 
     mr, ct = both(denoise_psnr, "T1w"), both(denoise_psnr, "CT")
-    table("denoise T1w PSNR", *mr, "dB")
-    table("denoise CT PSNR", *ct, "dB")
+    table("denoise T1w PSNR", mr[0], mr[1], "dB")
+    table("denoise CT PSNR", ct[0], ct[1], "dB")
     joined = [[(a + b) / 2 for a, b in zip(mr[i], ct[i], strict=True)] for i in range(2)]
-    denoise_gain, denoise_low = table("denoise PSNR (both)", *joined, "dB")
-    super_gain, super_low = table("superresolve T1w PSNR", *both(superresolve_psnr), "dB")
+    denoise_gain, denoise_low = table("denoise PSNR (both)", joined[0], joined[1], "dB")
+    fine = both(superresolve_psnr)
+    super_gain, super_low = table("superresolve T1w PSNR", fine[0], fine[1], "dB")
     pairs = [regseg_measures(work, subject, batch) for subject, batch in cohort]
-    dice_gain, dice_low = table("regseg Dice CT on T1w", *[[p["dice"][i] for p in pairs] for i in range(2)], "")
+    overlap = [[p["dice"][i] for p in pairs] for i in range(2)]
+    dice_gain, dice_low = table("regseg Dice CT on T1w", overlap[0], overlap[1], "")
     tre = [[p["tre"][i] for p in pairs] for i in range(2)]
-    table("regseg TRE", tre[1], tre[0], "mm")
+    table("regseg TRE, after -> before", tre[1], tre[0], "mm")
     for suffix in ("T1w", "CT"):
         scores = [seg_dice(work, subject, batch, suffix) for subject, batch in cohort]
         print(f"segmentation {suffix} Dice {np.mean(scores):.3f} (5 tissues, n={len(scores)})")
