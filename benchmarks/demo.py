@@ -156,7 +156,9 @@ def gains(folder: Path, subjects: int) -> dict[str, float]:
     folder.mkdir(parents=True, exist_ok=True)
     settings = folder / "gain.yaml"
     settings.write_text(
-        f"demo: {{subjects: {subjects}, seed: {SEED}, prefix: gain}}\nstages: [acquire, preprocess, denoise, superresolve, regseg, export]\nkeep: [acquire, preprocess, denoise, superresolve, regseg]\n"
+        f"demo: {{subjects: {subjects}, seed: {SEED}, prefix: gain}}\n"
+        "stages: [acquire, preprocess, denoise, superresolve, regseg, export]\n"
+        "keep: [acquire, preprocess, denoise, superresolve, regseg]\n"
     )
     with (folder / "benchmark.log").open("ab") as log:
         subprocess.run(
