@@ -16,7 +16,7 @@ def run(shared_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("real")
     cohorts = rows_of(shared_data)
     rows = [row for name in NAMES for row in cohorts[name]]
-    rows += cohorts["prostate-mr-us"][:2]
+    rows += cohorts["prostate-mr-us"][:6]
     rows += broken_rows(shared_data, folder / "broken")
     said = snakemake(folder, input=write_rows(folder / "cohort.tsv", rows)).stdout
     return folder, said
