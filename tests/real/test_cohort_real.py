@@ -51,7 +51,7 @@ def test_no_scan_of_a_user_gets_a_probability_from_the_demo_classifier(run):
 
 def test_the_report_opens_with_the_three_broken_scans(run):
     page = (run[0] / "results" / "report" / "index.html").read_text()
-    head = page[: page.index('id="cohort"') if 'id="cohort"' in page else len(page) // 4]
+    head = page[: page.index("What looks odd")]
     assert all(name in head for name in ("broken1_T2w", "broken2_CT", "broken3_T1w"))
 
 
