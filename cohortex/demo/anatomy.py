@@ -253,10 +253,13 @@ def _compose(maps, noises, numbers, origin, tissue, detail):  # pragma: no cover
     folds, shells, texture = noises
     fluid_from, skull, fat = numbers[0], numbers[1], numbers[2]
     nx, ny, nz = tissue.shape
+    # The folds of the white matter are the same noise with two axes exchanged, the first shorter than the second: mirrored at its end.
+    last_fold = 3 * (folds.shape[0] - 2)
     for i in range(nx):
         x = i + origin[0]
         for j in range(ny):
             y = j + origin[1]
+            along = last_fold - abs(last_fold - j)
             for k in range(nz):
                 z = k + origin[2]
                 deep = inner[i, j, k]
@@ -280,7 +283,7 @@ def _compose(maps, noises, numbers, origin, tissue, detail):  # pragma: no cover
                         if abs(x) < 1.1 and (z > 28 or y > 45 or y < -78) and z > -20 and fluid[i, j, k] > 60:
                             what = DURA  # the falx
                     else:
-                        what = WHITE if white[i, j, k] + 25 * _at(folds, j / 3, i / 3, k / 3) > 0 else GREY
+                        what = WHITE if white[i, j, k] + 25 * _at(folds, along / 3, i / 3, k / 3) > 0 else GREY
                         fine = brain_detail[i, j, k] + grain * 12
                 elif part < CELLS and (out < -2 or part == SOFT) and deep > -1.5:
                     what = part

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,3 +142,27 @@ def test_contrasts_are_those_of_a_t1w_and_of_a_ct() -> None:
 def test_the_maps_are_read_without_importing_nilearn() -> None:
     code = "import sys; from cohortex.demo.template import _canvas; assert _canvas('gm').any(); assert 'nilearn' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+INSIDE = """
+import numpy as np
+from cohortex.demo.anatomy import Bend, make_head, paint
+from cohortex.demo.tissues import ct_contrast
+from cohortex.physics import ct
+
+head = make_head({"diagnosis": "tumour", "age": 50}, np.random.default_rng(3))
+affine = np.diag([8.0, 8.0, 8.0, 1.0])
+affine[:3, 3] = -200
+for bend in (None, Bend((0.01, 0.01, 0.01), 3.0)):
+    values, _ = paint(head, affine, (50, 50, 50), ct_contrast(np.random.default_rng(1)), np.eye(4), bend)
+angles, disc = ct.view_angles(12), np.zeros((24, 24, 2), np.float32)
+disc[4:20, 4:20] = 0.02
+assert ct.fbp(ct.radon(disc, angles, 1.0, 36), angles, 1.0, disc.shape[:2]).mean() > 0
+"""
+
+
+def test_compiled_loops_stay_inside_their_arrays(tmp_path: Path) -> None:
+    """A read beyond an array's end is silent and gives other people on other days."""
+    environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", INSIDE], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
