@@ -160,13 +160,13 @@ def _labels(image: Image | None, grid: Grid, matrix: np.ndarray | None) -> np.nd
 
 
 def one_hot(labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """Return labels (X, Y, Z) as (1, K, X, Y, Z) float32."""
-    return torch.nn.functional.one_hot(labels.long().clamp(max=classes - 1), classes).permute(3, 0, 1, 2)[None].float()
+    """Return labels (B, X, Y, Z) as (B, K, X, Y, Z) float32."""
+    return torch.nn.functional.one_hot(labels.long().clamp(max=classes - 1), classes).permute(0, 4, 1, 2, 3).float()
 
 
 def soft_labels(labels: np.ndarray, fine: Grid, grid: Grid, classes: int) -> torch.Tensor:
     """Return labels of the fine grid as class shares on the coarse grid, (1, K, X, Y, Z) float32."""
-    return coarser(one_hot(torch.from_numpy(labels), classes), fine, grid)
+    return coarser(one_hot(torch.from_numpy(labels)[None], classes), fine, grid)
 
 
 def coarser(probabilities: torch.Tensor, fine: Grid, grid: Grid) -> torch.Tensor:
@@ -186,19 +186,27 @@ def coarser(probabilities: torch.Tensor, fine: Grid, grid: Grid) -> torch.Tensor
     return out * inside + background * (1 - inside)
 
 
-def other_contrast(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Return an image (1, 1, X, Y, Z) within 0 and 1 as another scanner might give it: gamma, window, shading, noise, thicker slices."""
-    out = image.clamp(0, 1) ** float(np.exp(rng.uniform(-0.35, 0.35)))
-    out = out * float(rng.uniform(0.85, 1.1)) + float(rng.uniform(-0.04, 0.04))
-    if rng.random() < 0.5:
-        corners = torch.from_numpy(rng.normal(0, 0.12, (1, 1, 3, 3, 3)).astype(np.float32)).to(image)
-        out = out * torch.exp(torch.nn.functional.interpolate(corners, size=image.shape[2:], mode="trilinear", align_corners=True))
+def other_contrast(image: torch.Tensor, modality: str, rng: np.random.Generator) -> torch.Tensor:
+    """Return an image (1, 1, X, Y, Z) within 0 and 1 as another scanner might give it: gamma, window, shading, noise, thicker slices.
+
+    Hounsfield units mean the same on every CT, and a few of them tell grey from white matter: those images get noise and thicker
+    slices only, and a shift of about 2 HU.
+    """
+    calibrated = modality == "CT"
+    if calibrated:
+        out = image + float(rng.normal(0, 0.006))
+    else:
+        out = image.clamp(0, 1) ** float(np.exp(rng.uniform(-0.35, 0.35)))
+        out = out * float(rng.uniform(0.85, 1.1)) + float(rng.uniform(-0.04, 0.04))
+        if rng.random() < 0.5:
+            corners = torch.from_numpy(rng.normal(0, 0.12, (1, 1, 3, 3, 3)).astype(np.float32)).to(image)
+            out = out * torch.exp(torch.nn.functional.interpolate(corners, size=image.shape[2:], mode="trilinear", align_corners=True))
     if rng.random() < 0.3:
         kernel = [1, 1, 1]
         kernel[int(rng.integers(3))] = 3
         out = torch.nn.functional.avg_pool3d(out, kernel, stride=1, padding=[k // 2 for k in kernel], count_include_pad=False)
     if rng.random() < 0.7:
-        noise = rng.standard_normal(tuple(image.shape), dtype=np.float32) * np.float32(rng.uniform(0, 0.05))
+        noise = rng.standard_normal(tuple(image.shape), dtype=np.float32) * np.float32(rng.uniform(0, 0.03 if calibrated else 0.05))
         out = out + torch.from_numpy(noise).to(image)
     return out.clamp(0, 1)
 
@@ -222,9 +230,13 @@ def random_displacement(shape: Sequence[int], rng: np.random.Generator, elastic:
 def labelled_crop(item: Labelled, size: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a turned, scaled, bent crop with another contrast (1, 1, n, n, n) and its labels (n, n, n), uint8."""
     shape = np.array(item.image.shape)
-    # Half of the crops are centred on labelled tissue, so that rare labels are seen.
-    places = np.argwhere(item.labels[::4, ::4, ::4] == rng.choice(np.unique(item.labels)))
-    centre = 4 * places[rng.integers(len(places))] if len(places) and rng.random() < 0.5 else rng.uniform(0.2, 0.8, 3) * shape
+    # Most crops are centred on a label that is drawn first, a rare one (a small lesion) more often than a common one.
+    centre = rng.uniform(0.2, 0.8, 3) * shape
+    if rng.random() < 0.8:
+        voxels = np.bincount(item.labels.ravel())
+        weights = np.where(voxels, 1 / np.sqrt(np.maximum(voxels, 1)), 0)
+        places = np.flatnonzero(item.labels == rng.choice(len(voxels), p=weights / weights.sum()))
+        centre = np.array(np.unravel_index(places[rng.integers(len(places))], item.labels.shape), float)
     centre = np.clip(centre, size / 3, np.maximum(shape - size / 3, size / 3))
     low = np.maximum(np.floor(centre - size).astype(int), 0)
     high = np.minimum(low + 2 * size, shape)
@@ -238,11 +250,12 @@ def labelled_crop(item: Labelled, size: int, rng: np.random.Generator) -> tuple[
     where = points[None] + moved + offset
     if rng.random() < 0.5:
         where = torch.cat([2 * offset[:, :1] - where[:, :1], where[:, 1:]], dim=1)
-    return other_contrast(sample(image, where, exact=False), rng), sample(labels, where, "nearest", exact=False)[0, 0].to(torch.uint8)
+    known = sample(labels, where, "nearest", exact=False)[0, 0].to(torch.uint8)
+    return other_contrast(sample(image, where, exact=False), item.modality, rng), known
 
 
 def bent_pair(
-    case: Case, rng: np.random.Generator, soft: tuple[torch.Tensor, torch.Tensor] | None, device: str
+    case: Case, modalities: tuple[str, str], rng: np.random.Generator, soft: tuple[torch.Tensor, torch.Tensor] | None, device: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
     """Return fixed, moving and mask (1, 1, X, Y, Z) and soft labels of both, the moving one bent and turned a little further at random."""
     fixed, moving = (torch.from_numpy(x.astype(np.float32))[None, None].to(device) for x in (case.fixed, case.moving))
@@ -251,4 +264,4 @@ def bent_pair(
         further = random_displacement(case.grid.shape, rng, elastic=0.7, turn_deg=1.0, shift=0.3).to(device)
         moving = warp(moving, further)
         soft = None if soft is None else (soft[0], warp(soft[1], further))
-    return other_contrast(fixed, rng), other_contrast(moving, rng), mask, soft
+    return other_contrast(fixed, modalities[0], rng), other_contrast(moving, modalities[1], rng), mask, soft

@@ -230,7 +230,7 @@ def test_gradients_reach_only_the_part_whose_turn_it_is(trained, section):
     material = training.gather(images, section["default"], 3)
     nets = training._networks(section["default"], material, "cpu")
     weights = {"smooth": 1.0, "dice": 1.0, "consistency": 1.0}
-    run = training.Run(material, nets, weights, [(1, 1)], 16, 16, 1e-3, "cpu", np.random.default_rng(0), 1e18)
+    run = training.Run(material, nets, weights, [(1, 1)], 16, 16, 2, 1e-3, "cpu", np.random.default_rng(0), 1e18)
     parts = {"register": nets.register, **nets.segment}
     unlabelled = next(c for c in material.cases if not c.labelled)
     training._predict(run, [unlabelled])
