@@ -19,7 +19,7 @@ from cohortex.models.folder import write_model
 from cohortex.models.intensity import to_unit, unit_range, values_for
 from cohortex.stages.denoise import BLOCK, apply_transform, is_rician
 from cohortex.training import cards, patches
-from cohortex.training.loop import fit, fresh
+from cohortex.training.loop import fit, forget, fresh, squared_error
 
 if TYPE_CHECKING:
     from torch import nn
@@ -129,8 +129,7 @@ def train_denoise(images: Sequence[Image], section: Mapping[str, Any], seed: int
         "limits": "Its targets were cleaned scans, so it cannot be better than their cleaning on what that removes; no other noise level.",
     }
     write_model(folder, card, network.state_dict())
-    for suffix in (".safetensors", ".json"):
-        checkpoint.with_suffix(suffix).unlink(missing_ok=True)
+    forget(checkpoint)
 
 
 def first_weights(network: nn.Module, seed: int) -> None:
@@ -146,11 +145,6 @@ def first_weights(network: nn.Module, seed: int) -> None:
                 last = name.startswith("decoder.4")
                 inputs = value.shape[0 if name.startswith("decoder") else 1] * value[0, 0].numel()
                 value.normal_(0, (0.1 if last else 1.0) * (2 / inputs) ** 0.5, generator=generator)
-
-
-def squared_error(made: Any, target: Any) -> Any:
-    """Return the mean squared error, the loss of the paper."""
-    return ((made - target) ** 2).mean()
 
 
 def prepared(image: Image, section: Mapping[str, Any], rng: np.random.Generator, most: int = MOST_SLICES) -> Scan:

@@ -179,6 +179,17 @@ def fresh(build: Callable[[], nn.Module], seed: int) -> nn.Module:
         return build()
 
 
+def squared_error(made: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the mean squared error."""
+    return ((made - target) ** 2).mean()
+
+
+def forget(checkpoint: Path) -> None:
+    """Remove the checkpoint of a training that is over."""
+    for suffix in (".safetensors", ".json"):
+        checkpoint.with_suffix(suffix).unlink(missing_ok=True)
+
+
 def _with_average(network: nn.Module, average: Mapping[str, torch.Tensor], validate: Callable[[nn.Module], float]) -> float:
     """Validate the averaged weights and go back to the others."""
     import torch

@@ -20,7 +20,7 @@ from cohortex.models.intensity import to_unit, unit_range, values_for
 from cohortex.models.superresolve import throughplane as through
 from cohortex.stages.superresolve import BLOCK
 from cohortex.training import cards, patches
-from cohortex.training.loop import fit, fresh
+from cohortex.training.loop import fit, forget, fresh, squared_error
 
 if TYPE_CHECKING:
     from torch import nn
@@ -125,8 +125,7 @@ def train_superresolve(images: Sequence[Image], section: Mapping[str, Any], seed
     }
     card["dimensions"] = [3]
     write_model(folder, card, network.state_dict())
-    for suffix in (".safetensors", ".json"):
-        checkpoint.with_suffix(suffix).unlink(missing_ok=True)
+    forget(checkpoint)
 
 
 def first_weights(network: nn.Module, seed: int) -> None:
@@ -153,11 +152,6 @@ def first_weights(network: nn.Module, seed: int) -> None:
                 value.mul_(0.1)
             else:
                 value.zero_()
-
-
-def squared_error(made: Any, target: Any) -> Any:
-    """Return the mean squared error, the loss of the paper."""
-    return ((made - target) ** 2).mean()
 
 
 def in_plane(image: Image) -> list[int]:
