@@ -195,6 +195,44 @@ def test_labels_of_probabilities_are_the_best_class_and_background_beyond_the_bo
     assert labels_on(big, soft, box)[:, 0, 0].tolist() == [0, 0, 2, 2, 0, 0, 0, 0]
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.integers(2, 9))
+def test_labels_and_images_are_those_of_interpolating_everything(seed, displaced, classes):
+    """The compiled loops skip what cannot matter; PyTorch's grid_sample skips nothing."""
+    from cohortex.models.regseg.affine import rotation
+
+    torch.manual_seed(seed % 2**31)
+    rng = np.random.default_rng(seed)
+    soft = torch.softmax(4 * torch.nn.functional.interpolate(torch.randn(1, classes, 3, 3, 3), size=(7, 9, 8), mode="trilinear")[0], dim=0)
+    box = grids.Grid((7, 9, 8), np.diag([2.0, 2.0, 2.0, 1.0]))
+    affine, matrix = np.diag([1.3, -0.9, 1.7, 1.0]), np.eye(4)
+    affine[:3, 3], matrix[:3, :3], matrix[:3, 3] = (-2, 14, -1), rotation(rng.uniform(-20, 20, 3).tolist()), rng.uniform(-2, 2, 3)
+    grid = grids.Grid((13, 15, 9), affine)
+    mm = rng.normal(0, 2, (3, 4, 5, 4)).astype(np.float32)
+    moved = grids.Displacement(mm, grids.Grid((4, 5, 4), np.diag([5.0, 5.0, 5.0, 1.0]))) if displaced else None
+    world = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), axis=-1) @ affine[:3, :3].T + affine[:3, 3]
+    if moved is not None:
+        field = by_torch(torch.from_numpy(mm), world / 5).transpose(1, 2, 3, 0)
+        assert np.allclose(grids.field_on(grid, moved), field, atol=1e-4)
+        world = world + field
+    points = (world @ matrix[:3, :3].T + matrix[:3, 3]) / 2
+    shares = by_torch(soft, points)
+    inside = ((points >= -0.5) & (points <= np.array(box.shape) - 0.5)).all(axis=-1)
+    ordered = np.sort(shares, axis=0)
+    clear = (ordered[-1] - ordered[-2] > 1e-4) & (np.abs(np.abs(points - np.array([3, 4, 3.5])) - np.array([3.5, 4.5, 4])).min(-1) > 1e-4)
+    found = labels_on(grid, soft, box, matrix, moved)
+    assert (found == shares.argmax(axis=0) * inside)[clear].all()
+    image = grids.resample(soft[0].numpy(), box.affine, grid, matrix, moved)
+    assert np.allclose(image, shares[0], atol=1e-4)
+
+
+def by_torch(channels, points):
+    from cohortex.models.regseg.warp import sample
+
+    where = torch.from_numpy(np.moveaxis(points, -1, 0).astype(np.float32))
+    return sample(channels[None].float(), where[None], exact=False)[0].numpy()
+
+
 def test_a_displacement_in_voxels_becomes_millimetres():
     box = grids.Grid((4, 4, 4), np.diag([3.0, 3.0, 3.0, 1.0]))
     assert np.allclose(to_mm(torch.ones(1, 3, 4, 4, 4), box).mm, 3.0)

@@ -10,6 +10,7 @@ import torch
 
 from cohortex.models.regseg import grid as grids
 from cohortex.models.regseg.affine import Scan
+from cohortex.models.regseg.lookup_kernels import most_probable
 from cohortex.models.regseg.losses import bending, consistency_loss, diffusion, folding_loss
 from cohortex.models.regseg.mind import difference, multiscale_mind, multiscale_mind_loss
 from cohortex.models.regseg.warp import double, identity_points, invert, sample
@@ -184,7 +185,7 @@ def labels_on(
     transform: np.ndarray | None = None,
     displacement: grids.Displacement | None = None,
 ) -> np.ndarray:
-    """Return the most probable class at every voxel of a grid, uint8, by slabs: never all probabilities at the full grid at once.
+    """Return the most probable class at every voxel of a grid, uint8; the probabilities are never laid on that grid.
 
     Parameters
     ----------
@@ -195,13 +196,9 @@ def labels_on(
     transform, displacement
         From the world of `grid` to that of `box`, as in `grid.resample`.
     """
-    out = np.zeros(grid.shape, np.uint8)
+    out = np.empty(grid.shape, np.uint8)
+    shares = np.ascontiguousarray(probabilities.permute(1, 2, 3, 0).numpy())
+    best = probabilities.argmax(dim=0).to(torch.uint8).numpy()
     to_box = np.linalg.inv(box.affine) @ (np.eye(4) if transform is None else transform)
-    upper = torch.tensor(box.shape).reshape(3, 1, 1, 1) - 0.5
-    thin = grids.SLAB_VOXELS // max(1, probabilities.shape[0])
-    for slab, points in grids.points_through(grid, to_box, displacement, thin):
-        inside = ((points > -0.5) & (points < upper)).all(dim=0)
-        if bool(inside.any()):
-            best = sample(probabilities[None], points[None], exact=False)[0].argmax(dim=0)
-            out[slab] = (best * inside).numpy().astype(np.uint8)
+    most_probable(shares, best, grids.route(grid, to_box, displacement), out)
     return out

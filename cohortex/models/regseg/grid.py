@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from cohortex.models.regseg.warp import sample
+from cohortex.models.regseg import lookup_kernels
 
 COARSE_MM = 4.0
 """Spacing at which the foreground of a head is looked for."""
-SLAB_VOXELS = 2_000_000
-"""Voxels that are resampled at a time, which bounds the memory of coordinates."""
 CT_CURVE = ((0.2, -1000.0, -100.0), (0.5, -50.0, 120.0), (0.3, 120.0, 1500.0))
 """Share of the range, from HU, to HU."""
 
@@ -161,52 +158,28 @@ def resample(
     -------
     (X, Y, Z) float32 array on the grid
     """
-    source = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None, None]
+    source = np.ascontiguousarray(array, dtype=np.float32)
     out = np.empty(grid.shape, np.float32)
-    shape = np.array(array.shape).reshape(3, 1, 1, 1)
-    for slab, points in points_through(grid, np.linalg.inv(affine) @ (np.eye(4) if transform is None else transform), displacement):
-        values = sample(source, points[None], mode, "border", exact=False)[0, 0].numpy()
-        if outside is not None:
-            where = points.numpy()
-            beyond = ((where < -0.5) | (where > shape - 0.5)).any(axis=0)
-            values = np.where(beyond, np.float32(outside), values)
-        out[slab] = values
+    way = route(grid, np.linalg.inv(affine) @ (np.eye(4) if transform is None else transform), displacement)
+    kernel = {"bilinear": lookup_kernels.linear, "nearest": lookup_kernels.nearest}[mode]
+    kernel(source, way, out, np.float32(0 if outside is None else outside), outside is not None)
     return out
 
 
-def points_through(
-    grid: Grid, world_to_voxel: np.ndarray, displacement: Displacement | None = None, voxels: int = SLAB_VOXELS
-) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield slabs of the grid along x with their points, displaced, in the voxels of another image: (3, x, Y, Z) float32."""
-    thick = max(1, voxels // (grid.shape[1] * grid.shape[2]))
-    for start in range(0, grid.shape[0], thick):
-        slab = slice(start, min(start + thick, grid.shape[0]))
-        if displacement is None:
-            yield slab, _affine_points(grid, slab, world_to_voxel @ grid.affine)
-            continue
-        moved = _affine_points(grid, slab, grid.affine) + _field_at(grid, slab, displacement)
-        matrix = torch.from_numpy(np.asarray(world_to_voxel, np.float32))
-        yield slab, torch.einsum("ij,jxyz->ixyz", matrix[:3, :3], moved) + matrix[:3, 3].reshape(3, 1, 1, 1)
+def route(
+    grid: Grid, world_to_voxel: np.ndarray, displacement: Displacement | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return how the voxels of a grid, displaced, find their places in another image, as `lookup_kernels` wants it."""
+    affine = np.asarray(grid.affine, np.float64)
+    if displacement is None:
+        return world_to_voxel @ affine, np.eye(4), np.eye(4), np.empty((0, 1, 1, 1), np.float32)
+    mm = np.ascontiguousarray(displacement.mm, dtype=np.float32)
+    return affine, np.linalg.inv(displacement.grid.affine) @ affine, np.asarray(world_to_voxel, np.float64), mm
 
 
 def field_on(grid: Grid, displacement: Displacement) -> np.ndarray:
     """Return a displacement on another grid, (X, Y, Z, 3) float32 in mm; beyond its own grid it goes on as at the border."""
     out = np.empty((*grid.shape, 3), np.float32)
-    thick = max(1, SLAB_VOXELS // (grid.shape[1] * grid.shape[2]))
-    for start in range(0, grid.shape[0], thick):
-        slab = slice(start, min(start + thick, grid.shape[0]))
-        out[slab] = _field_at(grid, slab, displacement).permute(1, 2, 3, 0).numpy()
+    _, to_field, _, field = route(grid, np.eye(4), displacement)
+    lookup_kernels.field_at(field, to_field, out)
     return out
-
-
-def _field_at(grid: Grid, slab: slice, displacement: Displacement) -> torch.Tensor:
-    points = _affine_points(grid, slab, np.linalg.inv(displacement.grid.affine) @ grid.affine)
-    return sample(torch.from_numpy(displacement.mm)[None], points[None], exact=False)[0]
-
-
-def _affine_points(grid: Grid, slab: slice, matrix: np.ndarray) -> torch.Tensor:
-    """Return matrix @ voxel for every voxel of a slab, summed in float64 along the axes so that nothing is lost far from the origin."""
-    axes = [np.arange(slab.start, slab.stop), np.arange(grid.shape[1]), np.arange(grid.shape[2])]
-    parts = [matrix[:3, i, None] * axis for i, axis in enumerate(axes)]
-    points = parts[0][:, :, None, None] + parts[1][:, None, :, None] + (parts[2] + matrix[:3, 3, None])[:, None, None, :]
-    return torch.from_numpy(points.astype(np.float32))
