@@ -10,7 +10,7 @@ import torch
 
 from cohortex.models.regseg import grid as grids
 from cohortex.models.regseg.affine import Scan
-from cohortex.models.regseg.lookup_kernels import most_probable
+from cohortex.models.regseg.lookup_kernels import largest, most_probable
 from cohortex.models.regseg.losses import bending, consistency_loss, diffusion, folding_loss
 from cohortex.models.regseg.mind import difference, multiscale_mind, multiscale_mind_loss
 from cohortex.models.regseg.warp import double, identity_points, invert, sample
@@ -198,7 +198,8 @@ def labels_on(
     """
     out = np.empty(grid.shape, np.uint8)
     shares = np.ascontiguousarray(probabilities.permute(1, 2, 3, 0).numpy())
-    best = probabilities.argmax(dim=0).to(torch.uint8).numpy()
+    best = np.empty(box.shape, np.uint8)
+    largest(shares, best)
     to_box = np.linalg.inv(box.affine) @ (np.eye(4) if transform is None else transform)
     most_probable(shares, best, grids.route(grid, to_box, displacement), out)
     return out

@@ -117,6 +117,19 @@ def field_at(field, to_field, out):
 
 
 @njit(cache=True, nogil=True)
+def largest(shares, best):
+    """Write the class with the largest share (X, Y, Z, K), the lowest of equals."""
+    for i in range(best.shape[0]):
+        for j in range(best.shape[1]):
+            for k in range(best.shape[2]):
+                winner = 0
+                for n in range(1, shares.shape[3]):
+                    if shares[i, j, k, n] > shares[i, j, k, winner]:
+                        winner = n
+                best[i, j, k] = winner
+
+
+@njit(cache=True, nogil=True)
 def most_probable(shares, best, route, out):
     """Write the class with the largest linearly interpolated share, the lowest of equals; beyond the source 0.
 
