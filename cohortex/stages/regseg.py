@@ -91,6 +91,7 @@ def load(section: Mapping[str, Any], folders: Mapping[str, Path], device: str) -
     """
     from cohortex.device import choose_device
     from cohortex.models.folder import load_network, read_card
+    from cohortex.models.regseg.deform import channels_last
 
     joints: dict[str, Joint] = {}
     for name in sorted({str(w) for m in section if (w := settings_for(section, m).get("weights"))}):
@@ -98,7 +99,8 @@ def load(section: Mapping[str, Any], folders: Mapping[str, Path], device: str) -
         parts = card.get("parts", {})
         if card["task"] != "regseg" or "register" not in parts:
             raise Refused(f"The model {name} has no part `register`; under regseg.weights name a model that the stage regseg trained.")
-        segment = {p.removeprefix("segment."): load_network(folders[name], chosen, p) for p in parts if p.startswith("segment.")}
+        networks = {p: channels_last(load_network(folders[name], chosen, p)) for p in parts if p.startswith("segment.")}
+        segment = {p.removeprefix("segment."): network for p, network in networks.items()}
         joints[name] = Joint(card, load_network(folders[name], chosen, "register"), segment, chosen)
     return joints
 

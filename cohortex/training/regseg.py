@@ -30,7 +30,7 @@ from cohortex.items import DEMO_SITE, Image
 from cohortex.measures.registration import folding_percent
 from cohortex.measures.segmentation import dice, mean_of
 from cohortex.models import registry
-from cohortex.models.regseg.deform import class_probabilities, displaced_mind_loss
+from cohortex.models.regseg.deform import channels_last, class_probabilities, displaced_mind_loss
 from cohortex.models.regseg.losses import consistency_loss, dice_loss, diffusion, folding_loss, foreground_kept, soft_dice
 from cohortex.models.regseg.warp import sample, warp
 from cohortex.training.regseg_data import (
@@ -161,7 +161,7 @@ def _networks(settings: Mapping[str, Any], material: Material, device: str) -> N
     register = registry.build("regseg", settings["network"]["name"], **settings["network"].get("options", {}))
     given = {**settings["segment_network"].get("options", {}), "channels": 1, "classes": material.classes}
     segment = {m: registry.build("regseg", settings["segment_network"]["name"], **given) for m in sorted(set(material.modalities))}
-    return Nets(register.to(device), {m: _channels_last(n.to(device)) for m, n in segment.items()})
+    return Nets(register.to(device), {m: channels_last(n.to(device)) for m, n in segment.items()})
 
 
 def pretrain(run: Run, steps: int, segment_steps: int) -> None:
@@ -422,11 +422,3 @@ def _repeat(
         run.log.append({"loss": float(loss.detach())})
         if (step + 1) % max(1, steps // 8) == 0:
             LOG.info("%s: step %d of %d, loss %.4g", part, step + 1, steps, run.log[-1]["loss"])
-
-
-def _channels_last(network: nn.Module) -> nn.Module:
-    """Return a network whose 3-D kernels lie channels last, which is a quarter faster on a CPU."""
-    for parameter in network.parameters():
-        if parameter.ndim == 5:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
-    return network
