@@ -7,6 +7,7 @@ from cohortex.config import (
     check_files,
     resolve_weights,
 )
+from cohortex.demo.table import DEMO_VERSION
 from cohortex.stages import STAGES, stage_version
 from cohortex.errors import CohortexError
 from cohortex.training.frozen import frozen_batches

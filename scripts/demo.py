@@ -2,4 +2,4 @@
 
 from cohortex.demo.make import make_batch
 
-make_batch(snakemake.input[0], snakemake.output[0], snakemake.params.settings, snakemake.threads, snakemake.log[0])
+make_batch(snakemake.input[0], snakemake.output[0], snakemake.params.seed, snakemake.threads, snakemake.log[0])

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from cohortex.demo.table import DEFAULTS, DEMO_VERSION, traits
+from cohortex.demo.table import DEMO_VERSION, traits
 from cohortex.tables import read_table
 
 TRUTH = "derivatives/truth"
 LANDMARKS = 60
 
 
-def make_batch(table: str | Path, folder: str | Path, settings: str, threads: int = 1, log: str | Path | None = None) -> None:
+def make_batch(table: str | Path, folder: str | Path, seed: int, threads: int = 1, log: str | Path | None = None) -> None:
     """Make the subjects of a batch's table.
 
     Parameters
@@ -30,14 +30,14 @@ def make_batch(table: str | Path, folder: str | Path, settings: str, threads: in
         Tab-separated, as the cohort's batches are.
     folder : path
         Receives ``<subject>/`` and ``derivatives/truth/<subject>/``.
-    settings : str
-        The section ``demo`` of the configuration as JSON.
+    seed : int
+        The same seed and subject give the same bytes.
     threads : int
         Subjects made at a time.
     log : path, optional
         Receives the progress, too.
     """
-    make_demo(read_table(table), folder, int({**DEFAULTS, **json.loads(settings)}["seed"]), threads, log)
+    make_demo(read_table(table), folder, seed, threads, log)
 
 
 def make_demo(rows: Sequence[Mapping[str, str]], folder: str | Path, seed: int, threads: int = 1, log: str | Path | None = None) -> None:

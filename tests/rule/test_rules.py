@@ -92,3 +92,12 @@ def test_results_that_were_deleted_are_exported_again_and_nothing_else_is_done_a
     shutil.copytree(run, copy, ignore=lambda folder, names: ["results"] if folder == str(run) else [])
     again = snakemake(copy, "-n", "--configfile", str(run / "settings.yaml"), input=run / "cohort.tsv")
     assert jobs_run(again.stdout) == {"export": 1, "report": 1, "verdict": 1, "all": 1}
+
+
+def test_more_heads_of_the_demo_make_no_head_again(tmp_path):
+    for subjects, made in ((1, {"demo": 1}), (2, {"demo": 1})):
+        settings = tmp_path / "demo.yaml"
+        settings.write_text(f"batch_size: 1\ndemo: {{subjects: {subjects}}}\n")
+        targets = [f"work/demo/b{number:05d}" for number in range(1, subjects + 1)]
+        done = snakemake(tmp_path, "--configfile", str(settings), "--", *targets)
+        assert jobs_run(done.stdout) == made, done.stdout[-3000:]
