@@ -47,9 +47,15 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def opened(browser, page):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    # Opening the page that is open already can return before the new one is there.
+    browser.get("about:blank")
     browser.get_log("browser")
     browser.get_log("performance")
     browser.get(page.as_uri())
+    ready = "return location.protocol === 'file:' && document.readyState === 'complete' && !!document.querySelector('#table tbody tr')"
+    WebDriverWait(browser, 60).until(lambda driver: driver.execute_script(ready))
     return browser
 
 
