@@ -35,7 +35,9 @@ try:
             ]
         )
         make_cohort(config, BASEDIR)
-        preflight(config, BASEDIR)
+        # jobs of a cluster are counted as nodes, those of one machine as cores
+        jobs = workflow.resource_settings.nodes or workflow.resource_settings.cores
+        preflight(config, BASEDIR, jobs or 1)
 except CohortexError as error:
     sys.exit(f"cohortex: {error}")
 
@@ -82,6 +84,16 @@ def source(wildcards):
         if config["input"] == "demo"
         else [table]
     )
+
+
+def work_folder(wildcards):
+    """Return the work folder."""
+    return WORK
+
+
+def results_folder(wildcards):
+    """Return the folder of the results."""
+    return config["output"]
 
 
 def settings(stage):
