@@ -17,6 +17,9 @@ use_package_of(workflow.basedir)
 configfile: os.path.join(workflow.basedir, "config.yaml")
 
 
+include: "rules/common.smk"
+
+
 pathvars:
     work=config["work"],
     results=config["output"],
@@ -24,7 +27,6 @@ pathvars:
     benchmarks=os.path.join(config["work"], "benchmarks"),
 
 
-include: "rules/common.smk"
 include: "rules/demo.smk"
 include: "rules/acquire.smk"
 include: "rules/preprocess.smk"

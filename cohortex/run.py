@@ -97,16 +97,45 @@ def preflight(config: Mapping[str, Any], basedir: str, jobs: int = 1) -> None:
         With a sentence that names the model folder, or the space or files that are missing.
     """
     from cohortex.config import resolve_weights
+    from cohortex.models.folder import check_used, read_model
+    from cohortex.models.registry import entries
     from cohortex.stages import STAGES
 
     for stage in config["stages"]:
         if STAGES[stage].learned:
-            for name, folder in resolve_weights(config.get(stage, {}), stage, config["work"], basedir).items():
-                if name != "train":
-                    from cohortex.models.folder import read_model
-
-                    read_model(Path(folder))
+            named = resolve_weights(config[stage], stage, config["work"], basedir)
+            folders = {name: Path(folder) for name, folder in named.items() if name != "train"}
+            for folder in folders.values():
+                read_model(folder)
+            check_used(config[stage], folders, stage, [entry.name for entry in entries(stage)])
+            if "train" in named:
+                check_training(config, stage)
     check_disk(Path(config["work"]), jobs)
+
+
+def check_training(config: Mapping[str, Any], stage: str) -> None:
+    """Check that a stage with ``weights: train`` has subjects to train on, and the classifier a column to learn.
+
+    Raises
+    ------
+    Refused
+        Naming the setting.
+    """
+    from cohortex.tables import read_table
+
+    tables = Path(config["work"]) / "cohort"
+    trained = {row["subject"] for row in read_table(tables / "cohort.tsv") if row["split"] == "train"}
+    if not trained:
+        raise Refused(f"{stage}: weights: train needs training subjects, and the cohort has none; give a column split, or more subjects.")
+    if stage == "classify":
+        target = config[stage].get("default", {}).get("target", "diagnosis")
+        people = read_table(tables / "participants.tsv")
+        classes = {person[target] for person in people if person["subject"] in trained and person.get(target)}
+        if len(classes) < 2:
+            raise Refused(
+                f"classify.default.target is {target}, but the training subjects have {len(classes)} values of it where two or more are "
+                "wanted; name a column of the table, of participants.tsv or of the table under labels."
+            )
 
 
 def check_disk(work: Path, jobs: int) -> None:
@@ -141,6 +170,11 @@ def check_disk(work: Path, jobs: int) -> None:
 def sweep_run(config: Mapping[str, Any]) -> None:
     """After a run that went through: remove the running folders, which only a killed run needs."""
     shutil.rmtree(Path(config["work"]) / ".running", ignore_errors=True)
+
+
+def sentence_of(error: OSError) -> str:
+    """Say in a sentence what the system refused, and where."""
+    return f"{error.filename or 'a file'} cannot be used ({error.strerror}); check the path, its permissions and its disk."
 
 
 def tells_all(page: Path, work: Path, stages: Sequence[str]) -> bool:

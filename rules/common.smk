@@ -16,6 +16,7 @@ from cohortex.run import (
     preflight,
     release,
     say_what_went_wrong,
+    sentence_of,
     sweep_run,
 )
 
@@ -40,6 +41,8 @@ try:
         preflight(config, BASEDIR, jobs or 1)
 except CohortexError as error:
     sys.exit(f"cohortex: {error}")
+except OSError as error:
+    sys.exit(f"cohortex: {sentence_of(error)}")
 
 CHAIN = list(config["stages"])
 BATCHES = read_batches(WORK)
@@ -177,6 +180,8 @@ def start_run():
         claim(config)
     except CohortexError as error:
         sys.exit(f"cohortex: {error}")
+    except OSError as error:
+        sys.exit(f"cohortex: {sentence_of(error)}")
 
 
 def end_run(success):
