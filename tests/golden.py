@@ -19,6 +19,7 @@ import nibabel as nib
 import numpy as np
 import yaml
 
+from cohortex import __version__
 from cohortex.config import check_config, resolve_weights
 from cohortex.items import Image, Made
 from cohortex.stages import STAGES
@@ -115,7 +116,8 @@ def told(stage: str) -> dict[str, Any]:
                 )
         for path in sorted(folder.rglob("sub-*")) if stage == "export" else ():
             if path.is_file():
-                digest.update(f"{path.relative_to(folder)}|{hashlib.sha256(path.read_bytes()).hexdigest()}|".encode())
+                raw = path.read_bytes().replace(__version__.encode(), b"")
+                digest.update(f"{path.relative_to(folder)}|{hashlib.sha256(raw).hexdigest()}|".encode())
                 numbers[f"{path.name} shape"] = float(np.prod(nib.load(path).shape)) if path.name.endswith(".nii.gz") else 1.0
         numbers = {name: float(f"{value:.9g}") for name, value in sorted(numbers.items()) if np.isfinite(value)}
         return {"version": STAGES[stage].version, "sha256": digest.hexdigest(), "numbers": numbers}

@@ -126,6 +126,38 @@ def test_space_is_asked_for_batches_that_are_not_exported_and_inodes_only_where_
     run.preflight(config, ".", 2)
 
 
+# --- what cannot work ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        ({"denoise": {"default": {"method": "redcnn"}}}, "denoise.default: the method redcnn needs weights"),
+        ({"denoise": {"default": {}, "CT": {"method": "redcnn"}}}, "denoise.CT: the method redcnn needs weights"),
+        (
+            {"denoise": {"default": {"method": "redcnn", "weights": "zoo/superresolve/srcnn3d"}}},
+            "is a model for superresolve, but denoise has it under weights",
+        ),
+        ({"classify": {"default": {"weights": "zoo/denoise/redcnn"}}}, "is a model for denoise, but classify has it under weights"),
+        ({"regseg": {"default": {"weights": "not/there"}}}, "not/there/card.yaml is not there"),
+        ({"classify": {"default": {"weights": "train", "target": "group"}}}, "have 0 values of it where two or more are wanted"),
+    ],
+)
+def test_models_and_trainings_that_cannot_work_are_refused_before_any_job(config, root, section, sentence):
+    stages = ["acquire", *section, "export"]
+    with pytest.raises(Refused) as caught:
+        run.preflight({**config, **section, "stages": stages}, str(root))
+    assert sentence in str(caught.value)
+
+
+def test_a_training_without_training_subjects_is_refused_before_any_job(config, root):
+    table = run.Path(config["work"]) / "cohort" / "cohort.tsv"
+    table.write_text(table.read_text().replace("\ttrain\t", "\ttest\t"))
+    section = {"denoise": {"default": {"method": "redcnn", "weights": "train"}}}
+    with pytest.raises(Refused, match="denoise: weights: train needs training subjects"):
+        run.preflight({**config, **section, "stages": ["acquire", "denoise", "export"]}, str(root))
+
+
 # --- the end ------------------------------------------------------------------------------------------------------
 
 
