@@ -8,12 +8,16 @@ from snakemake.utils import min_version
 min_version("9.27")
 # The package is used from this folder, whether it is installed or not, here and in the jobs' scripts.
 sys.path.insert(0, workflow.basedir)
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [workflow.basedir, *filter(None, [os.environ.get("PYTHONPATH")])]
-)
+
+from cohortex.run import use_package_of
+
+use_package_of(workflow.basedir)
 
 
 configfile: os.path.join(workflow.basedir, "config.yaml")
+
+
+include: "rules/common.smk"
 
 
 pathvars:
@@ -23,7 +27,6 @@ pathvars:
     benchmarks=os.path.join(config["work"], "benchmarks"),
 
 
-include: "rules/common.smk"
 include: "rules/demo.smk"
 include: "rules/acquire.smk"
 include: "rules/preprocess.smk"

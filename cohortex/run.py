@@ -9,65 +9,55 @@ import json
 import os
 import re
 import shutil
-import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cohortex.errors import BadInput, Refused
-from cohortex.owner import alive, myself
+from cohortex.owner import alive, give_back, take
 
 BYTES_A_BATCH = 6.0
 """Folders of volumes of a batch that exist at once (a stage's input, its running folder, its output), in float32 volumes."""
+FILES_AN_IMAGE = 40
+"""Files of an image and of what is derived from it that exist at once, in these folders and in the records."""
 
 
-def owner_file(config: Mapping[str, Any]) -> Path:
-    """Return the file that names the run which owns the output folder."""
-    return Path(config["output"]) / ".cohortex" / "owner.json"
+def use_package_of(folder: str) -> None:
+    """Let the scripts of all jobs import the package of a folder, before any other that is installed."""
+    others = os.environ.get("PYTHONPATH", "")
+    if others.split(os.pathsep)[0] != folder:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, others]))
+
+
+def owner_files(config: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the files that name the run which owns the output and the work folder."""
+    return {"output": Path(config["output"]) / ".cohortex" / "owner.json", "work": Path(config["work"]) / "owner.json"}
 
 
 def claim(config: Mapping[str, Any]) -> None:
-    """Make this process the owner of the output folder.
+    """Make this process the owner of the output and of the work folder.
 
     Raises
     ------
     Refused
-        When another run owns it; the sentence names host and process.
+        When another run owns one of them; the sentence names host and process.
     """
-    file = owner_file(config)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    mine = myself()
-    for _ in range(2):
-        try:
-            descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640)
-        except FileExistsError:
-            try:
-                owner = json.loads(file.read_text(encoding="utf-8"))
-            except (ValueError, FileNotFoundError):
-                owner = {}
-            living = alive(owner) if owner else False
-            if living is False or owner.get("pid") == mine["pid"]:
-                file.unlink(missing_ok=True)
-                continue
-            who = f"process {owner.get('pid')} on {owner.get('host')}"
-            hint = "wait for it, or give another output" if living else f"if it is gone, delete .cohortex/{file.name} in the output"
-            raise Refused(f"the output {config['output']} belongs to another run ({who}): {hint}") from None
-        with os.fdopen(descriptor, "w") as handle:
-            handle.write(json.dumps(mine))
-        return
-    raise Refused(f"the output {config['output']} is being claimed by another run at this moment: try again")
+    files = owner_files(config)
+    for key, file in files.items():
+        owner = take(file)
+        if owner is not None:
+            release(config)
+            who = f"process {owner['pid']} on {owner.get('host')}" if "pid" in owner else "one that is beginning at this moment"
+            unknown = f"if it is gone, delete {file.relative_to(config[key])} in it"
+            hint = unknown if alive(owner) is None else f"wait for it, or give another {key}"
+            raise Refused(f"the {key} folder {config[key]} belongs to another run ({who}): {hint}")
 
 
 def release(config: Mapping[str, Any]) -> None:
-    """Give the output folder back if this process owns it."""
-    file = owner_file(config)
-    try:
-        owner = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return
-    if owner.get("host") == socket.gethostname() and owner.get("pid") == os.getpid():
-        file.unlink(missing_ok=True)
+    """Give the folders back that this process owns."""
+    for file in owner_files(config).values():
+        give_back(file)
 
 
 def model_params(weights: Mapping[str, str]) -> str:
@@ -90,33 +80,90 @@ def model_params(weights: Mapping[str, str]) -> str:
     return json.dumps(models, sort_keys=True, separators=(",", ":"))
 
 
-def preflight(config: Mapping[str, Any], basedir: str) -> None:
+def preflight(config: Mapping[str, Any], basedir: str, jobs: int = 1) -> None:
     """Check models and disk before any job.
+
+    Parameters
+    ----------
+    config : mapping
+    basedir : str
+        The folder of the Snakefile.
+    jobs : int
+        Jobs that run at once, each on a batch of its own.
 
     Raises
     ------
     Refused
-        With a sentence that names the model folder or the space that is missing.
+        With a sentence that names the model folder, or the space or files that are missing.
     """
-    from cohortex.cohort import batch_sizes
     from cohortex.config import resolve_weights
+    from cohortex.models.folder import check_used, read_model
+    from cohortex.models.registry import entries
     from cohortex.stages import STAGES
 
     for stage in config["stages"]:
         if STAGES[stage].learned:
-            for name, folder in resolve_weights(config.get(stage, {}), stage, config["work"], basedir).items():
-                if name != "train":
-                    from cohortex.models.folder import read_model
+            named = resolve_weights(config[stage], stage, config["work"], basedir)
+            folders = {name: Path(folder) for name, folder in named.items() if name != "train"}
+            for folder in folders.values():
+                read_model(folder)
+            check_used(config[stage], folders, stage, [entry.name for entry in entries(stage)])
+            if "train" in named:
+                check_training(config, stage)
+    check_disk(Path(config["work"]), jobs)
 
-                    read_model(Path(folder))
-    sizes = batch_sizes(config["work"])
-    if sizes:
-        needed_mb = BYTES_A_BATCH * max(size.total_mb for size in sizes.values())
-        free_mb = shutil.disk_usage(config["work"]).free / 1e6
-        if needed_mb > free_mb:
+
+def check_training(config: Mapping[str, Any], stage: str) -> None:
+    """Check that a stage with ``weights: train`` has subjects to train on, and the classifier a column to learn.
+
+    Raises
+    ------
+    Refused
+        Naming the setting.
+    """
+    from cohortex.tables import read_table
+
+    tables = Path(config["work"]) / "cohort"
+    trained = {row["subject"] for row in read_table(tables / "cohort.tsv") if row["split"] == "train"}
+    if not trained:
+        raise Refused(f"{stage}: weights: train needs training subjects, and the cohort has none; give a column split, or more subjects.")
+    if stage == "classify":
+        target = config[stage].get("default", {}).get("target", "diagnosis")
+        people = read_table(tables / "participants.tsv")
+        classes = {person[target] for person in people if person["subject"] in trained and person.get(target)}
+        if len(classes) < 2:
             raise Refused(
-                f"the disk of the work folder has {free_mb:.0f} MB free, one batch needs about {needed_mb:.0f} MB: "
-                "free some, give another work folder, or lower batch_size"
+                f"classify.default.target is {target}, but the training subjects have {len(classes)} values of it where two or more are "
+                "wanted; name a column of the table, of participants.tsv or of the table under labels."
+            )
+
+
+def check_disk(work: Path, jobs: int) -> None:
+    """Compare what the batches in flight take, those that are not exported yet, with what the disk of the work folder has.
+
+    Raises
+    ------
+    Refused
+        When megabytes or files (inodes) do not suffice.
+    """
+    from cohortex.cohort import batch_sizes
+
+    exported = work / "records" / "export"
+    waiting = [size for batch, size in batch_sizes(work).items() if not (exported / batch).is_dir()]
+    in_flight = sorted(waiting, key=lambda size: size.total_mb, reverse=True)[: max(jobs, 1)]
+    if not in_flight:
+        return
+    disk = os.statvfs(work)
+    words = "one batch needs" if len(in_flight) == 1 else f"the {len(in_flight)} batches that run at once need"
+    # Some file systems make inodes as they are wanted, and say that they have none.
+    for what, needed, free in (
+        ("MB", BYTES_A_BATCH * sum(size.total_mb for size in in_flight), disk.f_bavail * disk.f_frsize / 1e6),
+        ("files", FILES_AN_IMAGE * sum(size.images for size in in_flight), disk.f_favail if disk.f_files else float("inf")),
+    ):
+        if needed > free:
+            raise Refused(
+                f"the disk of the work folder has {free:.0f} {what} free, {words} about {needed:.0f} {what}: "
+                "free some, give another work folder, run fewer jobs at once, or lower batch_size"
             )
 
 
@@ -125,14 +172,30 @@ def sweep_run(config: Mapping[str, Any]) -> None:
     shutil.rmtree(Path(config["work"]) / ".running", ignore_errors=True)
 
 
+def sentence_of(error: OSError) -> str:
+    """Say in a sentence what the system refused, and where."""
+    return f"{error.filename or 'a file'} cannot be used ({error.strerror}); check the path, its permissions and its disk."
+
+
+def tells_all(page: Path, work: Path, stages: Sequence[str]) -> bool:
+    """Return whether a report is there and was made after every record of the cohort."""
+    from cohortex.cohort import read_batches
+
+    if not page.is_file():
+        return False
+    made = page.stat().st_mtime
+    manifests = (work / "records" / stage / batch / "manifest.tsv" for stage in stages for batch in read_batches(work))
+    return all(manifest.is_file() and manifest.stat().st_mtime <= made for manifest in manifests)
+
+
 def say_what_went_wrong(config: Mapping[str, Any], basedir: str) -> None:
-    """After a failed run: make the report from the records that exist if the run could not, and end with one sentence."""
+    """After a failed run: make the report of the records that exist, unless one tells of them all, and end with one sentence."""
     from cohortex.report.page import write_report
     from cohortex.verdict import verdict
 
     work, results, stages = Path(config["work"]), Path(config["output"]), list(config["stages"])
     try:
-        if not (results / "report" / "index.html").is_file():
+        if not tells_all(results / "report" / "index.html", work, stages):
             write_report(work, results, config, stages)
         _, sentence = verdict(work, config, stages)
     except (OSError, BadInput) as error:

@@ -37,7 +37,7 @@ SYSTEMIC = 5
 LIBRARIES = ("numpy", "scipy", "torch", "SimpleITK", "nibabel", "pydicom", "zarr", "snakemake")
 """Whose versions the records name."""
 ROW_LEFT_OUT = ("batch", "path", "root", "split")
-"""Columns of the cohort table that do not change what is computed."""
+"""Columns of the cohort table that do not change what is computed, wherever the dataset lies."""
 
 
 def run_stage(snakemake: Any, function: Callable[..., Any], load: Callable[..., Any] | None = None) -> None:
@@ -127,7 +127,7 @@ def images_of(folder: Path, record: Path, table: Mapping[str, Mapping[str, str]]
                 body_part=row["body_part"],
                 entities=pairs(row["entities"]),
                 sources=tuple(row["sources"].split()),
-                row={**table.get(row["image"].split("+")[0], {}), "sha256": row["sha256"], "file": row["path"]},
+                row={**table.get(row["image"].split("+")[0], {}), "sha256": row["sha256"], "file": row["path"], "key": row["key"]},
                 opener=lambda path=path, kind=kind: open_content(path, kind),
             )
         )
@@ -146,20 +146,22 @@ def cut_items(job: Job, images: Sequence[Image]) -> list[Item]:
     shared = [job.stage, stage.version, job.section, {name: model_sha256(model) for name, model in job.models.items()}, job.seed]
     items = []
     for name, members in sorted(groups.items()):
-        facts = [
-            [
-                row_of(image),
-                {
-                    key: value
-                    for key, value in image.row.items()
-                    if key not in ROW_LEFT_OUT and (job.before is None or key != "fingerprint")
-                },
-            ]
-            for image in members
-        ]
+        facts = [[row_of(image), known_of(job, image)] for image in members]
         key = hashlib.sha256(json.dumps([*shared, facts], sort_keys=True).encode()).hexdigest()
         items.append(Item(name, tuple(members), key, seed_for(job.seed, name, job.stage)))
     return items
+
+
+def known_of(job: Job, image: Image) -> dict[str, str]:
+    """Return what of an image's row is part of the key: for the first stage fingerprint and place in the dataset, later sha256 and key.
+
+    The key of what a stage is given stands for its history, which is passed on and ends in the sidecars.
+    """
+    row = image.row
+    known = {name: value for name, value in row.items() if name not in ROW_LEFT_OUT and (job.before is None or name != "fingerprint")}
+    if job.before is None:
+        known["path"] = row["path"].removeprefix(f"{row.get('root', '')}/")
+    return known
 
 
 def model_sha256(model: Mapping[str, str]) -> str:
@@ -175,7 +177,10 @@ def model_sha256(model: Mapping[str, str]) -> str:
 
 
 def done_record(job: Job, item: Item) -> dict[str, Any] | None:
-    """Return the done-record of an item if it is there under the item's key, and all that it names is there, too."""
+    """Return the done-record of an item if it is there under the item's key, and all that it names is there, too.
+
+    What an attempt had no time for is not done: a later one may have it.
+    """
     try:
         record = json.loads((job.running / f"{item.name}.done.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -183,7 +188,8 @@ def done_record(job: Job, item: Item) -> dict[str, Any] | None:
     files = [job.running / row["path"] for row in record["rows"] if row.get("path")]
     files += [Path(job.section["results"]) / row["exported"] for row in record["rows"] if row.get("exported")]
     there = all(file.is_file() for file in files)
-    return record if record["key"] == item.key and there else None
+    late = any(row["status"] == "failed" for row in record["rows"])
+    return record if record["key"] == item.key and there and not late else None
 
 
 def starts(running: Path, item: Item, add: str = "") -> dict[str, int]:
@@ -226,25 +232,25 @@ def work_through(job: Job, task: Task, items: Sequence[Item], log: Log) -> dict[
                     reason = f"the process died {count['started']} times on this item (out of memory, or a fault in a library); see the log"
                     record = given_up(job.running, item, "crashed", "process-died", reason, timing)
                     break
-                if job.last_attempt and time.monotonic() - started > job.deadline_s:
-                    record = given_up(
-                        job.running,
-                        item,
-                        "failed",
-                        "time-limit",
-                        "the job's time limit came before this item; ask for more runtime",
-                        timing,
-                    )
-                    break
-                if worker is None:
-                    worker = Worker(task, items)
-                starts(job.running, item, "started")
-                if worker.process_item(number - 1):
-                    record = done_record(job, item)
-                else:
-                    starts(job.running, item, "worker_died")
-                    log.line(f"{item.name}: the worker died ({worker.ended()}); it is started again")
+                left_s = job.deadline_s - (time.monotonic() - started) if job.last_attempt else None
+                try:
+                    if left_s is not None and left_s <= 0:
+                        raise TimeoutError
+                    worker = worker or Worker(task, items)
+                    starts(job.running, item, "started")
+                    if worker.process_item(number - 1, left_s):
+                        record = done_record(job, item)
+                        continue
+                except TimeoutError:
+                    if worker is not None:
+                        worker.kill()
                     worker = None
+                    reason = "the job's time limit came before this item was done; ask for more runtime"
+                    record = given_up(job.running, item, "failed", "time-limit", reason, timing)
+                    break
+                starts(job.running, item, "worker_died")
+                log.line(f"{item.name}: the worker died ({worker.ended()}); it is started again")
+                worker = None
             done[item.name] = record
             log.progress(number, len(items), item.name, record)
     finally:
@@ -264,8 +270,10 @@ class Worker:
         theirs.close()
         self.ready = False
 
-    def answer(self) -> bytes | None:
-        """Wait for the worker's next word; None when it died. A job that cannot go on ends here."""
+    def answer(self, most_s: float | None = None) -> bytes | None:
+        """Wait for the worker's next word, `most_s` at most; None when it died. A job that cannot go on ends here."""
+        if most_s is not None and not self.connection.poll(max(most_s, 0)):
+            raise TimeoutError
         try:
             word = self.connection.recv_bytes()
         except (EOFError, ConnectionResetError):
@@ -274,17 +282,24 @@ class Worker:
             raise SystemExit(word[4:].decode())
         return word
 
-    def process_item(self, index: int) -> bool:
-        """Have one item processed; False when the worker died on it."""
+    def process_item(self, index: int, most_s: float | None = None) -> bool:
+        """Have one item processed; False when the worker died on it, TimeoutError when it took longer than `most_s`."""
+        until = None if most_s is None else time.monotonic() + most_s
         if not self.ready:
-            self.ready = self.answer() is not None
+            self.ready = self.answer(most_s) is not None
         if not self.ready:
             return False
         try:
             self.connection.send_bytes(str(index).encode())
         except (BrokenPipeError, ConnectionResetError):
             return False
-        return self.answer() is not None
+        return self.answer(None if until is None else until - time.monotonic()) is not None
+
+    def kill(self) -> None:
+        """End the worker at once."""
+        self.process.kill()
+        self.process.join(10)
+        self.connection.close()
 
     def ended(self) -> str:
         """Say how the worker ended."""
@@ -321,6 +336,8 @@ def publish(job: Job, images: Sequence[Image], items: Sequence[Item], done: Mapp
                 continue
             row = rows.setdefault(image.id, row_of(image))
             row |= {column: manifest[image.id][column] for column in ("path", "sha256", "shape", "spacing_mm")}
+            # The key of the stage that made it: its file, history included, is that stage's.
+            row.setdefault("key", manifest[image.id]["key"])
             links[row["path"]] = job.before / row["path"]
     if job.images is not None:
         with atomic_path(job.images) as folder:

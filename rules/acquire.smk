@@ -23,6 +23,6 @@ rule acquire:
         settings=settings("acquire"),
         version=stage_version("acquire"),
         seed=config["seed"],
-        work=WORK,
+        work=work_folder,
     script:
         "../scripts/acquire.py"

@@ -26,7 +26,7 @@ rule classify:
         settings=settings("classify"),
         version=stage_version("classify"),
         seed=config["seed"],
-        work=WORK,
+        work=work_folder,
         models=models("classify"),
     script:
         "../scripts/classify.py"

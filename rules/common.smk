@@ -17,6 +17,7 @@ from cohortex.run import (
     preflight,
     release,
     say_what_went_wrong,
+    sentence_of,
     sweep_run,
 )
 
@@ -36,9 +37,13 @@ try:
             ]
         )
         make_cohort(config, BASEDIR)
-        preflight(config, BASEDIR)
+        # jobs of a cluster are counted as nodes, those of one machine as cores
+        jobs = workflow.resource_settings.nodes or workflow.resource_settings.cores
+        preflight(config, BASEDIR, jobs or 1)
 except CohortexError as error:
     sys.exit(f"cohortex: {error}")
+except OSError as error:
+    sys.exit(f"cohortex: {sentence_of(error)}")
 
 CHAIN = list(config["stages"])
 BATCHES = read_batches(WORK)
@@ -83,6 +88,16 @@ def source(wildcards):
         if config["input"] == "demo"
         else [table]
     )
+
+
+def work_folder(wildcards):
+    """Return the work folder."""
+    return WORK
+
+
+def results_folder(wildcards):
+    """Return the folder of the results."""
+    return config["output"]
 
 
 def settings(stage):
@@ -166,6 +181,8 @@ def start_run():
         claim(config)
     except CohortexError as error:
         sys.exit(f"cohortex: {error}")
+    except OSError as error:
+        sys.exit(f"cohortex: {sentence_of(error)}")
 
 
 def end_run(success):

@@ -26,7 +26,7 @@ rule denoise:
         settings=settings("denoise"),
         version=stage_version("denoise"),
         seed=config["seed"],
-        work=WORK,
+        work=work_folder,
         models=models("denoise"),
     script:
         "../scripts/denoise.py"

@@ -25,7 +25,7 @@ rule export:
         settings=settings("export"),
         version=stage_version("export"),
         seed=config["seed"],
-        work=WORK,
-        results=config["output"],
+        work=work_folder,
+        results=results_folder,
     script:
         "../scripts/export.py"

@@ -24,6 +24,6 @@ rule preprocess:
         settings=settings("preprocess"),
         version=stage_version("preprocess"),
         seed=config["seed"],
-        work=WORK,
+        work=work_folder,
     script:
         "../scripts/preprocess.py"

@@ -26,7 +26,7 @@ rule regseg:
         settings=settings("regseg"),
         version=stage_version("regseg"),
         seed=config["seed"],
-        work=WORK,
+        work=work_folder,
         models=models("regseg"),
     script:
         "../scripts/regseg.py"

@@ -26,7 +26,7 @@ rule superresolve:
         settings=settings("superresolve"),
         version=stage_version("superresolve"),
         seed=config["seed"],
-        work=WORK,
+        work=work_folder,
         models=models("superresolve"),
     script:
         "../scripts/superresolve.py"

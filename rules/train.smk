@@ -22,6 +22,6 @@ rule train:
     params:
         settings=training_settings,
         seed=config["seed"],
-        work=WORK,
+        work=work_folder,
     script:
         "../scripts/train.py"

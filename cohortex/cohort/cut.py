@@ -18,7 +18,6 @@ FACTORS = {
     ".nii.gz": 4.0,
     ".nii": 2.0,
     ".nrrd": 4.0,
-    ".mha": 4.0,
     ".ozx": 2.0,
     ".h5": 0.5,
     ".npz": 4.0,
@@ -99,7 +98,7 @@ class Prints:
         if stat.S_ISDIR(found.st_mode):
             return self._remember(path, self._state(path, found), lambda: self._folder(path))
         if path.endswith(".series"):
-            return self._remember(path, f"{found.st_mtime_ns}-{found.st_size}", lambda: self._series(path))
+            return self._remember(path, self._state_of_series(path, found), lambda: self._series(path))
         if not stat.S_ISREG(found.st_mode):
             return "not-a-file", 0.0
         megabytes = found.st_size * factor(path) / 1e6
@@ -116,6 +115,17 @@ class Prints:
         times = [found.st_mtime_ns]
         for top, folders, _ in os.walk(path) if found.st_nlink != 2 else ():
             times += [os.stat(f"{top}/{name}").st_mtime_ns for name in sorted(folders)]  # noqa: PTH116
+        return "-".join(map(str, times))
+
+    def _state_of_series(self, path: str, found: os.stat_result) -> str:
+        """Return what changes when a list of files changes, or one of the folders that hold them."""
+        top = os.path.dirname(path)  # noqa: PTH120 - called once an image
+        times = [found.st_mtime_ns]
+        for folder in sorted({os.path.dirname(file) for file in _listed(path)}):  # noqa: PTH120
+            try:
+                times.append(os.stat(f"{top}/{folder}").st_mtime_ns)  # noqa: PTH116
+            except OSError:
+                times.append(0)
         return "-".join(map(str, times))
 
     def _remember(self, path: str, state: str, find) -> tuple[str, float]:
@@ -136,8 +146,7 @@ class Prints:
 
     def _series(self, path: str) -> tuple[str, float]:
         top = Path(path).parent
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-        return self._several(str(top), [f"{top}/{line}" for line in lines if line])
+        return self._several(str(top), [f"{top}/{line}" for line in _listed(path)])
 
     def _several(self, top: str, files: list[str]) -> tuple[str, float]:
         digest, size = hashlib.sha256(), 0.0
@@ -155,6 +164,11 @@ class Prints:
     def text(self) -> str:
         """Return what is to be remembered."""
         return json.dumps(self.now, separators=(",", ":"), sort_keys=True)
+
+
+def _listed(path: str) -> list[str]:
+    """Return the files that a ``.series`` names, relative to its folder."""
+    return [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line]
 
 
 def factor(path: str) -> float:

@@ -179,22 +179,28 @@ def _series(subject: str, folder: str, leaves: Sequence[str]) -> Iterator[Row]:
         yield row
 
 
-def _leaves(folder: Path, below: str = "", depth: int = 0) -> tuple[list[str], int]:
-    """Return the folders (relative, sorted) that hold files which may be DICOM, and how many hold images of another kind."""
+def _leaves(folder: Path, below: str = "", above: tuple[tuple[int, int], ...] = ()) -> tuple[list[str], int]:
+    """Return the folders (relative, sorted) that hold files which may be DICOM, and how many hold images of another kind.
+
+    A link that leads back to a folder `above` (device and inode) is left out, or its files would be taken again.
+    """
+    here = folder.stat()
+    above = (*above, (here.st_dev, here.st_ino))
     dicom, other, inner = False, 0, []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                inner.append(entry.name)
+                if not (entry.is_symlink() and (entry.stat().st_dev, entry.stat().st_ino) in above):
+                    inner.append(entry.name)
             elif entry.name.lower().endswith(NOT_DICOM):
                 other = 1
             elif not entry.name.lower().endswith(ASIDE) and entry.name.upper() != "DICOMDIR":
                 dicom = True
     leaves = [below] if dicom else []
-    for name in sorted(inner) if depth < DEEP else ():
-        found, more = _leaves(folder / name, f"{below}/{name}".lstrip("/"), depth + 1)
+    for name in sorted(inner) if len(above) <= DEEP else ():
+        found, more = _leaves(folder / name, f"{below}/{name}".lstrip("/"), above)
         leaves += found
         other += more
     return leaves, other

@@ -144,11 +144,6 @@ class Stored:
         """Number of axes."""
         return len(self.shape)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole array in memory."""
-        return prod(self.shape) * self.dtype.itemsize
-
     def __repr__(self) -> str:
         return f"Stored({self.name!r}, shape={self.shape}, dtype={self.dtype}, chunks={self.chunks})"
 

@@ -193,18 +193,15 @@ def load_network(folder: str | Path, device: str = "cpu", part: str = "") -> nn.
     return network.to(device).eval().requires_grad_(False)
 
 
-def load_used(
-    section: Mapping[str, Any], folders: Mapping[str, Path], device: str, task: str, networks: Sequence[str]
-) -> dict[str, Loaded]:
-    """Load the models of a stage whose setting ``method`` may name a network, each once.
+def check_used(section: Mapping[str, Any], folders: Mapping[str, Path], task: str, networks: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the cards of the models that a section's settings use, without torch.
 
     Parameters
     ----------
     section : mapping
-        ``default`` and entries by modality; ``weights`` counts where ``method`` is one of `networks`.
+        ``default`` and entries by modality. Where there is a setting ``method``, ``weights`` counts if that names one of `networks`.
     folders : mapping
-        Where the folder of each value of ``weights`` is.
-    device : {"auto", "cpu", "cuda"}
+        Where the folder of each value of ``weights`` is; one that is not there yet (``train``) is not looked at.
     task : str
         What the models must be for: the stage.
     networks : sequence of str
@@ -213,27 +210,42 @@ def load_used(
     Raises
     ------
     Refused
-        As `load_network`; when a network has no weights, or a model is for another task or has another network.
+        When a network has no weights, or a model is for another task or has another network.
     """
-    used: set[str] = set()
+    cards: dict[str, dict[str, Any]] = {}
     for modality in section:
         settings = settings_for(section, modality)
-        if settings.get("method") in networks:
-            if not settings.get("weights"):
-                raise Refused(f"{task}.{modality}: the method {settings['method']} needs weights: name a model folder, or train.")
-            used.add(settings["weights"])
-    found: dict[str, Loaded] = {}
-    for name in sorted(used):
-        chosen = choose_device(device)
+        method, name = settings.get("method"), settings.get("weights")
+        if method in networks and not name:
+            raise Refused(f"{task}.{modality}: the method {method} needs weights: name a model folder, or train.")
+        if not isinstance(name, str) or name not in folders or name in cards or not ("method" not in settings or method in networks):
+            continue
         card = read_card(folders[name])
         if card["task"] != task:
             raise Refused(
                 f"{_called(Path(folders[name]), CARD)} is a model for {card['task']}, but {task} has it under weights; name another."
             )
-        if card["network"] not in networks:
+        if "method" in settings and card["network"] not in networks:
             raise Refused(f"The model {name} has the network {card['network']}; the stage {task} runs {', '.join(networks)}.")
-        found[name] = Loaded(card, load_network(folders[name], chosen), chosen)
-    return found
+        cards[name] = card
+    return cards
+
+
+def load_used(
+    section: Mapping[str, Any], folders: Mapping[str, Path], device: str, task: str, networks: Sequence[str]
+) -> dict[str, Loaded]:
+    """Load the models of a stage whose setting ``method`` may name a network, each once.
+
+    Parameters are those of `check_used`, and ``device``: auto, cpu or cuda.
+
+    Raises
+    ------
+    Refused
+        As `check_used` and `load_network`.
+    """
+    cards = check_used(section, folders, task, networks)
+    chosen = choose_device(device) if cards else device
+    return {name: Loaded(card, load_network(folders[name], chosen), chosen) for name, card in sorted(cards.items())}
 
 
 def fits(card: Mapping[str, Any], volume: Volume) -> str | None:

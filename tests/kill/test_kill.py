@@ -104,6 +104,9 @@ def test_two_more_subjects_run_only_their_own_batch(tmp_path):
     cohort = write_cohort(tmp_path / "cohort", SUBJECTS[:4])
     given = settings(cohort) | {"batch_size": 2}
     snakemake(tmp_path / "run", **given)
+    left = {path.relative_to(tmp_path / "run" / "work").parts[0] for path in (tmp_path / "run" / "work").rglob("*.ozx")}
+    assert not left, "with `keep: []` no volume stays"
+    assert len(list((tmp_path / "run" / "work" / "records").glob("*/*/manifest.tsv"))) == 4 * 2, "but every record does"
     _append(cohort, ["x1", "x2"])
     said = snakemake(tmp_path / "run", **given).stdout
     assert jobs_run(said) == {"acquire": 1, "preprocess": 1, "denoise": 1, "export": 1, "report": 1, "verdict": 1, "all": 1}

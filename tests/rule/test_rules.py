@@ -5,9 +5,11 @@ import shutil
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
 from cohortex.io.ozx import read_ozx
 from cohortex.records import COLUMNS, TIMING_COLUMNS
+from cohortex.schema import read_schema
 from cohortex.stages import STAGES
 from cohortex.tables import read_table
 from tests.workflow import jobs_run, snakemake, write_cohort
@@ -40,6 +42,12 @@ def test_a_rule_leaves_a_complete_record(run, stage):
     numbers = json.loads((record / "numbers.json").read_text())
     assert (numbers["stage"], numbers["version"], numbers["systemic"]) == (stage, STAGES[stage].version, False)
     assert (record / "previews.npz").is_file()
+
+
+def test_every_row_of_a_manifest_holds_to_the_schema(run, stage):
+    schema = Draft202012Validator(read_schema("manifest.schema.json"))
+    for row in read_table(run / "work" / "records" / stage / "b00001" / "manifest.tsv"):
+        assert [error.message for error in schema.iter_errors(row)] == []
 
 
 def test_a_rule_leaves_its_log_and_its_benchmark(run, stage):
@@ -77,7 +85,7 @@ def test_a_scan_of_an_unknown_body_part_gets_no_probability(run):
 
 def test_nothing_is_left_running(run):
     assert not (run / "work" / ".running").exists()
-    assert not (run / "results" / ".cohortex" / "owner.json").exists()
+    assert not (run / "results" / ".cohortex" / "owner.json").exists() and not (run / "work" / "owner.json").exists()
     assert not list(run.rglob(".*.tmp"))
 
 

@@ -24,8 +24,10 @@ def refused(folder, *arguments, **config):
         ({"threds": 4}, ["threds", "known"]),
         ({"batch_size": "many"}, ["batch_size", "many"]),
         ({"stages": "[acquire,denoize,export]"}, ["denoize", "denoise"]),
+        ({"output": "2024_01"}, ["output", "202401", "quotes"]),
+        ({"input": "demo", "work": "/proc/none"}, ["/proc/none"]),
     ],
-    ids=["no input", "unknown key", "wrong type", "unknown stage"],
+    ids=["no input", "unknown key", "wrong type", "unknown stage", "a folder that looks like a number", "a folder that cannot be made"],
 )
 def test_a_wrong_configuration_is_refused_naming_the_key(tmp_path, config, words):
     sentence = refused(tmp_path, **config)

@@ -200,6 +200,29 @@ def test_a_slice_that_comes_goes_or_is_replaced_changes_the_fingerprint_of_its_f
     assert len({first, second, third}) == 3
 
 
+def test_a_link_back_to_its_own_folder_gives_no_series_twice(make, tmp_path):
+    touch(tmp_path / "dicom" / "A" / "s" / "1.dcm")
+    (tmp_path / "dicom" / "A" / "s" / "again").symlink_to(tmp_path / "dicom" / "A")
+    touch(tmp_path / "elsewhere" / "1.dcm")
+    (tmp_path / "dicom" / "B").symlink_to(tmp_path / "elsewhere")
+    assert set(make(tmp_path / "dicom")) == {"A_dicom", "B_dicom"}
+
+
+def test_a_slice_that_is_replaced_changes_the_fingerprint_of_a_list_of_files(make, tmp_path):
+    slices = [touch(tmp_path / "flat" / f"{i}.dcm") for i in range(3)]
+    listing = touch(tmp_path / "lists" / "a.series", b"../flat/0.dcm\n../flat/1.dcm\n")
+    for path in (*slices, slices[0].parent, listing):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    source = table(tmp_path, HEADER + "01\tCT\tlists/a.series\n")
+    first = make(source)["01_CT"]["fingerprint"]
+    assert make(source)["01_CT"]["fingerprint"] == first
+    slices[1].unlink()
+    touch(slices[1], b"longer")
+    second = make(source)["01_CT"]["fingerprint"]
+    slices[2].unlink()
+    assert second != first and make(source)["01_CT"]["fingerprint"] == second
+
+
 # --- tables -------------------------------------------------------------------------------------------------------
 
 

@@ -33,25 +33,45 @@ def test_the_shipped_configuration_is_accepted_and_says_what_it_says(config):
     assert {key: checked[key] for key in config} == config
 
 
-def test_the_shipped_configuration_holds_every_top_level_key_with_a_comment_above(root, config):
-    assert set(config) == set(schema.read_schema("config.schema.json")["properties"])
+def out_of_step(value, described, file, path):
+    """Yield where a mapping of the shipped configuration and its schema have other keys or another default."""
+    described, file = schema._follow(described, file)
+    for key in {*value, *described["properties"]} if "properties" in described else ():
+        place = f"{path}.{key}".lstrip(".")
+        if key not in described["properties"] and "patternProperties" not in described:
+            yield f"{place} is not in the schema"
+        elif key in described["properties"] and key not in value:
+            yield f"{place} is not in config.yaml"
+        elif key in described["properties"]:
+            below, _ = schema._follow(described["properties"][key], file)
+            if isinstance(value[key], dict):
+                yield from out_of_step(value[key], described["properties"][key], file, place)
+            elif below.get("default", value[key]) != value[key]:
+                yield f"{place} has another default in the schema"
+            elif "description" not in below:
+                yield f"{place} has no description in the schema"
+
+
+def test_the_shipped_configuration_and_the_schema_have_the_same_keys_and_defaults(config):
+    assert list(out_of_step(config, schema.read_schema("config.schema.json"), "config.schema.json", "")) == []
+
+
+def test_every_key_of_the_shipped_configuration_stands_below_a_comment(root):
+    """A mapping may be explained by the comment above it, or by comments above all its keys."""
     lines = (root / "config.yaml").read_text().splitlines()
-    for key in (
-        "input",
-        "output",
-        "work",
-        "batch_size",
-        "seed",
-        "device",
-        "stages",
-        "keep",
-        "fingerprint",
-        "labels",
-        "body_part",
-        "retrain",
-    ):
-        at = next(i for i, line in enumerate(lines) if line.startswith(f"{key}:"))
-        assert lines[at - 1].startswith("#"), key
+    bare = []
+    explained = {-1: False}  # by indentation: whether the mapping that is open there has a comment
+    for number, line in enumerate(lines):
+        text, indent = line.strip(), len(line) - len(line.lstrip())
+        if not text or text.startswith(("#", "-")):
+            continue
+        explained = {column: said for column, said in explained.items() if column < indent}
+        said = lines[number - 1].strip().startswith("#")
+        if not text.endswith(":") and not said and not explained[max(explained)]:
+            bare.append(line)
+        # the comment above a stage's section or above all of it tells nothing of its keys
+        explained[indent] = said and indent > 2 and text.endswith(":")
+    assert bare == []
 
 
 def test_the_schema_has_a_section_for_every_stage():

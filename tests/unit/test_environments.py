@@ -5,6 +5,8 @@ import re
 import pytest
 import yaml
 
+from tests.workflow import snakemake
+
 
 def lock(root):
     lines = (root / "requirements.lock").read_text().splitlines()
@@ -31,6 +33,11 @@ def test_every_rule_with_a_script_says_its_log_benchmark_environment_threads_and
         for rule in re.split(r"^rule ", file.read_text(), flags=re.MULTILINE)[1:]:
             for word in ('"""', "log:", "benchmark:", "conda:", "threads:", "mem_mb", "runtime", "disk_mb", "params:", "script:"):
                 assert word in rule, f"{file.name}: rule {rule.split(':')[0]} has no {word}"
+
+
+def test_snakemake_finds_nothing_to_mend_in_the_workflow(root, tmp_path):
+    done = snakemake(tmp_path, "--lint", check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 def test_the_snakefile_is_a_table_of_contents(root):

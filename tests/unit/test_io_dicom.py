@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless, generate_uid
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless, generate_uid
 from scipy.spatial.transform import Rotation
 
 from cohortex.errors import BadInput, Skip
@@ -265,6 +267,42 @@ def test_a_compressed_series_is_read_like_a_plain_one(tmp_path: Path) -> None:
     plain = read_dicom(series(tmp_path / "plain"))[0]
     packed = read_dicom(series(tmp_path / "rle", change=lambda i, d: d.compress(RLELossless)))[0]
     assert np.array_equal(plain.array(), packed.array())
+
+
+@pytest.mark.parametrize("packed", ["MR_small_RLE", "MR_small_jp2klossless", "MR_small_jpeg_ls_lossless", "MR_small_bigendian"])
+def test_slices_of_any_lossless_syntax_are_the_plain_ones(tmp_path: Path, packed: str) -> None:
+    read_from = {}
+    for name in ("MR_small", packed):
+        source = pydicom.dcmread(str(get_testdata_file(f"{name}.dcm")))
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            source.ImagePositionPatient, source.ImageOrientationPatient = [0, 0, 2 * i], [1, 0, 0, 0, 1, 0]
+            source.save_as(tmp_path / name / f"{i}.dcm")
+        read_from[name] = read_dicom(tmp_path / name)[0]
+    assert np.array_equal(read_from["MR_small"].array(), read_from[packed].array())
+    assert np.ptp(read_from[packed].array()) > 100
+
+
+def jpeg_baseline(picture: np.ndarray) -> bytes:
+    from PIL import Image
+
+    buffer = BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=98)
+    return buffer.getvalue()
+
+
+def test_a_lossy_jpeg_series_is_read_to_a_few_grey_values(tmp_path: Path) -> None:
+    """As old CT and CR archives have it: 8 bits, baseline JPEG."""
+    picture = np.add.outer(np.arange(32), np.arange(40)).astype(np.uint8) * 3
+    for i in range(3):
+        made = dataset(np.zeros((32, 40), np.uint16), (0, 0, 2 * i), Modality="MR", RescaleIntercept=0)
+        made.BitsAllocated, made.BitsStored, made.HighBit, made.Rows, made.Columns = 8, 8, 7, 32, 40
+        made.PixelData = encapsulate([jpeg_baseline(picture)])
+        made["PixelData"].VR = "OB"
+        made.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+        made.save_as(tmp_path / f"{i}.dcm", enforce_file_format=True)
+    volume = read_dicom(tmp_path)[0]
+    assert np.abs(volume.array()[:, :, 1].T - picture).max() <= 4
 
 
 def test_junk_in_a_compressed_stream_is_refused(tmp_path: Path) -> None:

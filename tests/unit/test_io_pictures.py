@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from cohortex.errors import BadInput, Skip
 from cohortex.io import read
@@ -111,6 +114,28 @@ def test_an_nrrd_lies_where_simpleitk_puts_it(tmp_path: Path, compress: bool) ->
     image = SimpleITK.ReadImage(str(path))
     lps = image.TransformIndexToPhysicalPoint((4, 5, 2))
     assert np.allclose((volume.affine @ [4, 5, 2, 1])[:3], np.array(lps) * [-1, -1, 1])
+
+
+@given(
+    angles=st.tuples(*[st.floats(-180, 180)] * 3),
+    spacing=st.tuples(*[st.floats(0.1, 12)] * 3),
+    origin=st.tuples(*[st.floats(-800, 800)] * 3),
+    flip=st.booleans(),
+)
+@settings(max_examples=30, deadline=None)
+def test_any_grid_of_an_nrrd_is_kept_to_a_millionth_of_a_millimetre(
+    tmp_path_factory: Any, angles: Any, spacing: Any, origin: Any, flip: bool
+) -> None:
+    turn = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() @ np.diag([-1 if flip else 1, 1, 1])
+    image = SimpleITK.GetImageFromArray(np.arange(60, dtype=np.int16).reshape(5, 4, 3))
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    image.SetDirection(turn.reshape(-1))
+    path = tmp_path_factory.getbasetemp() / "oblique.nrrd"
+    SimpleITK.WriteImage(image, str(path))
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = turn * np.array(spacing), origin
+    assert np.abs(read(path)[0].affine - np.diag([-1, -1, 1, 1]) @ affine).max() < 1e-6
 
 
 def test_broken_nrrd_files_are_refused(tmp_path: Path) -> None:

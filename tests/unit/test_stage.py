@@ -288,6 +288,69 @@ def test_the_last_attempt_writes_what_it_could_not_finish_as_failed(job):
     assert {rows[name]["status"] for name in ("001_T1w", "001_T2w", "1_T1w", "3_CT")} == {"failed"}
 
 
+def test_the_last_attempt_ends_in_time_although_an_item_does_not_and_leaves_its_record(job):
+    def slow(image, settings, model, seed):
+        if image.id == "001_T2w":
+            time.sleep(60)
+        return add(image, settings, model, seed)
+
+    began = time.monotonic()
+    run_job(replace(job, last_attempt=True, deadline_s=3.0), slow)
+    rows = manifest(job)
+    assert time.monotonic() - began < 30, "the item takes a minute"
+    assert rows["001_T1w"]["status"] == "ok"
+    assert {rows[name]["code"] for name in ("001_T2w", "1_T1w", "3_CT")} == {"time-limit"}
+
+
+def test_what_an_attempt_had_no_time_for_is_done_by_the_next_one(job, tmp_path):
+    run_job(replace(job, last_attempt=True, deadline_s=-1.0), add)
+    run_job(job, add)
+    undisturbed = elsewhere(job, tmp_path / "undisturbed")
+    run_job(undisturbed, add)
+    assert relative(job) == relative(undisturbed)
+
+
+def test_the_same_voxels_with_another_history_are_another_input(job, tmp_path):
+    """What the stage before did is in the file that it left and ends in the sidecar, whether or not it changed a voxel."""
+    from cohortex.io.ozx import read_ozx, write_ozx
+
+    def untouched(image, settings, model, seed):
+        return Made(image.volume.with_data(image.volume.array(), step={"done": True}))
+
+    run_job(job, untouched)
+    rows = read_table(job.before_record / "manifest.tsv")
+    for row in rows:
+        volume = read_ozx(job.before / row["path"])
+        write_ozx(job.before / row["path"], replace(volume, data=volume.array(), history=({"normalise": "none"},)))
+        row["key"] = "ab" * 32
+    write_manifest(job.before_record / "manifest.tsv", rows)
+    run_job(job, untouched)
+    undisturbed = elsewhere(job, tmp_path / "undisturbed")
+    run_job(undisturbed, untouched)
+    assert read_ozx(job.images / "1_T1w.ozx").history[0] == {"normalise": "none"}
+    assert relative(job) == relative(undisturbed)
+
+
+def test_what_is_passed_on_keeps_the_key_of_the_stage_that_made_it(job):
+    rows = read_table(job.before_record / "manifest.tsv")
+    write_manifest(job.before_record / "manifest.tsv", [row | {"key": f"{number:064x}"} for number, row in enumerate(rows)])
+    given = {row["image"]: row["key"] for row in read_table(job.before_record / "manifest.tsv")}
+    run_job(job, add)
+    assert manifest(job)["001_T1w+labels"]["key"] == given["001_T1w+labels"]
+    assert manifest(job)["001_T1w"]["key"] not in given.values()
+
+
+def test_another_file_of_the_same_size_and_time_is_another_input(job):
+    def items(path, root):
+        row = {"image": "1_T1w", "subject": "1", "modality": "T1w", "role": "image", "path": path, "root": root, "fingerprint": "1-9"}
+        write_table(job.table, (*COHORT, "root"), [row])
+        first = replace(job, stage="acquire", before=None, before_record=None)
+        return cut_items(first, read_images(first))[0].key
+
+    assert items("/data/a.nii", "/data") != items("/data/b.nii", "/data")
+    assert items("/data/a.nii", "/data") == items("/moved/a.nii", "/moved"), "a dataset may be moved"
+
+
 def test_a_subject_stage_sees_all_of_a_subject_and_derives_ids(job):
     def join(images, section, model, seed):
         first = next(image for image in images if image.kind == "image")
