@@ -224,7 +224,9 @@ def work(task: Task, items: Sequence[Item], connection: Any) -> None:
     model = None
     try:
         load = task.load
-        if load is not None:
+        if load is None:
+            task = replace(task, device="cpu")  # only models run on anything else
+        else:
             from cohortex.device import choose_device
 
             task = replace(task, device=choose_device(task.device))

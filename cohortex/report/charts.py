@@ -28,7 +28,9 @@ def short(value: float) -> str:
     """Return a number with at most four significant digits, in plain notation where that is readable."""
     if value == 0:
         return "0"
-    if abs(value) >= 1e5 or abs(value) < 1e-3:
+    if 1e5 <= abs(value) < 1e9:
+        return f"{value / 1e6:.3g} M" if abs(value) >= 1e6 else f"{value / 1e3:.3g} k"
+    if abs(value) >= 1e9 or abs(value) < 1e-3:
         return f"{value:.3g}"
     return f"{value:.4g}"
 

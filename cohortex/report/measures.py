@@ -13,6 +13,21 @@ from cohortex.report.records import Records, number
 ENOUGH = 5
 """With fewer values nothing is called odd."""
 
+WORDS = {
+    "mi": "mutual information",
+    "mind": "MIND difference",
+    "snr": "signal to noise",
+    "p01": "percentile 1",
+    "p95": "percentile 95",
+    "p99": "percentile 99",
+    "std": "standard deviation",
+    "nan": "missing values",
+    "psnr": "PSNR",
+    "tre": "TRE",
+    "dice": "Dice",
+}
+"""Parts of the measures' names that are abbreviations, in words."""
+
 UNITS = {
     "mm": "mm",
     "mm2": "mm²",
@@ -34,7 +49,7 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Group:
-    """All values of one measure of one stage in one modality; `tag` names the derived thing that has it, if any."""
+    """All values of one measure of one stage in one modality and body part; `tag` names the derived thing that has it, if any."""
 
     stage: str
     measure: str
@@ -42,6 +57,7 @@ class Group:
     tag: str
     images: list[str] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
+    body_part: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,8 +74,8 @@ class Odd:
 
 
 def groups_of(records: Records) -> list[Group]:
-    """Return the values of every numeric measure by stage, measure, modality and tag, in the order of the chain."""
-    found: dict[tuple[str, str, str, str], Group] = {}
+    """Return the values of every numeric measure by stage, measure, modality, tag and body part, in the order of the chain."""
+    found: dict[tuple[str, str, str, str, str], Group] = {}
     for stage in records.stages:
         for row in records.told.get(stage, []):
             tag = row.image.partition("+")[2]
@@ -68,11 +84,11 @@ def groups_of(records: Records) -> list[Group]:
                 if value is None:
                     continue
                 key = (stage, name, row.modality, tag)
-                group = found.setdefault(key, Group(*key))
+                group = found.setdefault((*key, row.body_part), Group(*key, body_part=row.body_part))
                 group.images.append(row.image)
                 group.values.append(value)
     order = {stage: position for position, stage in enumerate(records.stages)}
-    return sorted(found.values(), key=lambda group: (order[group.stage], group.tag, group.measure, group.modality))
+    return sorted(found.values(), key=lambda group: (order[group.stage], group.tag, group.measure, group.modality, group.body_part))
 
 
 def robust_z(values: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -84,31 +100,56 @@ def robust_z(values: Sequence[float] | np.ndarray) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     away = values - np.median(values)
     spread = np.median(np.abs(away)) * 1.4826
-    floor = 1e-4 * abs(np.median(values)) + 1e-12
-    if spread <= floor:
+    floor = _floor(values)
+    if mostly_equal(values):
         spread = np.mean(np.abs(away)) * 1.2533
     away[np.abs(away) <= floor] = 0
     return away / max(spread, floor)
 
 
+def mostly_equal(values: Sequence[float] | np.ndarray) -> bool:
+    """Say whether more than half of the values are equal, so that their median absolute deviation says nothing."""
+    values = np.asarray(values, dtype=np.float64)
+    return bool(np.median(np.abs(values - np.median(values))) * 1.4826 <= _floor(values))
+
+
+def _floor(values: np.ndarray) -> float:
+    return float(1e-4 * abs(np.median(values)) + 1e-12)
+
+
+def stricter(threshold: float, count: int) -> float:
+    """Return the threshold that few values have to pass to be as rarely beyond it as many are beyond `threshold`.
+
+    The median absolute deviation of few values is often small by chance: of 6 normal values 3 % have a robust z score beyond 3.5, of many
+    0.05 %. The factor follows the quantiles of that score in simulated normal samples of 6 to 100 values.
+    """
+    return threshold * (1 + 8 / count + 70 / count**2)
+
+
 def odd_ones(groups: Iterable[Group], threshold: float) -> list[Odd]:
-    """Return the values whose robust z score is beyond the threshold, farthest first."""
+    """Return the values whose robust z score is beyond the threshold (`stricter` where they are few), farthest first."""
     found = []
     for group in groups:
         if len(group.values) < ENOUGH:
             continue
+        limit = threshold if mostly_equal(group.values) else stricter(threshold, len(group.values))
         for position, (image, value, z) in enumerate(zip(group.images, group.values, robust_z(group.values), strict=True)):
-            if abs(z) > threshold:
+            if abs(z) > limit:
                 low, median, high = (float(edge) for edge in np.percentile(np.delete(group.values, position), (5, 50, 95)))
                 found.append(Odd(group, image, value, float(z), median, low, high))
     return sorted(found, key=lambda odd: (-abs(odd.z), odd.image))
 
 
 def spoken(measure: str) -> tuple[str, str]:
-    """Return a measure's name in words and its unit: ``tre_after_mm`` is ("tre after", "mm")."""
+    """Return a measure's name in words and its unit: ``tre_after_mm`` is ("TRE after", "mm"), ``x_per_mm`` ("x", "1/mm")."""
     words = measure.split("_")
     unit = UNITS.get(words[-1], "") if len(words) > 1 else ""
-    return " ".join(words[:-1] if unit else words), unit
+    if unit:
+        words.pop()
+    if unit and len(words) > 1 and words[-1] == "per":
+        words.pop()
+        unit = f"1/{unit}"
+    return " ".join(WORDS.get(word, word) for word in words), unit
 
 
 def without_moment(measure: str) -> tuple[str, str]:
@@ -122,11 +163,17 @@ def without_moment(measure: str) -> tuple[str, str]:
 
 
 def charts_of(groups: Iterable[Group]) -> dict[str, dict[tuple[str, str], list[tuple[str, str, Group]]]]:
-    """Return by stage and by (measure, tag) the groups of one chart, each with modality and moment: before, after or ""."""
+    """Return by stage and by (measure, tag) the groups of one chart, each with its modality and moment: before, after or "".
+
+    Where there are several body parts they are named with the modality.
+    """
     charts: dict[str, dict[tuple[str, str], list[tuple[str, str, Group]]]] = defaultdict(lambda: defaultdict(list))
+    groups = list(groups)
+    several = len({group.body_part for group in groups}) > 1
     for group in groups:
         measure, moment = without_moment(group.measure)
-        charts[group.stage][measure, group.tag].append((group.modality, moment, group))
+        called = " ".join(filter(None, (group.modality, group.body_part if several else "")))
+        charts[group.stage][measure, group.tag].append((called, moment, group))
     for by_measure in charts.values():
         for rows in by_measure.values():
             rows.sort(key=lambda row: (row[0], row[1] != "before", row[1]))

@@ -8,32 +8,43 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from cohortex.report.charts import short
-from cohortex.report.records import Records, number
+from cohortex.report.classes import is_probability
+from cohortex.report.measures import spoken
+from cohortex.report.records import Records, Row, number
 
 _SPOKEN = {
     "acquire": "were read, brought into the closest canonical orientation and checked",
     "preprocess": "were preprocessed",
     "denoise": "were denoised",
     "superresolve": "were brought to a finer through-plane resolution",
-    "regseg": "were registered and segmented subject by subject",
-    "classify": "were classified subject by subject",
+    "regseg": "were registered or segmented with the others of their subject",
+    "classify": "were described by features or classified",
     "export": "were written as BIDS derivatives",
 }
 
 
 def models(records: Records) -> list[dict[str, Any]]:
-    """Return the cards of the models that were used, each once, with the stages that used it."""
+    """Return the cards of the models that were at hand, each once, with the stages that had it and the number of images that it saw."""
     found: dict[str, dict[str, Any]] = {}
     for stage, batches in records.numbers.items():
         for numbers in batches.values():
             for name, model in (numbers.get("models") or {}).items():
                 card, sha256 = model.get("card") or {}, model.get("sha256", "")
                 called = card.get("name") or _short_path(name)
-                fresh = {"name": called, "sha256": sha256, "card": card, "stages": [], "metrics": _metrics(card)}
+                fresh = {"name": called, "sha256": sha256, "card": card, "stages": [], "images": 0, "metrics": _metrics(card)}
                 entry = found.setdefault(sha256 or name, fresh)
                 if stage not in entry["stages"]:
                     entry["stages"].append(stage)
+                    entry["images"] += sum(_saw(row, called) for row in records.told.get(stage, []))
     return list(found.values())
+
+
+def _saw(row: Row, model: str) -> bool:
+    """Say whether a row tells that a model worked on its image: by name, by a deformation, or by class probabilities."""
+    named = row.measures.get("model")
+    if named:
+        return named == model
+    return row.measures.get("deformation") in ("kept", "left-out") or any(is_probability(name) for name in row.measures)
 
 
 def _metrics(card: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -45,8 +56,20 @@ def _metrics(card: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         words += "".join(
             f", {joint} {metric[name]}" for name, joint in (("n", "n ="), ("against", "against"), ("on", "on")) if metric.get(name)
         )
-        found.append((str(metric.get("name", "")), "not known" if value is None else short(value), words))
+        found.append((_named(str(metric.get("name", "")), card), "not known" if value is None else short(value), words))
     return found
+
+
+def _named(metric: str, card: Mapping[str, Any]) -> str:
+    """Return a metric's name in words; a number at its end is that of a class: ``dice_CT_2`` is "Dice CT grey matter"."""
+    if " " in metric:
+        return metric
+    classes = [str(name).replace("_", " ") for name in card.get("classes") or []]
+    head, _, last = metric.rpartition("_")
+    if head and last.isdigit() and int(last) < len(classes):
+        return f"{spoken(head)[0]} {classes[int(last)]}"
+    words, unit = spoken(metric)
+    return f"{words} ({unit})" if unit else words
 
 
 def software(records: Records) -> list[tuple[str, str]]:
@@ -83,8 +106,13 @@ def paragraph(records: Records, config: Mapping[str, Any]) -> str:
     ]
     for stage in ran:
         section = next((numbers.get("section") for numbers in records.numbers[stage].values() if numbers.get("section")), {})
-        sentences.append(f"In the stage {stage} they {_SPOKEN.get(stage, 'were processed')}{_choices(section or {})}.")
-    used = models(records)
+        done = [row for row in records.told.get(stage, []) if row.is_image and row.status in ("ok", "warned") and row.measures]
+        if not done:
+            sentences.append(f"The stage {stage} left all of them as they were.")
+            continue
+        number_of = "they" if len(done) == len(rows) else f"{len(done)} of them"
+        sentences.append(f"In the stage {stage} {number_of} {_SPOKEN.get(stage, 'were processed')}{_choices(section or {})}{_used(done)}.")
+    used = [model for model in models(records) if model["images"]]
     if used:
         named = "; ".join(f"{model['name']} (sha256 {model['sha256'][:12]}) in {', '.join(model['stages'])}" for model in used)
         sentences.append(f"Learned models: {named}.")
@@ -92,6 +120,12 @@ def paragraph(records: Records, config: Mapping[str, Any]) -> str:
     if records.simulated:
         sentences.append(f"{len(records.simulated)} of the images are simulated.")
     return " ".join(sentences)
+
+
+def _used(rows: list[Row]) -> str:
+    """Return the methods that were really used, where the rows tell."""
+    methods = Counter(row.measures["method"] for row in rows if row.measures.get("method"))
+    return f"; used were {', '.join(f'{name} ({count})' for name, count in methods.most_common())}" if methods else ""
 
 
 def _choices(section: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +28,9 @@ PICTURES, ODD_Z = 60, 3.5
 LISTED, NAMES = 200, 40
 """Rows of a table, and ids under one reason, that are written out; the rest is counted and stands in the table of all images."""
 
+FEW_VALUES = 3
+"""A measure is drawn where some modality has so many values of it; fewer are read more easily in the table of all images."""
+
 FEW_WORDS = 4
 """Measures that are words are summed up where they take no more values than this."""
 
@@ -45,11 +49,11 @@ WHAT = {
 }
 STATUSES = {
     "ok": ("✓", "in order"),
-    "warned": ("!", "in order, with a warning"),
-    "skipped": ("–", "skipped by policy"),
-    "quarantined": ("✕", "quarantined: the scan cannot be used"),
-    "crashed": ("✕", "crashed: the program died on it"),
-    "failed": ("✕", "failed: could not be finished"),
+    "warned": ("!", "in order, with something to know"),
+    "skipped": ("–", "left as it was, for the reason given"),
+    "quarantined": ("✕", "the scan cannot be used"),
+    "crashed": ("✕", "the program died on it"),
+    "failed": ("✕", "could not be finished"),
 }
 
 
@@ -144,7 +148,10 @@ def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
 
 
 def _title(config: Mapping[str, Any]) -> str:
-    return "Demo cohort" if config.get("input") == "demo" else Path(str(config.get("input") or "cohort")).name or "cohort"
+    if config.get("input") == "demo":
+        return "Demo cohort"
+    path = Path(str(config.get("input") or "cohort"))
+    return (path.stem if path.suffix == ".tsv" else path.name) or "cohort"
 
 
 def _policy(style: str, script: str) -> str:
@@ -197,13 +204,16 @@ def _systemic(records: Records, lost: Sequence[Row]) -> list[Systemic]:
 
 
 def _reasons(records: Records) -> list[dict[str, Any]]:
-    """Return what was skipped or warned of, one entry a stage, status and reason, in the order of the chain."""
+    """Return what was skipped or warned of, one entry a stage, status, code and reason, in the order of the chain.
+
+    Reasons that differ in nothing but numbers are one.
+    """
     entries: dict[tuple[str, str, str], dict[str, Any]] = {}
     for stage in records.stages:
         for row in records.told.get(stage, []):
             if row.status in ("skipped", "warned"):
                 entry = entries.setdefault(
-                    (stage, row.status, row.code or row.reason),
+                    (stage, row.status, re.sub(r"[0-9.]+", "#", f"{row.code} {row.reason.replace(row.image, '')}")),
                     {"stage": stage, "status": row.status, "code": row.code, "reason": row.reason, "images": [], "modalities": Counter()},
                 )
                 entry["images"].append(row.image)
@@ -248,11 +258,13 @@ def _funnel(records: Records, found: Tally) -> list[dict[str, Any]]:
         by_modality: dict[str, int] = defaultdict(int)
         for (modality, status), count in records.counts.get(stage, Counter()).items():
             by_status[status] += count
-            by_modality[modality] += 0 if status in SET_ASIDE else count
+            goes_on = status not in SET_ASIDE and not (status == "skipped" and stage == records.stages[0])
+            by_modality[modality] += count if goes_on else 0
         by_status["failed"] += unfinished[stage]
         parts = {status: by_status[status] for status in STATUSES if by_status[status]}
         about = f"{stage}: " + (", ".join(f"{count} {status}" for status, count in parts.items()) or "no record")
         lost = sum(count for status, count in parts.items() if status in SET_ASIDE)
+        out = lost + (by_status["skipped"] if stage == records.stages[0] else 0)
         bar = charts.stacked(parts, max(found.images, sum(parts.values())), about)
         rows.append(
             {
@@ -261,7 +273,7 @@ def _funnel(records: Records, found: Tally) -> list[dict[str, Any]]:
                 "bar": bar,
                 "modalities": dict(by_modality),
                 "lost": lost,
-                "passed": sum(parts.values()) - lost,
+                "passed": sum(parts.values()) - out,
             }
         )
     return rows
@@ -343,15 +355,16 @@ def _stages(
                 )
                 for modality, moment, group in rows
             ]
+            if max(len(values) for _, _, values, _ in strips) < FEW_VALUES:
+                continue
             if len({value for _, _, values, _ in strips for value in values}) < 2:
                 constant = strips[0][2][0]
                 figures.append({"title": title, "constant": f"{charts.short(constant)}{f' {unit}' if unit else ''}"})
                 continue
             axis = f"{title} ({unit})" if unit else title
             figures.append({"title": axis, "svg": charts.strips(strips, f"{stage}: distribution of {axis} by modality")})
-        labels: dict[int, str] = {}
-        for pair in pairs[stage].get("images", []) + pairs[stage].get("registered", []):
-            labels |= {pictures.colour(value): name for value, name in pair.labels.items()}
+        shown = pairs[stage].get("images", []) + pairs[stage].get("registered", [])
+        labels = pictures.legend(pair.labels for pair in shown)
         found.append(
             {
                 "name": stage,
@@ -361,7 +374,7 @@ def _stages(
                 "constants": [figure for figure in figures if "constant" in figure],
                 "words": _words(records, stage),
                 "pairs": {title: pairs[stage][title] for title in sorted(pairs[stage], key=lambda title: SHOWN_FIRST.get(title, 2))},
-                "labels": dict(sorted(labels.items())),
+                "labels": labels,
             }
         )
     return found
@@ -372,7 +385,7 @@ def _words(records: Records, stage: str) -> list[tuple[str, str]]:
     said: dict[str, Counter[str]] = defaultdict(Counter)
     for row in records.told.get(stage, []):
         for name, value in row.measures.items():
-            if number(value) is None and value != "n/a":
+            if number(value) is None and value != "n/a" and "/" not in value and not name.endswith("sha256"):
                 said[name][value] += 1
     return [
         (measures.spoken(name)[0], ", ".join(f"{value} ({count})" for value, count in counts.most_common()))

@@ -102,6 +102,20 @@ def contour_paths(labels: np.ndarray) -> Markup:
     return Markup("").join(paths)
 
 
+def legend(some: Iterable[Mapping[int, str]]) -> dict[int, str]:
+    """Return what each colour stands for in some pictures: all names where colours begin again, at most four of them."""
+    names: dict[int, dict[str, None]] = defaultdict(dict)
+    for labels in some:
+        for value, name in sorted(labels.items()):
+            names[colour(value)][name] = None
+    found = {}
+    for number, several in sorted(names.items()):
+        first, *others = several
+        words = [first, *(name.removeprefix("label ") if first.startswith("label ") else name for name in others)]
+        found[number] = ", ".join(words[:4]) + (", …" if len(words) > 4 else "")
+    return found
+
+
 def colour(label: int) -> int:
     """Return the number of a label's colour."""
     return (label - 1) % COLOURS + 1
@@ -139,7 +153,7 @@ def pairs_by_stage(work: Path, records: Records, chosen: Sequence[str], gallery:
             now = _views(seen, records.stages[position : position + 1], name)
             earlier = _views(seen, records.stages[:position], name)
             labels = _labels(seen, records, stage, name, now or earlier, shapes)
-            segmented = any(thing.startswith(f"{name}+") for thing in seen.get(stage, {}))
+            segmented = any(thing.startswith(f"{name}+") and thing.endswith("seg") for thing in seen.get(stage, {}))
             if now or segmented:
                 # Where it was segmented the labels are what there is to see, on one picture.
                 sections["images"].append(_pair(gallery, records, stage, name, {} if segmented else earlier, now or earlier, labels))
@@ -187,7 +201,7 @@ def _labels(
             continue
         there = _views(seen, records.stages, thing)
         if there and all(there[view].shape == picture.shape[:2] for view, picture in views.items() if view in there):
-            return there, label_names(row, there.values())
+            return there, label_names(row, there.values(), records)
     return {}, {}
 
 
@@ -195,13 +209,20 @@ def _grid(row: Row) -> tuple[str, str]:
     return row.shape, row.spacing_mm
 
 
-def label_names(row: Row, views: Iterable[np.ndarray]) -> dict[int, str]:
-    """Return what the labels that are seen are called."""
+def label_names(row: Row, views: Iterable[np.ndarray], records: Records) -> dict[int, str]:
+    """Return what the labels that are seen are called: by the model that made them, by the demo, else by their value."""
     values = sorted({int(value) for view in views for value in np.unique(view) if value})
     tag = row.image.partition("+")[2]
     if row.role == "mask" or tag == "mask":
         return dict.fromkeys(values, "mask")
-    known = HEAD_LABELS if row.body_part == "head" and (tag.endswith("seg") or max(values, default=0) <= max(HEAD_LABELS)) else {}
+    known: Mapping[int, str] = {}
+    if tag.endswith("seg"):
+        batches = records.numbers.get(row.stage, {}).values()
+        cards = [model.get("card") or {} for batch in batches for model in (batch.get("models") or {}).values()]
+        classes = next((card["classes"] for card in cards if card.get("classes")), None)
+        known = {value: str(name).replace("_", " ") for value, name in enumerate(classes)} if classes else HEAD_LABELS
+    elif row.image.split("+")[0] in records.simulated:
+        known = HEAD_LABELS
     return {value: known.get(value, f"label {value}") for value in values}
 
 
@@ -239,7 +260,7 @@ def _registered(gallery: Gallery, records: Records, seen: Mapping, position: int
         before = _views(seen, records.stages[: position + 1], fixed)
         before = {view: picture for view, picture in before.items() if view in after and picture.shape == after[view].shape}
         labels = _views(seen, [stage], f"{thing}seg")
-        names = label_names(records.last[f"{thing}seg"], labels.values()) if labels and f"{thing}seg" in records.last else {}
+        names = label_names(records.last[f"{thing}seg"], labels.values(), records) if labels and f"{thing}seg" in records.last else {}
         pair = _pair(gallery, records, stage, thing, before, after, (labels, names))
         found.append(Pair(thing, f"{fixed} | {thing}" if before else thing, pair.note, pair.before, pair.after, names))
     return found

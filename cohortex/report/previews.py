@@ -13,6 +13,9 @@ CT_WINDOWS = {"head": (40.0, 100.0)}
 CT_WINDOW = (40.0, 400.0)
 """Centre and width in HU; the soft tissue window serves chest, abdomen and whatever is not known."""
 
+MR_WHITE = 2.2
+"""White in an MR image is at most so many times the median of the body: fat of the scalp would leave the brain dark."""
+
 _BLOCK = 16
 """Edge in voxels of the blocks that the grey window is looked for in, beside the three slices."""
 
@@ -66,7 +69,8 @@ def grey_window(sample: np.ndarray, volume: Volume) -> tuple[float, float]:
 
     CT has the fixed window of its body part (HU). Of an X-ray these are the percentiles .5 and 99.5; of everything
     else the percentile .5 and the percentile 99.5 of the foreground, which Otsu's threshold parts from the background
-    (so that a skull-stripped or small object is not shown too dark).
+    (so that a skull-stripped or small object is not shown too dark). White of weighted MR images is at most `MR_WHITE` times the median
+    of the body, as bright fat would leave all else dark. Where values go only a little below zero, black is zero.
 
     Parameters
     ----------
@@ -86,9 +90,21 @@ def grey_window(sample: np.ndarray, volume: Volume) -> tuple[float, float]:
         tails = np.clip(values, *np.percentile(values, (0.1, 99.9)))
         foreground = values[tails > _otsu(tails)]
         high = np.percentile(foreground, 99.5) if foreground.size else high
+        if -0.1 * high < low < 0:
+            low = 0.0
+        if volume.kind == "image" and weighted(volume.modality):
+            # Of square roots: else the threshold may part fat from all else instead of the body from the air.
+            roots = np.sqrt(np.maximum(tails - low, 0))
+            body = values[roots > _otsu(roots)]
+            high = min(high, low + MR_WHITE * (np.median(body) - low)) if body.size else high
     if volume.kind == "field":
         low = 0.0
     return float(low), float(high if high > low else low + 1)
+
+
+def weighted(modality: str) -> bool:
+    """Say whether a modality is an MR image of no unit (T1w, FLAIR, ...)."""
+    return modality.endswith("w") or modality in ("FLAIR", "MR", "inplaneT1", "inplaneT2", "T2star")
 
 
 def checkerboard(a: np.ndarray, b: np.ndarray, tiles: int = 8) -> np.ndarray:
@@ -148,7 +164,10 @@ def _otsu(values: np.ndarray) -> float:
     total = np.cumsum(counts * centres)
     with np.errstate(divide="ignore", invalid="ignore"):
         between = below * above * (total / below - (total[-1] - total) / above) ** 2
-    return float(edges[int(np.argmax(np.nan_to_num(between))) + 1])
+    between = np.nan_to_num(between)
+    # All thresholds in the gap between two classes are equally good: the middle one is taken.
+    best = np.flatnonzero(between >= between.max() * (1 - 1e-6))
+    return float(edges[int(best.mean()) + 1])
 
 
 def _nearest(count: int, wanted: int) -> np.ndarray:

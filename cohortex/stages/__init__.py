@@ -39,7 +39,7 @@ STAGES: dict[str, Stage] = {
     "acquire": Stage("image", mem_factor=12.0, seconds_mb=0.5),
     "preprocess": Stage("image", mem_factor=12.0, seconds_mb=1.5),
     "denoise": Stage("image", learned=True, mem_factor=16.0, seconds_mb=3.0),
-    "superresolve": Stage("image", learned=True, mem_factor=24.0, seconds_mb=3.0),
+    "superresolve": Stage("image", version=2, learned=True, mem_factor=24.0, seconds_mb=3.0),
     "regseg": Stage("subject", learned=True, mem_factor=30.0, seconds_mb=4.0),
     "classify": Stage("subject", learned=True, mem_factor=16.0, seconds_mb=1.0),
     "export": Stage("subject", mem_factor=8.0, seconds_mb=0.5),

@@ -16,6 +16,9 @@ from cohortex.volume import Volume
 NETWORKS = ("srcnn3d",)
 """The methods that need weights."""
 
+AIR_HU = -1024.0
+"""Lowest value of CT."""
+
 BLOCK = (32, 48, 48)
 """Voxels that go through the network at once: at 64 channels some 40 MB, the fastest of the sizes tried on a CPU."""
 
@@ -113,9 +116,23 @@ def superresolve(image: Image, settings: Mapping[str, Any], model: Mapping[str, 
     consistent = bool(settings.get("consistency", True))
     if consistent:
         fine = through.agree(fine, array, axis, profile)
+        lowest = floor(array, volume.modality)
+        if lowest is not None:
+            fine = through.above(fine, array, axis, lowest, profile)
     step |= {"method": method, "consistency": consistent}
     made = volume.with_data(fine, through.fine_affine(volume.affine, slices, count, axis), step)
     return Made(made, measures=measures, status="warned" if code else "ok", code=code, reason=reason)
+
+
+def floor(array: np.ndarray, modality: str) -> float | None:
+    """Return the lowest value that a finer image can have: air in CT, zero in magnitudes, nothing known where values go well below zero.
+
+    What preprocessing and noise reduction left slightly below zero (a tenth of the largest value) is still a magnitude.
+    """
+    low = float(array.min())
+    if modality == "CT":
+        return min(low, AIR_HU)
+    return min(low, 0.0) if low > -0.1 * float(array.max()) else None
 
 
 def slice_axis(spacing_mm: tuple[float, float, float], settings: Mapping[str, Any]) -> tuple[int, float]:

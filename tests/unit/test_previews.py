@@ -78,6 +78,24 @@ def test_a_small_bright_object_and_a_hot_voxel_do_not_spoil_the_window():
     assert 95 < high < 115
 
 
+def test_fat_around_the_brain_does_not_leave_it_dark():
+    distance = np.linalg.norm(np.indices((48, 48, 48)) - 23.5, axis=0)
+    data = np.random.default_rng(2).rayleigh(5, distance.shape).astype(np.float32)
+    data[distance < 21] += 1000
+    data[distance < 18] = 300
+    view = orthogonal_views(volume(data, modality="T1w"))["axial"]
+    assert 90 < view[24, 24] < 170
+    assert view[24, 4] == 255
+    assert orthogonal_views(volume(data, modality="PET"))["axial"][24, 24] < 90
+
+
+def test_a_swing_slightly_below_zero_leaves_the_air_black():
+    data = np.zeros((40, 40, 40), np.float32)
+    data[10:30, 10:30, 10:30] = 100
+    data[8:10] = -3
+    assert orthogonal_views(volume(data, modality="T2w"))["axial"][1, 1] == 0
+
+
 def test_normalised_intensities_below_zero_are_not_lost():
     data = np.full((30, 30, 30), -1.2, np.float32)
     data[5:25, 5:25, 5:25] = np.linspace(-0.8, 2, 20, dtype=np.float32)

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cohortex.report.charts import short, stacked, strips, ticks
-from cohortex.report.measures import Group, odd_ones, robust_z, spoken, without_moment
+from cohortex.report.measures import Group, charts_of, groups_of, odd_ones, robust_z, spoken, without_moment
+from cohortex.report.records import Records, Row
+
+
+def told(image, body_part, sigma):
+    cells = dict.fromkeys(Row.__dataclass_fields__, "")
+    cells |= {"image": image, "kind": "image", "modality": "T2w", "body_part": body_part, "status": "ok"}
+    return Row(**{**cells, "measures": {"sigma": str(sigma)}})
 
 
 def group(values):
@@ -40,6 +47,21 @@ def test_few_values_are_never_odd():
     assert odd_ones([group([1.0, 1.1, 1.0, 50.0])], 3.5) == []
 
 
+@pytest.mark.parametrize("count", [6, 8, 12, 20, 60])
+def test_normal_values_are_as_rarely_odd_in_a_small_group_as_in_a_large_one(count):
+    drawn = np.random.default_rng(3).normal(size=(24000 // count, count))
+    odd = sum(len(odd_ones([group(values)], 3.5)) for values in drawn)
+    assert odd / drawn.size < 0.002
+    assert odd_ones([group([*drawn[0], drawn[0].mean() + 100])], 3.5)
+
+
+def test_images_of_different_body_parts_are_not_compared():
+    rows = [told(f"{part}{index}_T2w", part, value) for part, value in (("head", 1.0), ("prostate", 9.0)) for index in range(6)]
+    groups = groups_of(Records(["denoise"], told={"denoise": rows}))
+    assert [(one.body_part, one.values) for one in groups] == [("head", [1.0] * 6), ("prostate", [9.0] * 6)]
+    assert [label for label, _, _ in charts_of(groups)["denoise"]["sigma", ""]] == ["T2w head", "T2w prostate"]
+
+
 @given(st.lists(st.floats(-1e6, 1e6), min_size=5, max_size=50), st.floats(0.1, 10), st.floats(-100, 100))
 def test_scores_are_finite_whatever_the_values(values, _scale, _shift):
     assert np.isfinite(robust_z(values)).all()
@@ -48,9 +70,11 @@ def test_scores_are_finite_whatever_the_values(values, _scale, _shift):
 @pytest.mark.parametrize(
     ("measure", "words"),
     [
-        ("tre_after_mm", ("tre after", "mm")),
-        ("psnr_db", ("psnr", "dB")),
-        ("dice", ("dice", "")),
+        ("tre_after_mm", ("TRE after", "mm")),
+        ("psnr_db", ("PSNR", "dB")),
+        ("dice", ("Dice", "")),
+        ("mi_before", ("mutual information before", "")),
+        ("sharpness_per_mm", ("sharpness", "1/mm")),
         ("s", ("s", "")),
         ("folding_percent", ("folding", "%")),
     ],
@@ -80,7 +104,8 @@ def test_ticks_are_few_round_and_inside(low, width):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), (12.34567, "12.35"), (1234567.0, "1.23e+06"), (0.00012345, "0.000123"), (95.0, "95")]
+    ("value", "text"),
+    [(0, "0"), (12.34567, "12.35"), (1234567.0, "1.23 M"), (245760, "246 k"), (2.5e12, "2.5e+12"), (0.00012345, "0.000123"), (95.0, "95")],
 )
 def test_numbers_are_short(value, text):
     assert short(value) == text

@@ -52,9 +52,9 @@ def world(volume):
 )
 def test_a_linear_function_of_the_world_stays_what_it_is(shape, spacing, turn, factor):
     grid = image(np.zeros(shape), spacing, turn)
-    function = world(grid.volume) @ np.array([0.3, -0.5, 0.7]) + 40
+    function = world(grid.volume) @ np.array([0.3, -0.5, 0.7]) + 100
     made = stage.superresolve(image(function, spacing, turn), {**SPLINE, "factor": factor, "consistency": True}, None, 0).content
-    np.testing.assert_allclose(made.data, world(made) @ np.array([0.3, -0.5, 0.7]) + 40, atol=2e-3)
+    np.testing.assert_allclose(made.data, world(made) @ np.array([0.3, -0.5, 0.7]) + 100, atol=2e-3)
 
 
 @settings(max_examples=40, deadline=None)
@@ -190,9 +190,29 @@ def test_the_network_works_in_the_images_own_units(model, axis):
     assert made.content.history[-1]["model_sha256"] == folders.model_sha256(model)
 
 
+@pytest.mark.parametrize(("modality", "air", "bone"), [("T1w", 0.0, 900.0), ("CT", -1000.0, 1500.0)])
+def test_nothing_swings_below_what_can_be_beside_a_steep_edge(modality, air, bone):
+    data = np.full((6, 6, 8), air, np.float32)
+    data[:, :, 3] = bone
+    data[2:, :, 4:] = (air + bone) / 2
+    made = stage.superresolve(image(data, modality=modality), {**SPLINE, "factor": 4}, None, 0).content.array()
+    free = through.agreeing_spline(data, 32, 2)
+    lowest = {"T1w": 0.0, "CT": -1024.0}[modality]
+    assert free.min() < lowest - 0.05 * (bone - air)
+    assert made.min() >= lowest
+    assert np.abs(through.average(made, 8, 2) - data).max() < 1e-3 * (bone - air)
+
+
+def test_an_image_with_values_of_both_signs_has_no_floor():
+    scored = noise() - 100
+    made = stage.superresolve(image(scored), {**SPLINE, "factor": 3}, None, 0).content.array()
+    assert made.min() < scored.min()
+    np.testing.assert_allclose(through.average(made, 8, 2), scored, atol=1e-3)
+
+
 def test_the_network_with_consistency_agrees_with_the_slices(model):
     models = stage.load({"default": NETWORK}, {"m": model}, "cpu")
-    one = image(noise())
+    one = image(noise() + 100)
     made = stage.superresolve(one, {**NETWORK, "consistency": True}, models, 0)
     np.testing.assert_allclose(through.average(made.content.array(), 8, 2), one.volume.data, rtol=1e-4)
 

@@ -139,6 +139,40 @@ def agree(fine: np.ndarray, slices: np.ndarray, axis: int, profile: Profile = "b
     return fine + along(_correction(slices.shape[axis], fine.shape[axis], profile), error, axis)
 
 
+def above(fine: np.ndarray, slices: np.ndarray, axis: int, floor: float, profile: Profile = "box") -> np.ndarray:
+    """Return a fine array that agrees with the slices without what lies below a floor.
+
+    Beside a steep edge the agreeing spline swings beyond what can be: below zero in a magnitude image, to -2000 HU in the air beside
+    a body. What lies below is raised to the floor, and the height above it is divided by what the slice has become too high.
+
+    Parameters
+    ----------
+    fine, slices : (x, y, z) arrays
+        As in `agree`; no slice is below the floor.
+    floor : float
+        Lowest value that can be.
+
+    Returns
+    -------
+    (x, y, z) float32 array
+        `fine` itself where nothing is below the floor. With whole factors and the box profile the slice means are still the slices.
+
+    References
+    ----------
+    The multiplicative correction is one step of Lucy, An iterative technique for the rectification of observed distributions,
+    Astronomical Journal 79 (1974) 745-754.
+    """
+    if float(fine.min()) >= floor:
+        return fine
+    height = np.maximum(fine, np.float32(floor)) - np.float32(floor)
+    seen = average(height, slices.shape[axis], axis, profile)
+    share = np.divide(slices - np.float32(floor), seen, out=np.ones_like(seen), where=seen > 0)
+    back = profile_matrix(slices.shape[axis], fine.shape[axis], profile).T
+    height *= along(back / back.sum(axis=1, keepdims=True), share, axis)
+    height += np.float32(floor)
+    return height
+
+
 def agreeing_spline(slices: np.ndarray, count: int, axis: int, profile: Profile = "box") -> np.ndarray:
     """Return the cubic spline whose means over the slice profile are the measured slices; what networks work on."""
     return along(_correction(slices.shape[axis], count, profile), slices, axis)

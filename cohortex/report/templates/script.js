@@ -55,7 +55,7 @@
     const order = typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
     return down ? -order : order;
   };
-  const number = (x) => x === 0 ? "0" : Math.abs(x) >= 1e5 || Math.abs(x) < 1e-3 ? x.toExponential(2) : String(Number(x.toPrecision(4)));
+  const number = (x) => Math.abs(x) >= 1e5 && Math.abs(x) < 1e9 ? (Math.abs(x) >= 1e6 ? Number((x / 1e6).toPrecision(3)) + " M" : Number((x / 1e3).toPrecision(3)) + " k") : x === 0 ? "0" : Math.abs(x) >= 1e5 || Math.abs(x) < 1e-3 ? x.toExponential(2) : String(Number(x.toPrecision(4)));
 
   const show = () => {
     const words = controls.search.value.toLowerCase().split(/\s+/).filter(Boolean);
