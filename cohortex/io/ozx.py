@@ -15,6 +15,7 @@ spawned process, too.
 from __future__ import annotations
 
 import json
+import os
 import struct
 import zipfile
 import zlib
@@ -183,21 +184,41 @@ class Stored:
                     out_of.append(slice(low - i * c, high - i * c))
                 box[tuple(into)] = block[tuple(out_of)]
 
-    def _chunk(self, descriptor: int, index: tuple[int, ...], decode: Any) -> np.ndarray:
-        import os
-
-        from google_crc32c import value as crc32c
-
-        key = _chunk_name(tuple(reversed(index)))
+    def _read(self, descriptor: int, key: str) -> bytes:
+        """Return the bytes that stand where a chunk should be; fewer where the file is damaged."""
         offset, length = self._places[key]
         head = os.pread(descriptor, LOCAL_HEADER.size, offset)
-        data = b""
         if len(head) == LOCAL_HEADER.size:
             magic, name_length, extra_length = LOCAL_HEADER.unpack(head)
             if magic == b"PK\x03\x04":
-                data = os.pread(descriptor, length, offset + LOCAL_HEADER.size + name_length + extra_length)
-        if len(data) != length or crc32c(data[:-4]) != int.from_bytes(data[-4:], "little"):
+                return os.pread(descriptor, length, offset + LOCAL_HEADER.size + name_length + extra_length)
+        return b""
+
+    def encoded(self, descriptor: int, key: str) -> bytes:
+        """Return a chunk as it is stored, its checksum compared.
+
+        Parameters
+        ----------
+        descriptor : int
+            Of the open file `path`.
+        key : str
+            See `chunk_name`.
+
+        Raises
+        ------
+        BadInput
+            ``corrupt``
+        """
+        from google_crc32c import value as crc32c
+
+        data = self._read(descriptor, key)
+        if len(data) != self._places[key][1] or crc32c(data[:-4]) != int.from_bytes(data[-4:], "little"):
             raise BadInput("corrupt", f"{self.name} is damaged (checksum of {key}): make it again.")
+        return data
+
+    def _chunk(self, descriptor: int, index: tuple[int, ...], decode: Any) -> np.ndarray:
+        key = chunk_name(tuple(reversed(index)))
+        data = self.encoded(descriptor, key)
         expected = prod(self.chunks) * self.dtype.itemsize
         # the decoded size stands in the blosc header; it is believed only after it was compared
         if int.from_bytes(data[4:8], "little") != expected:
@@ -253,12 +274,20 @@ def _encoded_rows(
 ) -> Iterator[tuple[list[str], list[bytes]]]:
     """Give the names and bytes of the chunks, row by row along x, in the order in which they stand in the file."""
     counts = [-(-n // c) for n, c in zip(stored, chunk, strict=True)]
+    source = volume.data
+    if isinstance(source, Stored) and source.dtype == dtype and source.chunks == tuple(reversed(chunk)):
+        # encoded already, by this module: copied as it is
+        with source.path.open("rb") as file:
+            for outer in product(*(range(count) for count in counts[:-1])):
+                names = [chunk_name((*outer, i)) for i in range(counts[-1])]
+                yield names, [source.encoded(file.fileno(), name) for name in names]
+        return
 
     def row(outer: tuple[int, ...]) -> tuple[list[str], list[bytes]]:
         key = tuple(slice(i * c, (i + 1) * c) for i, c in zip(outer, chunk, strict=False))
         slab = np.asarray(volume.data[(slice(None), *reversed(key))]).transpose()
-        names = [_chunk_name((*outer, i)) for i in range(counts[-1])]
-        return names, [_encode(slab[..., i * chunk[-1] : (i + 1) * chunk[-1]], chunk, dtype) for i in range(counts[-1])]
+        names = [chunk_name((*outer, i)) for i in range(counts[-1])]
+        return names, [encode_chunk(slab[..., i * chunk[-1] : (i + 1) * chunk[-1]], chunk, dtype) for i in range(counts[-1])]
 
     rows = product(*(range(count) for count in counts[:-1]))
     if threads <= 1:
@@ -275,7 +304,8 @@ def _encoded_rows(
             yield future.result()
 
 
-def _encode(block: np.ndarray, chunk: tuple[int, ...], dtype: np.dtype) -> bytes:
+def encode_chunk(block: np.ndarray, chunk: tuple[int, ...], dtype: np.dtype) -> bytes:
+    """Return the bytes of a chunk, axes as stored (z, y, x); one at the end of an axis is filled up with zeros."""
     from google_crc32c import value as crc32c
     from numcodecs.blosc import BITSHUFFLE, Blosc
 
@@ -295,7 +325,8 @@ def _append(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     archive.writestr(info, data)
 
 
-def _chunk_name(index: tuple[int, ...]) -> str:
+def chunk_name(index: tuple[int, ...]) -> str:
+    """Return the name of a chunk from its place among the chunks, axes as stored."""
     return "0/c/" + "/".join(str(i) for i in index)
 
 
@@ -348,7 +379,7 @@ def _stored_array(path: Path, name: str, meta: Mapping[str, Any], entries: Mappi
     # in whole numbers of Python, so that no absurd shape overflows
     if prod(counts) > len(entries):
         raise BadInput("missing-chunks", f"{name} lacks {prod(counts) - len(entries) + 2} of {prod(counts)} chunks: make it again.")
-    names = [_chunk_name(index) for index in product(*(range(count) for count in counts))]
+    names = [chunk_name(index) for index in product(*(range(count) for count in counts))]
     places: dict[str, tuple[int, int]] = {}
     for key in names:
         info = entries.get(key)
