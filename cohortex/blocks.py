@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -92,10 +93,10 @@ def fits_memory(shape: Sequence[int], itemsize: int = 4) -> bool:
 
 
 def in_memory(array: ArrayLike, dtype: Any = np.float32) -> ArrayLike:
-    """Return a lazy array in memory, C-contiguous, if it may stay there; else as it is."""
+    """Return a lazy array in memory, C-contiguous, if it may stay there; else lazily; as `dtype`."""
     if isinstance(array, np.ndarray) or fits_memory(array.shape, np.dtype(dtype).itemsize):
         return np.ascontiguousarray(np.asarray(array[...]), dtype=dtype)
-    return array
+    return array if np.dtype(array.dtype) == dtype else Elementwise(partial(np.asarray, dtype=dtype), array, dtype)
 
 
 def new_array(shape: Sequence[int], dtype: Any = np.float32) -> Any:
@@ -182,6 +183,38 @@ def read_block(array: ArrayLike, box: Sequence[tuple[int, int]], halo: Sequence[
         if len(index) != block.shape[axis] or index[0] != low or index[-1] != low + len(index) - 1:
             block = np.take(block, index - low, axis=axis)
     return block
+
+
+class Elementwise:
+    """A lazy array whose values are a function of another's, voxel by voxel."""
+
+    def __init__(self, function: Callable[[np.ndarray], np.ndarray], array: ArrayLike, dtype: Any = np.float32):
+        self.function = function
+        self.array = array
+        self.shape = array.shape
+        self.dtype = np.dtype(dtype)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return self.function(np.asarray(self.array[key]))
+
+
+class Turned:
+    """An array seen with its axes in another order; what is assigned goes through to it."""
+
+    def __init__(self, array: ArrayLike, order: Sequence[int]):
+        self.array: Any = array
+        self.order = tuple(order)
+        self.shape = tuple(array.shape[axis] for axis in self.order)
+        self.dtype = np.dtype(array.dtype)
+
+    def _key(self, key: tuple[slice, ...]) -> tuple[slice, ...]:
+        return tuple(key[self.order.index(axis)] for axis in range(len(self.order)))
+
+    def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
+        return np.asarray(self.array[self._key(key)]).transpose(self.order)
+
+    def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
+        self.array[self._key(key)] = values.transpose(np.argsort(self.order))
 
 
 # --- what is done ----------------------------------------------------------------------------------------------
@@ -306,3 +339,31 @@ def without_halo(made: np.ndarray, whole: Sequence[int], box: Box, halo: Sequenc
             f"a block of {tuple(whole)} voxels came back as {made.shape}, neither whole nor without its halo of {tuple(halo)}"
         )
     return made
+
+
+def map_columns(function: Callable[..., np.ndarray], *arrays: ArrayLike, axis: int, count: int) -> Any:
+    """Apply a function to whole lines along an axis, in columns of 64 x 64 lines whatever the memory.
+
+    Parameters
+    ----------
+    function : callable
+        Given the same column of every array, and before them its box along the two other axes, it returns `count` voxels along `axis`.
+    arrays : (x, y, z) array-likes
+        Of one shape but along `axis`; may be lazy.
+
+    Returns
+    -------
+    (x, y, z) float32 array-like
+    """
+    shape = list(arrays[0].shape)
+    shape[axis] = count
+    result = new_array(shape)
+    lines = [1 if a == axis else n for a, n in enumerate(shape)]
+
+    def one(box: Box) -> None:
+        key = tuple(slice(None) if a == axis else slice(*part) for a, part in enumerate(box))
+        made = function(box, *(np.asarray(array[key]) for array in arrays))
+        result[tuple(slice(0, count) if a == axis else slice(*part) for a, part in enumerate(box))] = made
+
+    run_all(one, list(boxes(lines, (ALIGN,) * 3, ALIGN)), not isinstance(result, np.ndarray))
+    return result

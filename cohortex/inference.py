@@ -54,7 +54,7 @@ class Runner:
         import torch
 
         lay = torch.channels_last_3d if tensor.ndim == 5 else torch.channels_last
-        with torch.inference_mode(), torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with torch.no_grad(), torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.precision == "bfloat16"):
             made = self.network(tensor.to(self.device).contiguous(memory_format=lay))
         return made.float().cpu()
 
@@ -85,6 +85,7 @@ def run_network(
     edge: Edge = "reflect",
     out: Any = None,
     empty: Callable[[np.ndarray], float | None] | None = None,
+    finish: Callable[[np.ndarray, Box], np.ndarray] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> tuple[Any, str]:
     """Run a network with one input and one output channel over a volume, block by block, exactly.
@@ -108,6 +109,8 @@ def run_network(
         Where the result goes; made when not given, a scratch array where it does not fit into memory.
     empty : callable, optional
         Given a block with its halo it returns the value of the whole result there when the network need not look at it, else None.
+    finish : callable, optional
+        Given a block of the result and its box it returns what is kept of it.
     say : callable, optional
         Told in a sentence when the block was halved.
 
@@ -145,8 +148,38 @@ def run_network(
                 if runner.device == "cpu":
                     raise
                 runner.shrink()
-        result[tuple(slice(a, b) for a, b in box)] = made
+        result[tuple(slice(a, b) for a, b in box)] = made if finish is None else finish(made, box)
     return result, runner.device
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """Return a network whose kernels lie channels last, which is a quarter faster on a CPU; the weights are the same."""
+    import torch
+
+    lay = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in network.parameters():
+        if parameter.ndim in lay:
+            parameter.data = parameter.data.contiguous(memory_format=lay[parameter.ndim])
+    return network
+
+
+def class_probabilities(network: nn.Module, image: np.ndarray, device: str = "cpu") -> torch.Tensor:
+    """Return the probabilities (K, X, Y, Z) float32 of a working image (X, Y, Z), which is one block: it was cut to the body before.
+
+    Where a GPU's memory does not suffice the CPU does the work.
+    """
+    import torch
+
+    runner = Runner(network, device, (image.shape[0], image.shape[1], image.shape[2]))
+    tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None, None]
+    while True:
+        try:
+            return torch.softmax(runner(tensor), dim=1)[0]
+        except torch.OutOfMemoryError:
+            if runner.device == "cpu":
+                raise
+            torch.cuda.empty_cache()
+            runner.network, runner.device = network.to("cpu"), "cpu"
 
 
 # --- labels ----------------------------------------------------------------------------------------------------
