@@ -1,11 +1,13 @@
 """Functions of overlapping blocks: what a step does to a volume, a block with its halo at a time, in bounded memory.
 
-A volume that fits into the plan's memory is one block and stays in memory; a larger one goes through in blocks on dask's threads, and
-the result is a scratch array of encoded chunks (`cohortex.io.chunked`), each written once. The result does not depend on
-the blocks when the function looks no further than its halo: at the faces of the volume a block ends where the volume ends, so that a
-function applies its own edge rule there, and nowhere else. Where the function itself rounds alike for blocks of every
-shape, results are equal byte for byte. Functions that do not (matrix products, networks) are given blocks that depend on the volume
-alone, never on memory or threads.
+A volume that fits into the plan's memory is one block and stays in memory; a larger one is decoded once into a scratch file, goes
+through in blocks on dask's threads, and what comes of it is another scratch file (`cohortex.io.scratch`) that is encoded once,
+when the volume is written.
+
+The result does not depend on the blocks when the function looks no further than its halo: at the faces of the volume a block ends
+where the volume ends, so that a function applies its own edge rule there, and nowhere else. Where the function itself rounds alike
+for blocks of every shape, results are equal byte for byte. Functions that do not (matrix products, networks) are given blocks that
+depend on the volume alone, never on memory or threads.
 """
 
 from __future__ import annotations
@@ -49,12 +51,18 @@ class Plan:
         Folder of scratch arrays; the system's folder for temporary files where it is not given.
     scheduler : {"threads", "slurm"}
         slurm: volumes that do not stay in memory are worked on by workers on other nodes, see `cohortex.cluster`.
+    workers : int
+        So many of them, each with the threads and the memory of this plan.
+    minutes : int
+        How long a worker may live.
     """
 
     threads: int = 1
     memory_mb: int = 1024
     scratch: Path | None = None
     scheduler: Literal["threads", "slurm"] = "threads"
+    workers: int = 2
+    minutes: int = 240
 
     @property
     def folder(self) -> Path:
@@ -92,25 +100,58 @@ def fits_memory(shape: Sequence[int], itemsize: int = 4) -> bool:
     return prod(shape) * itemsize <= plan().memory_mb * 2**20 // COPIES
 
 
-def in_memory(array: ArrayLike, dtype: Any = np.float32) -> ArrayLike:
-    """Return a lazy array in memory, C-contiguous, if it may stay there; else lazily; as `dtype`."""
+def at_hand(array: ArrayLike, dtype: Any = np.float32, look: Callable[[Box, np.ndarray], Any] | None = None) -> tuple[ArrayLike, list[Any]]:
+    """Return an array where blocks of it are cheap to read: in memory if it may stay there, else in a scratch file, decoded once.
+
+    Parameters
+    ----------
+    array : (x, y, z) array-like
+    dtype
+        That blocks will have.
+    look : callable, optional
+        ``look(box, block)`` is called for every block on the way.
+
+    Returns
+    -------
+    array-like, list
+        And what `look` gave, in the order of the blocks.
+    """
     if isinstance(array, np.ndarray) or fits_memory(array.shape, np.dtype(dtype).itemsize):
-        return np.ascontiguousarray(np.asarray(array[...]), dtype=dtype)
-    return array if np.dtype(array.dtype) == dtype else Elementwise(partial(np.asarray, dtype=dtype), array, dtype)
+        whole = np.ascontiguousarray(np.asarray(array[...]), dtype=dtype)
+        return whole, [] if look is None else over_blocks(look, whole)
+    from cohortex.io.scratch import Scratch
+
+    there = array if isinstance(array, Scratch) and array.dtype == dtype else None
+    if there is None and plan().scheduler == "slurm":
+        # workers on other nodes read the volume's own file
+        there = array if np.dtype(array.dtype) == dtype else Elementwise(partial(np.asarray, dtype=dtype), array, dtype)
+    if there is not None:
+        return there, [] if look is None else over_blocks(look, there)
+    spool = new_array(array.shape, dtype)
+
+    def one(box: Box, block: np.ndarray) -> Any:
+        spool[tuple(slice(a, b) for a, b in box)] = block
+        return None if look is None else look(box, block)
+
+    return spool, over_blocks(one, array)
+
+
+def align_of(array: Any) -> int:
+    """Return the multiples of voxels at which boxes begin that an array takes."""
+    return int(getattr(array, "align", ALIGN))
 
 
 def new_array(shape: Sequence[int], dtype: Any = np.float32) -> Any:
-    """Return an empty array for a result: in memory where it may stay there, else a scratch array that takes aligned boxes."""
-    shared = plan().scheduler == "slurm"
+    """Return an empty array for a result: in memory where it may stay there, else in a scratch file, or a folder that workers share."""
     if fits_memory(shape, np.dtype(dtype).itemsize):
         return np.empty(tuple(shape), dtype)
-    if shared:
+    if plan().scheduler == "slurm":
         from cohortex.io.sharded import Sharded
 
         return Sharded.create(plan().folder, shape, dtype)
-    from cohortex.io.chunked import Chunked
+    from cohortex.io.scratch import Scratch
 
-    return Chunked(plan().folder, shape, dtype)
+    return Scratch(plan().folder, shape, dtype)
 
 
 # --- how a grid is cut -----------------------------------------------------------------------------------------
@@ -205,6 +246,7 @@ class Turned:
         self.array: Any = array
         self.order = tuple(order)
         self.shape = tuple(array.shape[axis] for axis in self.order)
+        self.align = align_of(array)
         self.dtype = np.dtype(array.dtype)
 
     def _key(self, key: tuple[slice, ...]) -> tuple[slice, ...]:
@@ -266,7 +308,7 @@ def run_all(one: Callable[[Box], Any], grid: Sequence[Box], shared: bool = False
     from dask.delayed import delayed
 
     tasks = [delayed(one, pure=False)(box) for box in grid]
-    return list(cast(Any, dask.compute)(*tasks, scheduler="threads", num_workers=plan().threads))
+    return list(cast(Any, dask).compute(*tasks, scheduler="threads", num_workers=plan().threads))
 
 
 def map_blocks(
@@ -312,7 +354,8 @@ def map_blocks(
         raise ValueError(f"arrays of different grids cannot be cut alike: {[array.shape for array in arrays]}")
     result = new_array(shape, dtype) if out is None else out
     shared = not isinstance(result, np.ndarray)
-    grid = list(boxes(shape, block or block_for(shape, halo), ALIGN if shared or block is None else 1))
+    align = align_of(result) if shared or block is None else 1
+    grid = list(boxes(shape, [max(n, align) for n in block or block_for(shape, halo)], align))
 
     def one(box: Box) -> None:
         blocks = [read_block(array, box, halo, edge) for array in arrays]
@@ -335,9 +378,7 @@ def without_halo(made: np.ndarray, whole: Sequence[int], box: Box, halo: Sequenc
         lows = [min(h, a) if edge == "own" else h for (a, _), h in zip(box, halo, strict=True)]
         return made[tuple(slice(low, low + n) for low, n in zip(lows, inner, strict=True))]
     if made.shape[:3] != inner:
-        raise ValueError(
-            f"a block of {tuple(whole)} voxels came back as {made.shape}, neither whole nor without its halo of {tuple(halo)}"
-        )
+        raise ValueError(f"a block of {tuple(whole)} voxels came back as {made.shape}, neither whole nor without its halo of {tuple(halo)}")
     return made
 
 
@@ -360,10 +401,17 @@ def map_columns(function: Callable[..., np.ndarray], *arrays: ArrayLike, axis: i
     result = new_array(shape)
     lines = [1 if a == axis else n for a, n in enumerate(shape)]
 
-    def one(box: Box) -> None:
-        key = tuple(slice(None) if a == axis else slice(*part) for a, part in enumerate(box))
-        made = function(box, *(np.asarray(array[key]) for array in arrays))
-        result[tuple(slice(0, count) if a == axis else slice(*part) for a, part in enumerate(box))] = made
+    def wide(box: Box) -> None:
+        # Functions are given columns of one size; a store that takes larger boxes is given several at once.
+        starts = [[0] if a == axis else range(begin, end, ALIGN) for a, (begin, end) in enumerate(box)]
+        whole = np.empty([count if a == axis else end - begin for a, (begin, end) in enumerate(box)], np.float32)
+        for corner in itertools.product(*starts):
+            part = tuple((0, 1) if a == axis else (b, min(b + ALIGN, box[a][1])) for a, b in enumerate(corner))
+            key = tuple(slice(None) if a == axis else slice(*piece) for a, piece in enumerate(part))
+            there = tuple(slice(None) if a == axis else slice(b - box[a][0], e - box[a][0]) for a, (b, e) in enumerate(part))
+            whole[there] = function(part, *(np.asarray(array[key]) for array in arrays))
+        result[tuple(slice(0, count) if a == axis else slice(*part) for a, part in enumerate(box))] = whole
 
-    run_all(one, list(boxes(lines, (ALIGN,) * 3, ALIGN)), not isinstance(result, np.ndarray))
+    align = align_of(result)
+    run_all(wide, list(boxes(lines, (align,) * 3, align)))
     return result

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
+from math import gcd, prod
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cohortex.blocks import ALIGN, Box, Edge, boxes, cut, new_array, read_block, without_halo
+from cohortex.blocks import COPIES, Box, Edge, align_of, cut, new_array, plan, read_block, run_all, without_halo
 from cohortex.device import smaller
 from cohortex.volume import ArrayLike
 
@@ -129,27 +131,53 @@ def run_network(
         made = runner(tensor.permute(2, 0, 1)[:, None])[:, 0].permute(1, 2, 0) if slicewise else runner(tensor[None, None])[0, 0]
         return made.numpy()
 
-    # Whole chunks are read and written; the network sees them in pieces of its own size.
-    outer = [max(ALIGN, n) for n in block]
-    for box in boxes(array.shape, outer, ALIGN):
+    def pieces(with_halo: np.ndarray, made: np.ndarray) -> None:
+        for piece in product(*(grid_of(n, most) for n, most in zip(made.shape, runner.block, strict=True))):
+            values = with_halo[tuple(slice(a, b + 2 * h) for (a, b), h in zip(piece, halo, strict=True))]
+            value = None if empty is None else empty(values)
+            there = tuple(slice(a, b) for a, b in piece)
+            made[there] = without_halo(step(values), values.shape, piece, halo, edge) if value is None else value
+
+    def one(box: Box) -> str:
         with_halo = read_block(array, box, halo, edge)
-        inner = tuple(b - a for a, b in box)
-        made = np.empty(inner, np.float32)
-        done = False
-        while not done:
+        made = np.empty(tuple(b - a for a, b in box), np.float32)
+        while True:
             try:
-                for piece in boxes(inner, tuple(min(m, n) for m, n in zip(runner.block, inner, strict=True))):
-                    values = with_halo[tuple(slice(a, b + 2 * h) for (a, b), h in zip(piece, halo, strict=True))]
-                    value = None if empty is None else empty(values)
-                    there = tuple(slice(a, b) for a, b in piece)
-                    made[there] = without_halo(step(values), values.shape, piece, halo, edge) if value is None else value
-                done = True
+                pieces(with_halo, made)
+                break
             except torch.OutOfMemoryError:
                 if runner.device == "cpu":
                     raise
                 runner.shrink()
         result[tuple(slice(a, b) for a, b in box)] = made if finish is None else finish(made, box)
-    return result, runner.device
+        return runner.device
+
+    # Much is read and written at once; the network sees it in pieces of its own size, on one grid whatever is read at once.
+    edges = _outer(array.shape, block, halo, align_of(result))
+    grid = list(product(*(grid_of(n, edge) for n, edge in zip(array.shape, edges, strict=True))))
+    if plan().scheduler == "slurm" and not isinstance(result, np.ndarray):
+        return result, run_all(one, grid, shared=True)[-1]
+    return result, [one(box) for box in grid][-1]
+
+
+def grid_of(size: int, most: int) -> list[tuple[int, int]]:
+    """Return the pieces (start, stop) of an axis that begin at the multiples of `most`."""
+    return [(start, min(start + most, size)) for start in range(0, size, most)]
+
+
+def _outer(shape: Sequence[int], block: Sequence[int], halo: Sequence[int], align: int) -> list[int]:
+    """Return multiples of the block's edges that are read at once: as much as the plan's memory allows."""
+    unit = [n * align // gcd(n, align) for n in block]
+    outer = list(unit)
+    budget = plan().memory_mb * 2**20 // (4 * COPIES)
+    while True:
+        axis = min((a for a in range(3) if outer[a] < shape[a]), key=lambda a: outer[a], default=None)
+        if axis is None:
+            return outer
+        larger = [n + unit[a] * (a == axis) for a, n in enumerate(outer)]
+        if prod(min(n + 2 * h, size) for n, h, size in zip(larger, halo, shape, strict=True)) > budget:
+            return outer
+        outer = larger
 
 
 def channels_last(network: nn.Module) -> nn.Module:
@@ -262,7 +290,7 @@ def segment(
             if any(n % multiple for n in runner.block):
                 runner.block = tuple(-(-n // multiple) * multiple for n in runner.block)  # pyright: ignore[reportAttributeAccessIssue]
             if not isinstance(result, np.ndarray):
-                # Chunks are written once: what was begun is begun again elsewhere.
+                # A scratch array is written once: what was begun is begun again elsewhere.
                 result = new_array(array.shape, result.dtype)
 
 
@@ -285,6 +313,7 @@ class _Labels:
         self.out = out
         self.threshold = threshold
         self.start = 0
+        self.align = align_of(out)
         self.slab = np.zeros((0, *out.shape[1:]), out.dtype)
 
     def decide(self, logits: np.ndarray) -> np.ndarray:
@@ -296,7 +325,7 @@ class _Labels:
     def add(self, slab: np.ndarray) -> None:
         """Take the labels of the next rows along x."""
         self.slab = np.concatenate([self.slab, slab]) if len(self.slab) else slab
-        ready = (len(self.slab) // ALIGN) * ALIGN
+        ready = (len(self.slab) // self.align) * self.align
         if ready:
             self.out[self.start : self.start + ready, :, :] = self.slab[:ready]
             self.start, self.slab = self.start + ready, self.slab[ready:].copy()
@@ -333,9 +362,7 @@ def _exact(
                 if empty is not None and empty(values):
                     continue
                 logits = runner(torch.from_numpy(values)[None, None])[0].numpy()
-                inner = tuple(
-                    slice(a - low, min(b, n) - low) for (a, b), (low, _), n in zip(box, wide, wanted, strict=True)
-                )
+                inner = tuple(slice(a - low, min(b, n) - low) for (a, b), (low, _), n in zip(box, wide, wanted, strict=True))
                 there = tuple(slice(a, min(b, n)) for (a, b), n in zip(box[1:], wanted[1:], strict=True))
                 slab[(slice(None), *there)] = sink.decide(logits[(slice(None), *inner)])
         sink.add(slab)

@@ -14,9 +14,11 @@ import platform
 import shutil
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cohortex import __version__
 from cohortex.items import SET_ASIDE, Image
@@ -80,6 +82,7 @@ def run_job(job: Job, function: Callable[..., Any], load: Callable[..., Any] | N
         threads=job.threads,
         running=job.running,
         log=log.write,
+        blocks=job.blocks,
     )
     done = work_through(job, task, items, log)
     publish(job, images, items, done)
@@ -182,7 +185,7 @@ def done_record(job: Job, item: Item) -> dict[str, Any] | None:
         return None
     files = [job.running / row["path"] for row in record["rows"] if row.get("path")]
     files += [Path(job.section["results"]) / row["exported"] for row in record["rows"] if row.get("exported")]
-    there = all(file.is_file() for file in files)
+    there = all(file.exists() for file in files)
     return record if record["key"] == item.key and there else None
 
 
@@ -210,47 +213,65 @@ def given_up(running: Path, item: Item, status: str, code: str, reason: str, tim
 
 
 def work_through(job: Job, task: Task, items: Sequence[Item], log: Log) -> dict[str, dict[str, Any]]:
-    """Process every item that is not done yet, in a worker process that is started again when it dies."""
+    """Process every item that is not done yet, in a worker process that is started again when it dies.
+
+    A worker that reads ahead has two items at once; after a death it has one, so that the guilty one is found.
+    """
     started, done, worker = time.monotonic(), {}, None
     timing = {"peak_mb": 0, "pid": os.getpid(), "device": job.device, "threads": job.threads}
+    waiting, flying, died = deque(enumerate(items)), deque[tuple[int, Item]](), False
     try:
-        for number, item in enumerate(items, 1):
-            record = done_record(job, item)
-            if record is not None:
-                record["timing"]["resumed"] = 1
-                done[item.name] = record
-                continue
-            while record is None:
-                count = starts(job.running, item)
-                if count["worker_died"] >= WORKER_DEATHS or count["started"] - count["worker_died"] >= JOB_DEATHS:
-                    reason = f"the process died {count['started']} times on this item (out of memory, or a fault in a library); see the log"
-                    record = given_up(job.running, item, "crashed", "process-died", reason, timing)
-                    break
-                if job.last_attempt and time.monotonic() - started > job.deadline_s:
-                    record = given_up(
-                        job.running,
-                        item,
-                        "failed",
-                        "time-limit",
-                        "the job's time limit came before this item; ask for more runtime",
-                        timing,
-                    )
-                    break
-                if worker is None:
-                    worker = Worker(task, items)
-                starts(job.running, item, "started")
-                if worker.process_item(number - 1):
-                    record = done_record(job, item)
+        while waiting or flying:
+            while waiting and len(flying) < (worker.room if worker is not None and not died else 1):
+                number, item = waiting[0]
+                record = done_record(job, item)
+                if record is not None:
+                    record["timing"]["resumed"] = 1
                 else:
-                    starts(job.running, item, "worker_died")
-                    log.line(f"{item.name}: the worker died ({worker.ended()}); it is started again")
-                    worker = None
-            done[item.name] = record
-            log.progress(number, len(items), item.name, record)
+                    record = cannot_go_on(job, item, started, timing)
+                    if record is None:
+                        if worker is None:
+                            worker = Worker(task, items)
+                        starts(job.running, item, "started")
+                        worker.submit(number)
+                        flying.append(waiting.popleft())
+                        continue
+                    log.progress(number + 1, len(items), item.name, record)
+                done[item.name] = record
+                waiting.popleft()
+            if not flying:
+                continue
+            assert worker is not None
+            number, item = flying[0]
+            if worker.wait():
+                record = done_record(job, item)
+                done[item.name] = record
+                log.progress(number + 1, len(items), item.name, cast(dict[str, Any], record))
+                flying.popleft()
+                continue
+            for _, each in flying:
+                if done_record(job, each) is None:
+                    starts(job.running, each, "worker_died")
+            log.line(f"{' and '.join(each.name for _, each in flying)}: the worker died ({worker.ended()}); it is started again")
+            waiting.extendleft(reversed(flying))
+            flying.clear()
+            worker, died = None, True
     finally:
         if worker is not None:
             worker.stop()
     return done
+
+
+def cannot_go_on(job: Job, item: Item, started: float, timing: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Write and return the record of an item that is given up: it killed its process too often, or the time is over."""
+    count = starts(job.running, item)
+    if count["worker_died"] >= WORKER_DEATHS or count["started"] - count["worker_died"] >= JOB_DEATHS:
+        reason = f"the process died {count['started']} times on this item (out of memory, or a fault in a library); see the log"
+        return given_up(job.running, item, "crashed", "process-died", reason, timing)
+    if job.last_attempt and time.monotonic() - started > job.deadline_s:
+        reason = "the job's time limit came before this item; ask for more runtime"
+        return given_up(job.running, item, "failed", "time-limit", reason, timing)
+    return None
 
 
 class Worker:
@@ -262,7 +283,7 @@ class Worker:
         self.process = context.Process(target=work_in_child, args=(task, items, theirs, self.connection), daemon=True)
         self.process.start()
         theirs.close()
-        self.ready = False
+        self.ready = self.ahead = False
 
     def answer(self) -> bytes | None:
         """Wait for the worker's next word; None when it died. A job that cannot go on ends here."""
@@ -274,17 +295,23 @@ class Worker:
             raise SystemExit(word[4:].decode())
         return word
 
-    def process_item(self, index: int) -> bool:
-        """Have one item processed; False when the worker died on it."""
+    @property
+    def room(self) -> int:
+        """How many items it takes at once; 1 until it said that it reads ahead."""
+        return 2 if self.ready and self.ahead else 1
+
+    def submit(self, index: int) -> None:
+        """Hand over an item; a worker that is dead by then is noticed by `wait`."""
         if not self.ready:
-            self.ready = self.answer() is not None
-        if not self.ready:
-            return False
-        try:
-            self.connection.send_bytes(str(index).encode())
-        except (BrokenPipeError, ConnectionResetError):
-            return False
-        return self.answer() is not None
+            word = self.answer()
+            self.ready, self.ahead = word is not None, word == b"ready ahead"
+        if self.ready:
+            with suppress(BrokenPipeError, ConnectionResetError):
+                self.connection.send_bytes(str(index).encode())
+
+    def wait(self) -> bool:
+        """Wait until the oldest item is done; False when the worker died."""
+        return self.ready and self.answer() is not None
 
     def ended(self) -> str:
         """Say how the worker ended."""

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from cohortex.blocks import ALIGN, Box, in_memory, over_blocks, read_block
+from cohortex.blocks import ALIGN, Box, at_hand, read_block
 from cohortex.volume import ArrayLike, Volume
 
 LARGEST = 2**25
-"""Voxels up to which statistics look at everything. Above it they look at `CUBES` cubes, whatever the memory: results never depend on it."""
+"""Voxels up to which statistics look at everything; above it they look at `CUBES` cubes, whatever the memory."""
 CUBES = 64
 """Of 64^3 voxels, evenly spread: 2^24 voxels."""
 
@@ -25,7 +25,7 @@ class Survey:
     Attributes
     ----------
     data : (x, y, z) array-like
-        In memory where the plan allows it, else lazy.
+        In memory where the plan allows it, else in a scratch file.
     low, high : float
         Smallest and largest finite value.
     wrong : int
@@ -89,16 +89,14 @@ def spread(shape: tuple[int, ...]) -> list[Box] | None:
         axis = max((a for a in range(3) if counts[a] < chunks[a]), key=lambda a: chunks[a] / counts[a])
         counts[axis] = min(chunks[axis], counts[axis] * 2)
     starts = [[int((i + 0.5) * n / c) * edge for i in range(c)] for n, c, edge in zip(chunks, counts, edges, strict=True)]
-    return [
-        ((x, x + edges[0]), (y, y + edges[1]), (z, z + edges[2])) for x in starts[0] for y in starts[1] for z in starts[2]
-    ]
+    return [((x, x + edges[0]), (y, y + edges[1]), (z, z + edges[2])) for x in starts[0] for y in starts[1] for z in starts[2]]
 
 
 def survey(volume: Volume) -> Survey:
     """Look at a volume once, in blocks where it does not fit into memory."""
-    data = in_memory(volume.data)
 
     def one(box: Box, values: np.ndarray) -> tuple[float, float, int]:
+        values = np.asarray(values, dtype=np.float32)
         low, high = float(values.min()), float(values.max())
         if np.isfinite([low, high]).all():
             return low, high, 0
@@ -107,5 +105,5 @@ def survey(volume: Volume) -> Survey:
             return np.inf, -np.inf, values.size
         return float(good.min()), float(good.max()), values.size - good.size
 
-    found = over_blocks(one, data)
+    data, found = at_hand(volume.data, look=one)
     return Survey(data, min(f[0] for f in found), max(f[1] for f in found), sum(f[2] for f in found))

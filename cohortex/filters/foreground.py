@@ -40,8 +40,8 @@ def foreground(array: ArrayLike) -> Any:
     Parameters
     ----------
     array : (x, y, z) array-like
-        Finite. May be lazy: it is read in blocks. Values far below zero (first percentile under -200) are read as Hounsfield units and clipped to -1000..300;
-        anything else is compressed by a square root, so that dark tissue falls on the side of the tissue.
+        Finite. May be lazy: it is read in blocks. Values far below zero (first percentile under -200) are read as Hounsfield units
+        and clipped to -1000..300; anything else is compressed by a square root, so that dark tissue falls on the side of the tissue.
 
     Returns
     -------

@@ -15,7 +15,6 @@ spawned process, too.
 from __future__ import annotations
 
 import json
-import os
 import struct
 import zipfile
 import zlib
@@ -30,8 +29,9 @@ import numpy as np
 
 from cohortex.errors import BadInput
 from cohortex.io.paths import check_file, shown_name
+from cohortex.io.scratch import Scratch
 from cohortex.publish import atomic_path
-from cohortex.volume import Kind, Volume
+from cohortex.volume import ArrayLike, Kind, Volume
 
 CHUNK = 64
 MAX_CHUNK_BYTES = 256 * 2**20
@@ -61,8 +61,10 @@ def write_ozx(path: Path, volume: Volume, threads: int = 1) -> None:
     Raises
     ------
     ValueError
-        The volume's dtype has no place in such a file.
+        The volume's dtype has no place in such a file, or it is a scratch array that was not written as a whole.
     """
+    if isinstance(volume.data, Scratch) and not volume.data.whole():
+        raise ValueError("a scratch array lacks voxels, which would be written as zeros")
     dtype = np.dtype(volume.data.dtype)
     if dtype.name not in DTYPES:
         raise ValueError(f"a volume of dtype {dtype} cannot be stored: use one of {', '.join(DTYPES)}")
@@ -70,7 +72,7 @@ def write_ozx(path: Path, volume: Volume, threads: int = 1) -> None:
     chunk = tuple(3 if axis == "c" else CHUNK for axis in _axes(volume.kind))
     with atomic_path(Path(path)) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         archive.comment = COMMENT
-        _append(archive, "zarr.json", _json({"zarr_format": 3, "node_type": "group", "attributes": _attributes(volume)}))
+        _append(archive, "zarr.json", _json({"zarr_format": 3, "node_type": "group", "attributes": attributes(volume)}))
         _append(archive, "0/zarr.json", _json(_array_metadata(stored, chunk, dtype, volume.kind)))
         for names, chunks in _encoded_rows(volume, stored, chunk, dtype, threads):
             for name, data in zip(names, chunks, strict=True):
@@ -83,7 +85,7 @@ def read_ozx(path: Path, name: str | None = None) -> Volume:
     Parameters
     ----------
     path : Path
-        A file of `write_ozx`.
+        A file of `write_ozx`, or a folder of `cohortex.io.sharded`.
     name : str, optional
         How messages call it.
 
@@ -100,6 +102,10 @@ def read_ozx(path: Path, name: str | None = None) -> Volume:
     """
     path = Path(path)
     name = name or shown_name(path)
+    if path.is_dir():
+        from cohortex.io.sharded import read_sharded
+
+        return read_sharded(path, name)
     size = check_file(path, name)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -107,10 +113,20 @@ def read_ozx(path: Path, name: str | None = None) -> Volume:
             root, meta = (_load(archive, entries, key, name) for key in ("zarr.json", "0/zarr.json"))
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error) as error:
         raise BadInput("truncated", f"{name} is not a complete .ozx file: make it again.") from error
+    return volume_of(_stored_array(path, name, meta, entries, size), root, name)
+
+
+def volume_of(data: ArrayLike, root: Mapping[str, Any], name: str) -> Volume:
+    """Return the volume that a root's ``attributes`` describe (see `attributes`).
+
+    Raises
+    ------
+    BadInput
+        ``bad-metadata``
+    """
     own = root.get("attributes", {}).get("cohortex") if isinstance(root.get("attributes"), dict) else None
     if not isinstance(own, dict):
         raise BadInput("bad-metadata", f"{name} has no attributes `cohortex` beside its OME metadata: it was not written by this pipeline.")
-    data = _stored_array(path, name, meta, entries, size)
     try:
         affine = np.array(own["affine"], dtype=np.float64)
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
@@ -184,41 +200,21 @@ class Stored:
                     out_of.append(slice(low - i * c, high - i * c))
                 box[tuple(into)] = block[tuple(out_of)]
 
-    def _read(self, descriptor: int, key: str) -> bytes:
-        """Return the bytes that stand where a chunk should be; fewer where the file is damaged."""
+    def _chunk(self, descriptor: int, index: tuple[int, ...], decode: Any) -> np.ndarray:
+        import os
+
+        from google_crc32c import value as crc32c
+
+        key = _chunk_name(tuple(reversed(index)))
         offset, length = self._places[key]
         head = os.pread(descriptor, LOCAL_HEADER.size, offset)
+        data = b""
         if len(head) == LOCAL_HEADER.size:
             magic, name_length, extra_length = LOCAL_HEADER.unpack(head)
             if magic == b"PK\x03\x04":
-                return os.pread(descriptor, length, offset + LOCAL_HEADER.size + name_length + extra_length)
-        return b""
-
-    def encoded(self, descriptor: int, key: str) -> bytes:
-        """Return a chunk as it is stored, its checksum compared.
-
-        Parameters
-        ----------
-        descriptor : int
-            Of the open file `path`.
-        key : str
-            See `chunk_name`.
-
-        Raises
-        ------
-        BadInput
-            ``corrupt``
-        """
-        from google_crc32c import value as crc32c
-
-        data = self._read(descriptor, key)
-        if len(data) != self._places[key][1] or crc32c(data[:-4]) != int.from_bytes(data[-4:], "little"):
+                data = os.pread(descriptor, length, offset + LOCAL_HEADER.size + name_length + extra_length)
+        if len(data) != length or crc32c(data[:-4]) != int.from_bytes(data[-4:], "little"):
             raise BadInput("corrupt", f"{self.name} is damaged (checksum of {key}): make it again.")
-        return data
-
-    def _chunk(self, descriptor: int, index: tuple[int, ...], decode: Any) -> np.ndarray:
-        key = chunk_name(tuple(reversed(index)))
-        data = self.encoded(descriptor, key)
         expected = prod(self.chunks) * self.dtype.itemsize
         # the decoded size stands in the blosc header; it is believed only after it was compared
         if int.from_bytes(data[4:8], "little") != expected:
@@ -231,7 +227,8 @@ def _axes(kind: Kind) -> str:
     return "czyx" if kind == "field" else "zyx"
 
 
-def _attributes(volume: Volume) -> dict[str, Any]:
+def attributes(volume: Volume) -> dict[str, Any]:
+    """Return what stands beside the arrays: the OME metadata and, under ``cohortex``, the whole geometry."""
     names = _axes(volume.kind)
     channel = [1.0] if volume.kind == "field" else []
     axes: list[dict[str, str]] = [
@@ -274,20 +271,12 @@ def _encoded_rows(
 ) -> Iterator[tuple[list[str], list[bytes]]]:
     """Give the names and bytes of the chunks, row by row along x, in the order in which they stand in the file."""
     counts = [-(-n // c) for n, c in zip(stored, chunk, strict=True)]
-    source = volume.data
-    if isinstance(source, Stored) and source.dtype == dtype and source.chunks == tuple(reversed(chunk)):
-        # encoded already, by this module: copied as it is
-        with source.path.open("rb") as file:
-            for outer in product(*(range(count) for count in counts[:-1])):
-                names = [chunk_name((*outer, i)) for i in range(counts[-1])]
-                yield names, [source.encoded(file.fileno(), name) for name in names]
-        return
 
     def row(outer: tuple[int, ...]) -> tuple[list[str], list[bytes]]:
         key = tuple(slice(i * c, (i + 1) * c) for i, c in zip(outer, chunk, strict=False))
         slab = np.asarray(volume.data[(slice(None), *reversed(key))]).transpose()
-        names = [chunk_name((*outer, i)) for i in range(counts[-1])]
-        return names, [encode_chunk(slab[..., i * chunk[-1] : (i + 1) * chunk[-1]], chunk, dtype) for i in range(counts[-1])]
+        names = [_chunk_name((*outer, i)) for i in range(counts[-1])]
+        return names, [_encode(slab[..., i * chunk[-1] : (i + 1) * chunk[-1]], chunk, dtype) for i in range(counts[-1])]
 
     rows = product(*(range(count) for count in counts[:-1]))
     if threads <= 1:
@@ -304,8 +293,7 @@ def _encoded_rows(
             yield future.result()
 
 
-def encode_chunk(block: np.ndarray, chunk: tuple[int, ...], dtype: np.dtype) -> bytes:
-    """Return the bytes of a chunk, axes as stored (z, y, x); one at the end of an axis is filled up with zeros."""
+def _encode(block: np.ndarray, chunk: tuple[int, ...], dtype: np.dtype) -> bytes:
     from google_crc32c import value as crc32c
     from numcodecs.blosc import BITSHUFFLE, Blosc
 
@@ -325,8 +313,7 @@ def _append(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     archive.writestr(info, data)
 
 
-def chunk_name(index: tuple[int, ...]) -> str:
-    """Return the name of a chunk from its place among the chunks, axes as stored."""
+def _chunk_name(index: tuple[int, ...]) -> str:
     return "0/c/" + "/".join(str(i) for i in index)
 
 
@@ -379,7 +366,7 @@ def _stored_array(path: Path, name: str, meta: Mapping[str, Any], entries: Mappi
     # in whole numbers of Python, so that no absurd shape overflows
     if prod(counts) > len(entries):
         raise BadInput("missing-chunks", f"{name} lacks {prod(counts) - len(entries) + 2} of {prod(counts)} chunks: make it again.")
-    names = [chunk_name(index) for index in product(*(range(count) for count in counts))]
+    names = [_chunk_name(index) for index in product(*(range(count) for count in counts))]
     places: dict[str, tuple[int, int]] = {}
     for key in names:
         info = entries.get(key)

@@ -117,7 +117,9 @@ def _refuse_what_cannot_be_scaled(name: str, look: Survey) -> None:
             f"{name} has {look.wrong} voxels that are NaN or infinite: replace them in the source, or leave the scan out of the cohort.",
         )
     if not look.high > look.low:
-        raise BadInput("constant", f"{name} has the value {look.low:g} in every voxel: export the scan again, or leave it out of the cohort.")
+        raise BadInput(
+            "constant", f"{name} has the value {look.low:g} in every voxel: export the scan again, or leave it out of the cohort."
+        )
 
 
 def _has_plane(look: Survey) -> bool:

@@ -160,8 +160,8 @@ def regseg(images: Sequence[Image], section: Mapping[str, Any], model: Mapping[s
 
 def _segmented(image: Image, subject: Subject, words: dict[str, Made]) -> list[Made]:
     """Return the labels of an image where its model has a network for its modality."""
-    from cohortex.measures.segmentation import volumes_ml
     from cohortex.inference import class_probabilities
+    from cohortex.measures.segmentation import volumes_ml
     from cohortex.models.regseg.deform import labels_on
     from cohortex.models.regseg.grid import Grid
 

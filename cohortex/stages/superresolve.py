@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from cohortex.items import Image, Made
 from cohortex.models.folder import Loaded, fits, load_used
 from cohortex.survey import Survey, survey
 from cohortex.volume import Volume
+
+if TYPE_CHECKING:
+    from cohortex.models.superresolve.throughplane import Profile
 
 NETWORKS = ("srcnn3d",)
 """The methods that need weights."""
@@ -114,7 +117,7 @@ def superresolve(image: Image, settings: Mapping[str, Any], model: Mapping[str, 
     return Made(result, measures=measures, status="warned" if code else "ok", code=code, reason=reason)
 
 
-def finished(look: Survey, start: Any, fine: Any, axis: int, profile: str, consistent: bool) -> tuple[Any, dict[str, float]]:
+def finished(look: Survey, start: Any, fine: Any, axis: int, profile: Profile, consistent: bool) -> tuple[Any, dict[str, float]]:
     """Return the fine volume, made to agree with the slices where that is wanted, and the measures that compare them.
 
     Parameters

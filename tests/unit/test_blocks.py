@@ -1,5 +1,8 @@
 """Block by block gives what the whole volume gives, in bounded memory."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,8 +13,8 @@ from cohortex import blocks
 from cohortex.blocks import Plan, planned
 from cohortex.device import choose_device, smaller
 from cohortex.errors import Refused
-from cohortex.io.chunked import Chunked
 from cohortex.io.ozx import read_ozx, write_ozx
+from cohortex.io.scratch import Scratch
 from cohortex.volume import Volume
 
 small = st.integers(1, 11)
@@ -63,8 +66,8 @@ def test_a_result_larger_than_memory_has_the_bytes_of_one_in_memory(tmp_path_fac
     write_ozx(folder / "lazy.ozx", Volume(array, np.eye(4)))
     with planned(Plan(threads=threads, memory_mb=0, scratch=folder)):
         made = blocks.map_blocks(median, read_ozx(folder / "lazy.ozx").data, block=block, halo=HALO)
-        assert isinstance(made, Chunked)
-        assert made.complete()
+        assert isinstance(made, Scratch)
+        assert made.whole()
         write_ozx(folder / "blocks.ozx", Volume(made, np.eye(4)))
     write_ozx(folder / "whole.ozx", Volume(median(array), np.eye(4)))
     assert (folder / "blocks.ozx").read_bytes() == (folder / "whole.ozx").read_bytes()
@@ -136,20 +139,59 @@ def test_only_the_block_and_its_halo_are_read_from_a_lazy_array():
     assert lazy.most == 9
 
 
-def test_a_scratch_array_takes_whole_chunks_once_and_gives_back_only_what_was_written(tmp_path):
-    array = Chunked(tmp_path, (130, 64, 10))
-    values = np.random.default_rng(0).random((64, 64, 10)).astype(np.float32)
-    array[64:128, 0:64, 0:10] = values
-    assert np.array_equal(array[70:80, 3, :], values[6:16, 3])
-    assert not array.complete()
-    with pytest.raises(ValueError, match="second time"):
-        array[64:128, 0:64, 0:10] = values
-    with pytest.raises(ValueError, match="whole chunks"):
-        array[0:32, 0:64, 0:10] = values[:32]
-    with pytest.raises(KeyError):
-        array[0:10, :, :]
-    with pytest.raises(ValueError, match="complex64"):
-        Chunked(tmp_path, (8, 8, 8), np.complex64)
+def test_a_scratch_array_is_not_written_out_before_every_voxel_is_there(tmp_path):
+    array = Scratch(tmp_path, (130, 9, 10))
+    values = np.random.default_rng(0).random((64, 9, 10)).astype(np.float32)
+    array[64:128, 0:9, 0:10] = values
+    assert np.array_equal(array[70:80, 3, ...], values[6:16, 3])
+    assert not array.whole()
+    with pytest.raises(ValueError, match="lacks voxels"):
+        write_ozx(tmp_path / "a.ozx", Volume(array, np.eye(4)))
+    array[0:64, :, :] = values
+    array[128:130, :, :] = 7
+    assert array.whole()
+    write_ozx(tmp_path / "a.ozx", Volume(array, np.eye(4)))
+    assert np.array_equal(read_ozx(tmp_path / "a.ozx").array(), np.concatenate([values, values, np.full((2, 9, 10), 7, np.float32)]))
+
+
+def test_a_disk_without_room_is_an_error_before_anything_is_computed(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with planned(Plan(memory_mb=0, scratch=tmp_path)), pytest.raises(OSError, match="No space"):
+        blocks.map_blocks(lambda b: pytest.fail("computed"), np.zeros((8, 8, 8), np.float32))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_system_that_reserves_nothing_is_filled(tmp_path, monkeypatch):
+    def unknown(*args):
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", unknown)
+    assert Scratch(tmp_path, (3, 4, 5)).path.stat().st_size == 240
+
+
+def test_a_lazy_volume_is_decoded_once(tmp_path):
+    class Counted:
+        dtype = np.dtype(np.int16)
+
+        def __init__(self, values):
+            self.values, self.shape, self.read = values, values.shape, 0
+
+        def __getitem__(self, key):
+            part = self.values[key]
+            self.read += part.size
+            return part
+
+    array = Counted(np.random.default_rng(0).integers(-9, 9, (130, 70, 20)).astype(np.int16))
+    with planned(Plan(threads=2, memory_mb=0, scratch=tmp_path)):
+        there, found = blocks.at_hand(array, look=lambda box, block: float(block.sum()))
+    assert array.read == array.values.size
+    assert isinstance(there, Scratch)
+    assert there.dtype == np.float32
+    assert np.array_equal(there[...], array.values)
+    assert sum(found) == array.values.sum()
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([1, 16, 64]))
