@@ -409,7 +409,8 @@ def map_columns(function: Callable[..., np.ndarray], *arrays: ArrayLike, axis: i
             part = tuple((0, 1) if a == axis else (b, min(b + ALIGN, box[a][1])) for a, b in enumerate(corner))
             key = tuple(slice(None) if a == axis else slice(*piece) for a, piece in enumerate(part))
             there = tuple(slice(None) if a == axis else slice(b - box[a][0], e - box[a][0]) for a, (b, e) in enumerate(part))
-            whole[there] = function(part, *(np.asarray(array[key]) for array in arrays))
+            # one memory layout, too: it decides which kernel a matrix product takes
+            whole[there] = function(part, *(np.ascontiguousarray(array[key]) for array in arrays))
         result[tuple(slice(0, count) if a == axis else slice(*part) for a, part in enumerate(box))] = whole
 
     align = align_of(result)

@@ -38,10 +38,19 @@ def client() -> Any:
             log_directory=str(now.folder),
         )
         cluster.scale(jobs=now.workers)
-        made = Client(cluster)
-        use_client(made)
-        atexit.register(_close, made, cluster)
+        use_client(Client(cluster))
+        atexit.register(close)
     return _client
+
+
+def close() -> None:
+    """End the workers."""
+    if _client is not None:
+        started = _client.cluster
+        _client.close()
+        if started is not None:
+            started.close()
+        use_client(None)
 
 
 def run_on_cluster(one: Callable[[Box], Any], grid: Sequence[Box]) -> list[Any]:
@@ -58,8 +67,3 @@ def run_on_cluster(one: Callable[[Box], Any], grid: Sequence[Box]) -> list[Any]:
         return list(there.gather(futures))
     finally:
         there.cancel(futures)
-
-
-def _close(made: Any, cluster: Any) -> None:
-    made.close()
-    cluster.close()

@@ -215,6 +215,8 @@ def load_used(
     Refused
         As `load_network`; when a network has no weights, or a model is for another task or has another network.
     """
+    from cohortex.inference import channels_last
+
     used: set[str] = set()
     for modality in section:
         settings = settings_for(section, modality)
@@ -232,7 +234,7 @@ def load_used(
             )
         if card["network"] not in networks:
             raise Refused(f"The model {name} has the network {card['network']}; the stage {task} runs {', '.join(networks)}.")
-        found[name] = Loaded(card, load_network(folders[name], chosen), chosen)
+        found[name] = Loaded(card, channels_last(load_network(folders[name], chosen)), chosen)
     return found
 
 

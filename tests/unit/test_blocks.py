@@ -31,9 +31,9 @@ def convolve(values):
     return made
 
 
-def median(values):
+def opened(values):
     """A filter with an edge rule of its own."""
-    return ndimage.median_filter(values, size=(5, 3, 7), mode="reflect")
+    return ndimage.maximum_filter(values, size=(5, 3, 7), mode="reflect") + values
 
 
 @settings(max_examples=60, deadline=None)
@@ -49,12 +49,12 @@ def test_a_convolution_gives_the_same_bytes_for_every_block(shape, block, edge, 
 def test_a_filter_applies_its_own_edge_rule_at_the_faces_of_the_volume_only(shape, block, threads, seed):
     array = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     with planned(Plan(threads=threads)):
-        made = blocks.map_blocks(median, array, block=block, halo=HALO)
+        made = blocks.map_blocks(opened, array, block=block, halo=HALO)
     # Where the volume is thinner than the filter looks, the edge rule itself reflects more than once, in the block as in the whole.
-    assert made.tobytes() == median(array).tobytes()
+    assert made.tobytes() == opened(array).tobytes()
 
 
-axis = st.integers(1, 140)
+axis = st.integers(1, 132)
 multiple = st.sampled_from([64, 128])
 
 
@@ -65,11 +65,11 @@ def test_a_result_larger_than_memory_has_the_bytes_of_one_in_memory(tmp_path_fac
     array = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     write_ozx(folder / "lazy.ozx", Volume(array, np.eye(4)))
     with planned(Plan(threads=threads, memory_mb=0, scratch=folder)):
-        made = blocks.map_blocks(median, read_ozx(folder / "lazy.ozx").data, block=block, halo=HALO)
+        made = blocks.map_blocks(opened, read_ozx(folder / "lazy.ozx").data, block=block, halo=HALO)
         assert isinstance(made, Scratch)
         assert made.whole()
         write_ozx(folder / "blocks.ozx", Volume(made, np.eye(4)))
-    write_ozx(folder / "whole.ozx", Volume(median(array), np.eye(4)))
+    write_ozx(folder / "whole.ozx", Volume(opened(array), np.eye(4)))
     assert (folder / "blocks.ozx").read_bytes() == (folder / "whole.ozx").read_bytes()
     del made
     assert not list(folder.glob(".scratch.*"))

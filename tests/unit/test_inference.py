@@ -74,7 +74,7 @@ def test_out_of_memory_halves_the_block_and_ends_on_the_cpu_and_says_so():
     made, device = inference.run_network(network, array, (0, 0, 0), (64, 64, 64), device="cpu:0", say=words.append)
     assert np.array_equal(made, array)
     assert device == "cpu:0"
-    assert network.seen[:4] == ((64, 40, 8), (32, 40, 8), (32, 20, 8), (32, 20, 8))
+    assert network.seen[:4] == ((64, 40, 8), (32, 40, 8), (32, 32, 8), (32, 32, 8))
     assert "goes on with blocks of 32 x 64 x 64 voxels" in words[0]
     for _ in range(4):
         network.seen = ()
