@@ -1,42 +1,212 @@
-"""Functions of overlapping blocks: what a step does to a volume, a block with its halo at a time.
+"""Functions of overlapping blocks: what a step does to a volume, a block with its halo at a time, in bounded memory.
 
-The result does not depend on the blocks when the function looks no further than its halo: voxels beyond the
-volume are made by the edge rule from the whole volume, not from the block. Where the function itself rounds alike for
-blocks of every shape, results are equal byte for byte; libraries of networks choose their kernels by shape, so
-`run_network` keeps that promise to a few units in the last place of float32.
+A volume that fits into the plan's memory is one block and stays in memory; a larger one is decoded once into a scratch file, goes
+through in blocks on dask's threads, and what comes of it is another scratch file (`cohortex.io.scratch`) that is encoded once,
+when the volume is written.
+
+The result does not depend on the blocks when the function looks no further than its halo: at the faces of the volume a block ends
+where the volume ends, so that a function applies its own edge rule there, and nowhere else. Where the function itself rounds alike
+for blocks of every shape, results are equal byte for byte. Functions that do not (matrix products, networks) are given blocks that
+depend on the volume alone, never on memory or threads.
 """
 
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any, Literal, cast
 
 import numpy as np
 
-from cohortex.device import smaller
 from cohortex.volume import ArrayLike
 
-if TYPE_CHECKING:
-    from torch import nn
+Edge = Literal["own", "reflect", "edge"]
+Box = tuple[tuple[int, int], ...]
 
-Edge = Literal["reflect", "edge"]
+ALIGN = 64
+"""Blocks begin at multiples of a chunk's edge, so that every chunk is read and written as a whole."""
+COPIES = 8
+"""Arrays of a block's size that a function may need at once (halo, temporaries, result)."""
+FEWEST = 2**21
+"""Voxels of a block below which another thread does not pay."""
 
 
-def cut(size: int, most: int) -> list[tuple[int, int]]:
-    """Cut an axis into the fewest pieces of at most `most` voxels, as equal as they can be; return (start, stop)."""
+@dataclass(frozen=True)
+class Plan:
+    """How much memory and how many threads a process may spend on blocks; never part of a key, since results do not depend on it.
+
+    Attributes
+    ----------
+    threads : int
+        Blocks at once.
+    memory_mb : int
+        For all blocks in flight; of one array that stays in memory at most an eighth of it.
+    scratch : Path, optional
+        Folder of scratch arrays; the system's folder for temporary files where it is not given.
+    scheduler : {"threads", "slurm"}
+        slurm: volumes that do not stay in memory are worked on by workers on other nodes, see `cohortex.cluster`.
+    workers : int
+        So many of them, each with the threads and the memory of this plan.
+    minutes : int
+        How long a worker may live.
+    """
+
+    threads: int = 1
+    memory_mb: int = 1024
+    scratch: Path | None = None
+    scheduler: Literal["threads", "slurm"] = "threads"
+    workers: int = 2
+    minutes: int = 240
+
+    @property
+    def folder(self) -> Path:
+        """Where scratch arrays lie."""
+        return self.scratch or Path(tempfile.gettempdir())
+
+
+_current = Plan()
+
+
+def plan() -> Plan:
+    """Return the plan of this process."""
+    return _current
+
+
+def set_plan(wanted: Plan) -> None:
+    """Set the plan of this process (the worker does, once)."""
+    global _current
+    _current = wanted
+
+
+@contextmanager
+def planned(wanted: Plan) -> Iterator[Plan]:
+    """Set a plan for a while."""
+    before = plan()
+    set_plan(wanted)
+    try:
+        yield wanted
+    finally:
+        set_plan(before)
+
+
+def fits_memory(shape: Sequence[int], itemsize: int = 4) -> bool:
+    """Tell whether an array may stay in memory under the current plan."""
+    return prod(shape) * itemsize <= plan().memory_mb * 2**20 // COPIES
+
+
+def at_hand(array: ArrayLike, dtype: Any = np.float32, look: Callable[[Box, np.ndarray], Any] | None = None) -> tuple[ArrayLike, list[Any]]:
+    """Return an array where blocks of it are cheap to read: in memory if it may stay there, else in a scratch file, decoded once.
+
+    Parameters
+    ----------
+    array : (x, y, z) array-like
+    dtype
+        That blocks will have.
+    look : callable, optional
+        ``look(box, block)`` is called for every block on the way.
+
+    Returns
+    -------
+    array-like, list
+        And what `look` gave, in the order of the blocks.
+    """
+    if isinstance(array, np.ndarray) or fits_memory(array.shape, np.dtype(dtype).itemsize):
+        whole = np.ascontiguousarray(np.asarray(array[...]), dtype=dtype)
+        return whole, [] if look is None else over_blocks(look, whole)
+    from cohortex.io.scratch import Scratch
+
+    there = array if isinstance(array, Scratch) and array.dtype == dtype else None
+    if there is None and plan().scheduler == "slurm":
+        # workers on other nodes read the volume's own file
+        there = array if np.dtype(array.dtype) == dtype else Elementwise(partial(np.asarray, dtype=dtype), array, dtype)
+    if there is not None:
+        return there, [] if look is None else over_blocks(look, there)
+    spool = new_array(array.shape, dtype)
+
+    def one(box: Box, block: np.ndarray) -> Any:
+        spool[tuple(slice(a, b) for a, b in box)] = block
+        return None if look is None else look(box, block)
+
+    return spool, over_blocks(one, array)
+
+
+def align_of(array: Any) -> int:
+    """Return the multiples of voxels at which boxes begin that an array takes."""
+    return int(getattr(array, "align", ALIGN))
+
+
+def new_array(shape: Sequence[int], dtype: Any = np.float32) -> Any:
+    """Return an empty array for a result: in memory where it may stay there, else in a scratch file, or a folder that workers share."""
+    if fits_memory(shape, np.dtype(dtype).itemsize):
+        return np.empty(tuple(shape), dtype)
+    if plan().scheduler == "slurm":
+        from cohortex.io.sharded import Sharded
+
+        return Sharded.create(plan().folder, shape, dtype)
+    from cohortex.io.scratch import Scratch
+
+    return Scratch(plan().folder, shape, dtype)
+
+
+# --- how a grid is cut -----------------------------------------------------------------------------------------
+
+
+def cut(size: int, most: int, align: int = 1) -> list[tuple[int, int]]:
+    """Cut an axis into the fewest pieces of at most `most` voxels, as equal as they can be; return (start, stop).
+
+    With `align` pieces begin at its multiples, and may be longer than `most` up to the next multiple.
+    """
     if most < 1:
         raise ValueError(f"a block has at least one voxel along each axis, not {most}")
     pieces = -(-size // most)
+    if align > 1:
+        length = -(-size // (pieces * align)) * align
+        return [(start, min(start + length, size)) for start in range(0, size, length)]
     stops = [size * (i + 1) // pieces for i in range(pieces)]
     return list(zip([0, *stops[:-1]], stops, strict=True))
+
+
+def boxes(shape: Sequence[int], block: Sequence[int], align: int = 1) -> Iterator[Box]:
+    """Yield the blocks of a grid, the last axis fastest."""
+    return itertools.product(*(cut(size, most, align) for size, most in zip(shape, block, strict=True)))
+
+
+def block_for(shape: Sequence[int], halo: Sequence[int] = (0, 0, 0)) -> tuple[int, ...]:
+    """Return the block that suits the current plan: the whole grid where it fits, else multiples of 64 voxels.
+
+    The longest edge is halved until a block with its halo and what a function needs beside it fits as often as there are threads.
+    """
+    now = plan()
+    budget = now.memory_mb * 2**20 // (4 * COPIES * now.threads)
+    if now.threads > 1:
+        budget = min(budget, max(FEWEST, -(-prod(shape) // now.threads)))
+    block = list(shape)
+
+    def size() -> int:
+        return prod(min(b + 2 * h, n) for b, h, n in zip(block, halo, shape, strict=True))
+
+    while size() > budget and max(block) > ALIGN:
+        axis = int(np.argmax(block))
+        block[axis] = max(ALIGN, -(-block[axis] // (2 * ALIGN)) * ALIGN)
+    return tuple(block)
+
+
+# --- what is read ----------------------------------------------------------------------------------------------
 
 
 def source(start: int, stop: int, size: int, edge: Edge = "reflect") -> np.ndarray:
     """Return the index inside an axis that stands for each of start..stop - 1, which may lie outside.
 
-    ``reflect`` mirrors at the centres of the outer voxels (2 1 | 0 1 2), ``edge`` repeats the outer voxel.
+    ``reflect`` mirrors at the centres of the outer voxels (2 1 | 0 1 2), ``edge`` repeats the outer voxel, ``own`` ends there.
     """
+    if edge == "own":
+        return np.arange(max(start, 0), min(stop, size))
     index = np.arange(start, stop)
     if edge == "edge" or size == 1:
         return np.clip(index, 0, size - 1)
@@ -47,7 +217,7 @@ def source(start: int, stop: int, size: int, edge: Edge = "reflect") -> np.ndarr
 
 def read_block(array: ArrayLike, box: Sequence[tuple[int, int]], halo: Sequence[int], edge: Edge = "reflect") -> np.ndarray:
     """Return a block with its halo from an array that may be lazy; only the voxels that it needs are read."""
-    indices = [source(a - h, b + h, n, edge) for (a, b), h, n in zip(box, halo, array.shape, strict=True)]
+    indices = [source(a - h, b + h, n, edge) for (a, b), h, n in zip(box, halo, array.shape, strict=False)]
     lows = [int(i.min()) for i in indices]
     block = np.asarray(array[tuple(slice(low, int(i.max()) + 1) for low, i in zip(lows, indices, strict=True))])
     for axis, (index, low) in enumerate(zip(indices, lows, strict=True)):
@@ -56,18 +226,98 @@ def read_block(array: ArrayLike, box: Sequence[tuple[int, int]], halo: Sequence[
     return block
 
 
-def boxes(shape: Sequence[int], block: Sequence[int]) -> Iterator[tuple[tuple[int, int], ...]]:
-    """Yield the blocks of a grid, the last axis fastest."""
-    return itertools.product(*(cut(size, most) for size, most in zip(shape, block, strict=True)))
+class Elementwise:
+    """A lazy array whose values are a function of another's, voxel by voxel."""
+
+    def __init__(self, function: Callable[[np.ndarray], np.ndarray], array: ArrayLike, dtype: Any = np.float32):
+        self.function = function
+        self.array = array
+        self.shape = array.shape
+        self.dtype = np.dtype(dtype)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return self.function(np.asarray(self.array[key]))
+
+
+class Turned:
+    """An array seen with its axes in another order; what is assigned goes through to it."""
+
+    def __init__(self, array: ArrayLike, order: Sequence[int]):
+        self.array: Any = array
+        self.order = tuple(order)
+        self.shape = tuple(array.shape[axis] for axis in self.order)
+        self.align = align_of(array)
+        self.dtype = np.dtype(array.dtype)
+
+    def _key(self, key: tuple[slice, ...]) -> tuple[slice, ...]:
+        return tuple(key[self.order.index(axis)] for axis in range(len(self.order)))
+
+    def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
+        return np.asarray(self.array[self._key(key)]).transpose(self.order)
+
+    def __setitem__(self, key: tuple[slice, ...], values: np.ndarray) -> None:
+        self.array[self._key(key)] = values.transpose(np.argsort(self.order))
+
+
+# --- what is done ----------------------------------------------------------------------------------------------
+
+
+def over_blocks(
+    function: Callable[..., Any],
+    *arrays: ArrayLike,
+    halo: Sequence[int] = (0, 0, 0),
+    block: Sequence[int] | None = None,
+    edge: Edge = "own",
+) -> list[Any]:
+    """Call ``function(box, block of every array)`` for all blocks of a grid, on the plan's threads.
+
+    Parameters
+    ----------
+    function : callable
+        Its results are kept: it returns something small.
+    arrays : array-likes
+        Of one shape along x, y and z; may be lazy.
+    halo, block, edge
+        As in `map_blocks`.
+
+    Returns
+    -------
+    list
+        In the order of `boxes`, whatever the threads did first.
+    """
+    shape = arrays[0].shape[:3]
+    if any(array.shape[:3] != shape for array in arrays):
+        raise ValueError(f"arrays of different grids cannot be cut alike: {[array.shape for array in arrays]}")
+    grid = list(boxes(shape, block or block_for(shape, halo), ALIGN))
+
+    def one(box: Box) -> Any:
+        return function(box, *(read_block(array, box, halo, edge) for array in arrays))
+
+    return run_all(one, grid)
+
+
+def run_all(one: Callable[[Box], Any], grid: Sequence[Box], shared: bool = False) -> list[Any]:
+    """Call a function of a box for all boxes: here, on dask's threads, or (`shared`) on the workers of `cohortex.cluster`."""
+    if shared and plan().scheduler == "slurm":
+        from cohortex.cluster import run_on_cluster
+
+        return run_on_cluster(one, grid)
+    if plan().threads == 1 or len(grid) == 1:
+        return [one(box) for box in grid]
+    import dask
+    from dask.delayed import delayed
+
+    tasks = [delayed(one, pure=False)(box) for box in grid]
+    return list(cast(Any, dask).compute(*tasks, scheduler="threads", num_workers=plan().threads))
 
 
 def map_blocks(
-    function: Callable[[np.ndarray], np.ndarray],
-    array: ArrayLike,
-    block: Sequence[int],
-    halo: Sequence[int],
+    function: Callable[..., np.ndarray],
+    *arrays: ArrayLike,
+    halo: Sequence[int] = (0, 0, 0),
+    block: Sequence[int] | None = None,
+    edge: Edge = "own",
     out: Any = None,
-    edge: Edge = "reflect",
     dtype: Any = np.float32,
 ) -> Any:
     """Apply a function to overlapping blocks and put the results together.
@@ -75,24 +325,23 @@ def map_blocks(
     Parameters
     ----------
     function : callable
-        Given a block of (x + 2 halo, ...) voxels it returns one of the same shape, whose halo is cut off, or one that
-        is shorter by the halo on each side already.
-    array : array-like
-        May be lazy; any number of axes.
-    block : ints
-        Most voxels of a block along each axis, without halo.
-    halo : ints
+        Given a block of each array, with halo, it returns one of the same shape, whose halo is cut off here, or one without halo.
+    arrays : array-likes
+        Of one shape along x, y and z; may be lazy.
+    halo : three ints
         How far the function looks along each axis.
+    block : three ints, optional
+        Voxels of a block without halo; what suits the plan where it is not given.
+    edge : {"own", "reflect", "edge"}
+        own: at a face of the volume the halo ends with it, and the function applies its own edge rule; the others see `source`.
     out : array-like, optional
-        Where the result goes (may be a zarr array); made when not given.
-    edge : {"reflect", "edge"}
-        See `source`.
+        Where the result goes; made when not given (`new_array`).
     dtype
         Of the result when `out` is not given.
 
     Returns
     -------
-    array-like of the shape of `array`
+    array-like of the shape of the first array along x, y and z
         `out`.
 
     Raises
@@ -100,66 +349,70 @@ def map_blocks(
     ValueError
         When the function returns a block of another shape.
     """
-    result = np.empty(array.shape, dtype) if out is None else out
-    for box in boxes(array.shape, block):
-        made = function(read_block(array, box, halo, edge))
-        inner = tuple(b - a for a, b in box)
-        whole = tuple(n + 2 * h for n, h in zip(inner, halo, strict=True))
-        if made.shape == whole:
-            made = made[tuple(slice(h, h + n) for h, n in zip(halo, inner, strict=True))]
-        elif made.shape != inner:
-            raise ValueError(f"a block of {whole} voxels came back as {made.shape}, neither whole nor without its halo of {tuple(halo)}")
-        result[tuple(slice(a, b) for a, b in box)] = made
+    shape = arrays[0].shape[:3]
+    if any(array.shape[:3] != shape for array in arrays):
+        raise ValueError(f"arrays of different grids cannot be cut alike: {[array.shape for array in arrays]}")
+    result = new_array(shape, dtype) if out is None else out
+    shared = not isinstance(result, np.ndarray)
+    align = align_of(result) if shared or block is None else 1
+    grid = list(boxes(shape, [max(n, align) for n in block or block_for(shape, halo)], align))
+
+    def one(box: Box) -> None:
+        blocks = [read_block(array, box, halo, edge) for array in arrays]
+        result[tuple(slice(a, b) for a, b in box)] = without_halo(function(*blocks), blocks[0].shape, box, halo, edge)
+
+    run_all(one, grid, shared)
     return result
 
 
-def run_network(
-    network: nn.Module,
-    array: ArrayLike,
-    halo: tuple[int, int, int],
-    block: tuple[int, int, int],
-    device: str = "cpu",
-    slicewise: bool = False,
-    edge: Edge = "reflect",
-) -> tuple[np.ndarray, str]:
-    """Run a network with one input and one output channel over a volume, block by block.
+def without_halo(made: np.ndarray, whole: Sequence[int], box: Box, halo: Sequence[int], edge: Edge) -> np.ndarray:
+    """Return the inner part of what a function made of a block of `whole` voxels.
+
+    Raises
+    ------
+    ValueError
+        When it has neither the shape of the block with its halo nor that without it.
+    """
+    inner = tuple(b - a for a, b in box)
+    if made.shape[:3] == tuple(whole[:3]):
+        lows = [min(h, a) if edge == "own" else h for (a, _), h in zip(box, halo, strict=True)]
+        return made[tuple(slice(low, low + n) for low, n in zip(lows, inner, strict=True))]
+    if made.shape[:3] != inner:
+        raise ValueError(f"a block of {tuple(whole)} voxels came back as {made.shape}, neither whole nor without its halo of {tuple(halo)}")
+    return made
+
+
+def map_columns(function: Callable[..., np.ndarray], *arrays: ArrayLike, axis: int, count: int) -> Any:
+    """Apply a function to whole lines along an axis, in columns of 64 x 64 lines whatever the memory.
 
     Parameters
     ----------
-    network : nn.Module
-        In evaluation mode, on `device`. Takes (1, 1, x, y, z), or (z, 1, x, y) when `slicewise`; gives the same shape or
-        one shorter by the halo on each side.
-    array : (x, y, z) array-like
-        In the network's range of values.
-    halo, block : three ints
-        As in `map_blocks`. Where a GPU's memory does not suffice the block is halved, and in the end the CPU does the work.
-    device : str
-    slicewise : bool
-        A 2-D network, slices along z.
-    edge : {"reflect", "edge"}
+    function : callable
+        Given the same column of every array, and before them its box along the two other axes, it returns `count` voxels along `axis`.
+    arrays : (x, y, z) array-likes
+        Of one shape but along `axis`; may be lazy.
 
     Returns
     -------
-    (x, y, z) float32 array, device
-        The device is the one that did the work.
+    (x, y, z) float32 array-like
     """
-    import torch
+    shape = list(arrays[0].shape)
+    shape[axis] = count
+    result = new_array(shape)
+    lines = [1 if a == axis else n for a, n in enumerate(shape)]
 
-    x, y, z = (min(most, size) for most, size in zip(block, array.shape, strict=True))
-    block = (x, y, z)
+    def wide(box: Box) -> None:
+        # Functions are given columns of one size; a store that takes larger boxes is given several at once.
+        starts = [[0] if a == axis else range(begin, end, ALIGN) for a, (begin, end) in enumerate(box)]
+        whole = np.empty([count if a == axis else end - begin for a, (begin, end) in enumerate(box)], np.float32)
+        for corner in itertools.product(*starts):
+            part = tuple((0, 1) if a == axis else (b, min(b + ALIGN, box[a][1])) for a, b in enumerate(corner))
+            key = tuple(slice(None) if a == axis else slice(*piece) for a, piece in enumerate(part))
+            there = tuple(slice(None) if a == axis else slice(b - box[a][0], e - box[a][0]) for a, (b, e) in enumerate(part))
+            # one memory layout, too: it decides which kernel a matrix product takes
+            whole[there] = function(part, *(np.ascontiguousarray(array[key]) for array in arrays))
+        result[tuple(slice(0, count) if a == axis else slice(*part) for a, part in enumerate(box))] = whole
 
-    def step(values: np.ndarray) -> np.ndarray:
-        tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(device)
-        tensor = tensor.permute(2, 0, 1)[:, None].contiguous() if slicewise else tensor[None, None]
-        made = network(tensor)[:, 0] if slicewise else network(tensor)[0, 0]
-        return (made.permute(1, 2, 0) if slicewise else made).float().cpu().numpy()
-
-    with torch.inference_mode():
-        while True:
-            try:
-                return map_blocks(step, array, block, halo, edge=edge), device
-            except torch.OutOfMemoryError:
-                if device == "cpu":
-                    raise
-                block, device = smaller(block, device)
-                network = network.to(device)
+    align = align_of(result)
+    run_all(wide, list(boxes(lines, (align,) * 3, align)))
+    return result

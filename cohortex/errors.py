@@ -29,6 +29,10 @@ class BadInput(CohortexError):
         self.code = code
         self.sentence = sentence
 
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        # A worker on another node sends it home.
+        return type(self), (self.code, self.sentence)
+
 
 class Skip(CohortexError):
     """An item is not for this stage by policy (no pair, no model for its body part): it is passed on.
@@ -40,3 +44,7 @@ class Skip(CohortexError):
         super().__init__(sentence)
         self.code = code
         self.sentence = sentence
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        # A worker on another node sends it home.
+        return type(self), (self.code, self.sentence)

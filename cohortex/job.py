@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Job:
     threads: int
     last_attempt: bool = False
     deadline_s: float = float("inf")
+    blocks: Mapping[str, Any] = field(default_factory=dict)
 
 
 def job_from(snakemake: Any) -> Job:
@@ -64,6 +65,8 @@ def job_from(snakemake: Any) -> Job:
         threads=snakemake.threads,
         last_attempt=bool(resources.get("last_attempt", 0)),
         deadline_s=0.9 * runtime_s if runtime_s else float("inf"),
+        # no part of params: how a volume is cut changes no result
+        blocks=dict(getattr(snakemake, "config", {}).get("blocks", {})),
     )
 
 

@@ -54,7 +54,14 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link a file, or copy it where the file system has no links."""
+    """Hard-link a file, or copy it where the file system has no links; of a folder, every file in it."""
+    if source.is_dir():
+        for path in sorted(source.rglob("*")):
+            if path.is_file():
+                there = target / path.relative_to(source)
+                there.parent.mkdir(parents=True, exist_ok=True)
+                link_or_copy(path, there)
+        return
     try:
         os.link(source, target)
     except OSError as error:

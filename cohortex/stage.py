@@ -14,7 +14,9 @@ import platform
 import shutil
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ SYSTEMIC = 5
 """From this many items on, a batch with more than half of them set aside is called systemic."""
 LIBRARIES = ("numpy", "scipy", "torch", "SimpleITK", "nibabel", "pydicom", "zarr", "snakemake")
 """Whose versions the records name."""
+TOO_LATE = "the job's time limit came before this item was done; ask for more runtime"
 ROW_LEFT_OUT = ("batch", "path", "root", "split")
 """Columns of the cohort table that do not change what is computed, wherever the dataset lies."""
 
@@ -80,6 +83,7 @@ def run_job(job: Job, function: Callable[..., Any], load: Callable[..., Any] | N
         threads=job.threads,
         running=job.running,
         log=log.write,
+        blocks=job.blocks,
     )
     done = work_through(job, task, items, log)
     publish(job, images, items, done)
@@ -187,7 +191,7 @@ def done_record(job: Job, item: Item) -> dict[str, Any] | None:
         return None
     files = [job.running / row["path"] for row in record["rows"] if row.get("path")]
     files += [Path(job.section["results"]) / row["exported"] for row in record["rows"] if row.get("exported")]
-    there = all(file.is_file() for file in files)
+    there = all(file.exists() for file in files)
     late = any(row["status"] == "failed" for row in record["rows"])
     return record if record["key"] == item.key and there and not late else None
 
@@ -216,47 +220,81 @@ def given_up(running: Path, item: Item, status: str, code: str, reason: str, tim
 
 
 def work_through(job: Job, task: Task, items: Sequence[Item], log: Log) -> dict[str, dict[str, Any]]:
-    """Process every item that is not done yet, in a worker process that is started again when it dies."""
+    """Process every item that is not done yet, in a worker process that is started again when it dies.
+
+    A worker that reads ahead has two items at once; after a death it has one, so that the guilty one is found.
+    """
     started, done, worker = time.monotonic(), {}, None
     timing = {"peak_mb": 0, "pid": os.getpid(), "device": job.device, "threads": job.threads}
+    waiting, flying, died = deque(enumerate(items)), deque[tuple[int, Item]](), False
     try:
-        for number, item in enumerate(items, 1):
-            record = done_record(job, item)
-            if record is not None:
-                record["timing"]["resumed"] = 1
-                done[item.name] = record
-                continue
-            while record is None:
-                count = starts(job.running, item)
-                if count["worker_died"] >= WORKER_DEATHS or count["started"] - count["worker_died"] >= JOB_DEATHS:
-                    reason = f"the process died {count['started']} times on this item (out of memory, or a fault in a library); see the log"
-                    record = given_up(job.running, item, "crashed", "process-died", reason, timing)
-                    break
-                left_s = job.deadline_s - (time.monotonic() - started) if job.last_attempt else None
-                try:
-                    if left_s is not None and left_s <= 0:
-                        raise TimeoutError
-                    worker = worker or Worker(task, items)
-                    starts(job.running, item, "started")
-                    if worker.process_item(number - 1, left_s):
-                        record = done_record(job, item)
+        while waiting or flying:
+            while waiting and len(flying) < (worker.room if worker is not None and not died else 1):
+                number, item = waiting[0]
+                record = done_record(job, item)
+                if record is not None:
+                    record["timing"]["resumed"] = 1
+                else:
+                    record = cannot_go_on(job, item, started, timing)
+                    if record is None:
+                        if worker is None:
+                            worker = Worker(task, items)
+                        starts(job.running, item, "started")
+                        worker.submit(number, left_s(job, started))
+                        flying.append(waiting.popleft())
                         continue
-                except TimeoutError:
-                    if worker is not None:
-                        worker.kill()
-                    worker = None
-                    reason = "the job's time limit came before this item was done; ask for more runtime"
-                    record = given_up(job.running, item, "failed", "time-limit", reason, timing)
-                    break
-                starts(job.running, item, "worker_died")
-                log.line(f"{item.name}: the worker died ({worker.ended()}); it is started again")
+                    log.progress(number + 1, len(items), item.name, record)
+                done[item.name] = record
+                waiting.popleft()
+            if not flying:
+                continue
+            assert worker is not None
+            number, item = flying[0]
+            try:
+                alive = worker.wait(left_s(job, started))
+            except TimeoutError:
+                worker.kill()
                 worker = None
-            done[item.name] = record
-            log.progress(number, len(items), item.name, record)
+                record = given_up(job.running, item, "failed", "time-limit", TOO_LATE, timing)
+            else:
+                record = done_record(job, item) if alive else None
+            if record is not None:
+                done[item.name] = record
+                log.progress(number + 1, len(items), item.name, record)
+                flying.popleft()
+                if worker is None:
+                    waiting.extendleft(reversed(flying))
+                    flying.clear()
+                continue
+            assert worker is not None
+            for _, each in flying:
+                if done_record(job, each) is None:
+                    starts(job.running, each, "worker_died")
+            log.line(f"{' and '.join(each.name for _, each in flying)}: the worker died ({worker.ended()}); it is started again")
+            waiting.extendleft(reversed(flying))
+            flying.clear()
+            worker, died = None, True
     finally:
         if worker is not None:
             worker.stop()
     return done
+
+
+def cannot_go_on(job: Job, item: Item, started: float, timing: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Write and return the record of an item that is given up: it killed its process too often, or the time is over."""
+    count = starts(job.running, item)
+    if count["worker_died"] >= WORKER_DEATHS or count["started"] - count["worker_died"] >= JOB_DEATHS:
+        reason = f"the process died {count['started']} times on this item (out of memory, or a fault in a library); see the log"
+        return given_up(job.running, item, "crashed", "process-died", reason, timing)
+    left = left_s(job, started)
+    if left is not None and left <= 0:
+        return given_up(job.running, item, "failed", "time-limit", TOO_LATE, timing)
+    return None
+
+
+def left_s(job: Job, started: float) -> float | None:
+    """Return the seconds that are left to a job whose attempt is the last; None where another one may follow."""
+    return job.deadline_s - (time.monotonic() - started) if job.last_attempt else None
 
 
 class Worker:
@@ -268,7 +306,7 @@ class Worker:
         self.process = context.Process(target=work_in_child, args=(task, items, theirs, self.connection), daemon=True)
         self.process.start()
         theirs.close()
-        self.ready = False
+        self.ready = self.ahead = False
 
     def answer(self, most_s: float | None = None) -> bytes | None:
         """Wait for the worker's next word, `most_s` at most; None when it died. A job that cannot go on ends here."""
@@ -282,18 +320,26 @@ class Worker:
             raise SystemExit(word[4:].decode())
         return word
 
-    def process_item(self, index: int, most_s: float | None = None) -> bool:
-        """Have one item processed; False when the worker died on it, TimeoutError when it took longer than `most_s`."""
-        until = None if most_s is None else time.monotonic() + most_s
+    @property
+    def room(self) -> int:
+        """How many items it takes at once; 1 until it said that it reads ahead."""
+        return 2 if self.ready and self.ahead else 1
+
+    def submit(self, index: int, most_s: float | None = None) -> None:
+        """Hand over an item; a worker that is dead or not ready by then is noticed by `wait`."""
         if not self.ready:
-            self.ready = self.answer(most_s) is not None
-        if not self.ready:
-            return False
-        try:
-            self.connection.send_bytes(str(index).encode())
-        except (BrokenPipeError, ConnectionResetError):
-            return False
-        return self.answer(None if until is None else until - time.monotonic()) is not None
+            with suppress(TimeoutError):
+                word = self.answer(most_s)
+                self.ready, self.ahead = word is not None, word == b"ready ahead"
+        if self.ready:
+            with suppress(BrokenPipeError, ConnectionResetError):
+                self.connection.send_bytes(str(index).encode())
+
+    def wait(self, most_s: float | None = None) -> bool:
+        """Wait until the oldest item is done; False when the worker died, TimeoutError when it took longer than `most_s`."""
+        if not self.ready and most_s is not None and most_s <= 0:
+            raise TimeoutError
+        return self.ready and self.answer(most_s) is not None
 
     def kill(self) -> None:
         """End the worker at once."""

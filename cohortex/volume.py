@@ -5,9 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any, Literal, Protocol
 
 import numpy as np
+
+SLAB_ROWS = 64
+SLAB_BYTES = 128 * 2**20
+"""A slab is a row of chunks thick, or what this many bytes hold."""
 
 Kind = Literal["image", "labels", "field"]
 
@@ -91,9 +96,12 @@ class Volume:
         return self.with_data(data, step=step, kind=kind)
 
     def sha256(self) -> str:
-        """Hash of data and geometry (not of the history), hexadecimal."""
-        array = self.array()
-        digest = hashlib.sha256(f"{self.kind}|{array.dtype.str}|{array.shape}".encode())
+        """Hash of data and geometry (not of the history), hexadecimal; a lazy volume is read in slabs along x."""
+        dtype, shape = np.dtype(self.data.dtype), tuple(int(n) for n in self.data.shape)
+        digest = hashlib.sha256(f"{self.kind}|{dtype.str}|{shape}".encode())
         digest.update(np.round(self.affine, 9).tobytes())
-        digest.update(array.reshape(-1).view(np.uint8).data)
+        rows = max(1, min(SLAB_ROWS, SLAB_BYTES // max(1, prod(shape[1:]) * dtype.itemsize)))
+        for start in range(0, shape[0], rows):
+            slab = np.ascontiguousarray(np.asarray(self.data[start : start + rows]))
+            digest.update(slab.reshape(-1).view(np.uint8).data)
         return digest.hexdigest()

@@ -13,7 +13,8 @@ import resource
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class Task:
     threads: int
     running: Path
     log: Callable[[str], None]
+    blocks: Mapping[str, Any] = field(default_factory=dict)
 
 
 def seed_for(seed: int, name: str, stage: str) -> int:
@@ -73,13 +75,28 @@ def open_content(path: Path, kind: str) -> Any:
     return read_ozx(path)
 
 
+def suffix(content: Any, kind: str) -> str:
+    """Return the ending of the file of a content; a volume that several machines wrote is a folder."""
+    from cohortex.io.sharded import SUFFIX as FOLDER
+    from cohortex.io.sharded import Sharded
+
+    scratch = isinstance(content, Volume) and isinstance(content.data, Sharded) and content.data.path.name.endswith(".tmp")
+    return FOLDER if scratch else SUFFIX[kind]
+
+
 def write_content(path: Path, content: Any, threads: int) -> str:
     """Write what a stage made and return the sha256 of data and geometry."""
     if isinstance(content, Volume):
-        from cohortex.io.ozx import write_ozx
+        from cohortex.io.ozx import read_ozx, write_ozx
+        from cohortex.io.sharded import SUFFIX as FOLDER
+        from cohortex.io.sharded import publish_sharded
 
-        write_ozx(path, content, threads=threads)
-        return content.sha256()
+        if path.name.endswith(FOLDER):
+            publish_sharded(path, content)
+        else:
+            write_ozx(path, content, threads=threads)
+        # what stands in the file, so that a lazy volume is not computed twice
+        return (content if isinstance(content.data, np.ndarray) else read_ozx(path)).sha256()
     if isinstance(content, np.ndarray):
         text = json.dumps(
             {"matrix": np.asarray(content, dtype=np.float64).tolist(), "from": "fixed world", "to": "moving world", "units": "mm, RAS"}
@@ -143,7 +160,7 @@ def keep(task: Task, item: Item, made: Sequence[Made]) -> tuple[list[dict[str, A
                 row |= geometry(content)
                 if kind != "field":
                     previews |= {f"{name}|{view}": picture for view, picture in orthogonal_views(content).items()}
-            row["path"] = name + SUFFIX[kind]
+            row["path"] = name + suffix(content, kind)
             row["sha256"] = write_content(task.running / row["path"], content, task.threads)
         row |= {key: value for key, value in thing.measures.items() if value is not None}
         rows[name] = row
@@ -174,16 +191,23 @@ def where(error: BaseException) -> str:
     return f"{type(error).__name__}{place}"
 
 
-def process(task: Task, item: Item, model: Any) -> None:
-    """Run one item and write its done-record last: without it the item counts as not done."""
-    started = time.monotonic()
-    previews: dict[str, np.ndarray] = {}
+@dataclass
+class Outcome:
+    """What the stage's function gave for an item, or the rows that set it aside."""
+
+    started: float
+    made: Sequence[Made] = ()
+    rows: list[dict[str, Any]] | None = None
+
+
+def attempt(task: Task, item: Item, function: Callable[[], Any]) -> tuple[Any, list[dict[str, Any]] | None]:
+    """Return what a function gives, or the rows of an item that it set aside; a full disk is nobody's fault and is raised."""
     try:
-        rows, previews = keep(task, item, call(task, item, model))
+        return function(), None
     except Skip as skip:
-        rows = set_aside(item, "skipped", skip.code, skip.sentence)
+        return None, set_aside(item, "skipped", skip.code, skip.sentence)
     except BadInput as bad:
-        rows = set_aside(item, "quarantined", bad.code, bad.sentence)
+        return None, set_aside(item, "quarantined", bad.code, bad.sentence)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             raise
@@ -191,7 +215,26 @@ def process(task: Task, item: Item, model: Any) -> None:
             f"{item.name}: unexpected {where(error)}\n"
             + "".join(f"  {frame.filename}:{frame.lineno} {frame.name}\n" for frame in traceback.extract_tb(error.__traceback__))
         )
-        rows = set_aside(item, "crashed", type(error).__name__, f"the stage {task.stage} met an unexpected {where(error)}; see the log")
+        return None, set_aside(
+            item, "crashed", type(error).__name__, f"the stage {task.stage} met an unexpected {where(error)}; see the log"
+        )
+
+
+def compute(task: Task, item: Item, model: Any) -> Outcome:
+    """Call the stage's function on an item."""
+    started = time.monotonic()
+    made, rows = attempt(task, item, lambda: call(task, item, model))
+    return Outcome(started, made or (), rows)
+
+
+def finish(task: Task, item: Item, outcome: Outcome) -> None:
+    """Write what an item gave, its done-record last: without it the item counts as not done."""
+    previews: dict[str, np.ndarray] = {}
+    rows = outcome.rows
+    if rows is None:
+        # A lazy volume is read, and may be found damaged, only here.
+        kept, rows = attempt(task, item, lambda: keep(task, item, outcome.made))
+        rows, previews = kept or (rows or [], {})
     if previews:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **{name: previews[name] for name in sorted(previews)})
@@ -204,7 +247,7 @@ def process(task: Task, item: Item, model: Any) -> None:
         "previews": bool(previews),
         "timing": {
             "item": item.name,
-            "seconds": round(time.monotonic() - started, 3),
+            "seconds": round(time.monotonic() - outcome.started, 3),
             "peak_mb": round(peak_mb),
             "pid": os.getpid(),
             "device": task.device,
@@ -212,15 +255,70 @@ def process(task: Task, item: Item, model: Any) -> None:
         },
     }
     write_json(task.running / f"{item.name}.done.json", done)
+    for image in item.images:
+        image.__dict__.pop("content", None)
+
+
+def read_ahead(item: Item) -> None:
+    """Bring an item's volumes into memory before its turn; what is wrong with them is met again, and said, in its turn."""
+    from cohortex.blocks import fits_memory
+
+    for image in item.images:
+        try:
+            content = image.content
+            if isinstance(content, Volume) and fits_memory(content.data.shape, np.dtype(content.data.dtype).itemsize):
+                image.__dict__["content"] = replace(content, data=content.array())
+        except Exception:
+            image.__dict__.pop("content", None)
+
+
+def serve(task: Task, items: Sequence[Item], model: Any, connection: Any) -> None:
+    """Work on items by index until the parent closes the connection, one after the other."""
+    while True:
+        item = items[int(connection.recv_bytes())]
+        finish(task, item, compute(task, item, model))
+        connection.send_bytes(b"done")
+
+
+def serve_ahead(task: Task, items: Sequence[Item], model: Any, connection: Any) -> None:
+    """The same, but the next item is read and the last one written while the network runs."""
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        reading: dict[str, Future[None]] = {}
+        writing: Future[None] | None = None
+
+        def write(item: Item, outcome: Outcome) -> None:
+            finish(task, item, outcome)
+            connection.send_bytes(b"done")
+
+        try:
+            while True:
+                index = int(connection.recv_bytes())
+                item = items[index]
+                if item.name in reading:
+                    reading.pop(item.name).result()
+                following = items[index + 1] if index + 1 < len(items) else None
+                if following is not None and not (task.running / f"{following.name}.done.json").exists():
+                    reading[following.name] = reader.submit(read_ahead, following)
+                outcome = compute(task, item, model)
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(write, item, outcome)
+        except EOFError:
+            if writing is not None:
+                writing.result()
+            raise
 
 
 def work(task: Task, items: Sequence[Item], connection: Any) -> None:
     """Serve items by index until the parent closes the connection (runs in the child process)."""
+    from cohortex.blocks import Plan, set_plan
     from cohortex.threads import die_with_parent, set_threads
 
     die_with_parent()
     os.umask(0o027)
     set_threads(task.threads)
+    given = {key: task.blocks[key] for key in ("memory_mb", "scheduler", "workers", "minutes") if key in task.blocks}
+    set_plan(Plan(threads=task.threads, scratch=task.running, **given))
     model = None
     try:
         load = task.load
@@ -231,11 +329,9 @@ def work(task: Task, items: Sequence[Item], connection: Any) -> None:
 
             task = replace(task, device=choose_device(task.device))
             model = load(task.section, task.folders, task.device)
-        connection.send_bytes(b"ready")
-        while True:
-            index = int(connection.recv_bytes())
-            process(task, items[index], model)
-            connection.send_bytes(b"done")
+        ahead = load is not None and bool(task.blocks.get("read_ahead", True)) and task.device != "cpu"
+        connection.send_bytes(b"ready ahead" if ahead else b"ready")
+        (serve_ahead if ahead else serve)(task, items, model, connection)
     except EOFError:
         return
     except BaseException as error:

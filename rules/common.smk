@@ -127,8 +127,10 @@ def memory(stage):
     """Return the memory of a job in MB from the largest image of its batch, growing with each attempt."""
 
     def mem_mb(wildcards, attempt):
-        largest_mb = SIZES[wildcards.batch].largest_mb
-        return int((1200 + STAGES[stage].mem_factor * largest_mb) * attempt)
+        held_mb = STAGES[stage].mem_factor * SIZES[wildcards.batch].largest_mb
+        if STAGES[stage].streams:
+            held_mb = min(held_mb, 4 * config["blocks"]["memory_mb"])
+        return int((1200 + held_mb) * attempt)
 
     return mem_mb
 

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
 
+from cohortex.volume import ArrayLike
+
 _LARGEST_AXIS = 256
 
 
-def foreground(array: np.ndarray) -> np.ndarray:
+class Repeated:
+    """A mask (x, y, z) of a volume larger than memory, kept at the resolution that it was found at."""
+
+    dtype = np.dtype(bool)
+
+    def __init__(self, small: np.ndarray, factors: Sequence[int], shape: Sequence[int]):
+        self.small = small
+        self.factors = tuple(factors)
+        self.shape = tuple(int(n) for n in shape)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        keys = (*key, slice(None), slice(None), slice(None))[:3] if isinstance(key, tuple) else (key, slice(None), slice(None))
+        keys = tuple(slice(None) if part is Ellipsis else part for part in keys)
+        rows = [np.atleast_1d(np.arange(n)[part]) // f for part, n, f in zip(keys, self.shape, self.factors, strict=True)]
+        box = self.small[np.ix_(*rows)]
+        return box[tuple(0 if isinstance(part, int | np.integer) else slice(None) for part in keys)]
+
+
+def foreground(array: ArrayLike) -> Any:
     """Return the largest bright component with its holes filled.
 
     The image is averaged over 3 voxels, thresholded by Otsu's method, reduced to its largest component, and holes are filled
@@ -17,14 +39,14 @@ def foreground(array: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    array : (x, y, z) array
-        Finite. Values far below zero (first percentile under -200) are read as Hounsfield units and clipped to -1000..300;
-        anything else is compressed by a square root, so that dark tissue falls on the side of the tissue.
+    array : (x, y, z) array-like
+        Finite. May be lazy: it is read in blocks. Values far below zero (first percentile under -200) are read as Hounsfield units
+        and clipped to -1000..300; anything else is compressed by a square root, so that dark tissue falls on the side of the tissue.
 
     Returns
     -------
     (x, y, z) bool array
-        All True when there is no contrast to separate.
+        All True when there is no contrast to separate. Of a lazy array a lazy mask, `Repeated`.
 
     Raises
     ------
@@ -38,7 +60,7 @@ def foreground(array: np.ndarray) -> np.ndarray:
     from scipy import ndimage
 
     factors = [-(-size // _LARGEST_AXIS) for size in array.shape]
-    small = _block_mean(array, factors) if max(factors) > 1 else np.asarray(array, dtype=np.float32)
+    small = _shrunk(array, factors) if max(factors) > 1 else np.asarray(array[...], dtype=np.float32)
     if not np.isfinite(small).all():
         raise ValueError("the foreground of an image with NaN or infinite values is not defined: replace them first")
     width: Any = [3 if size > 2 else 1 for size in small.shape]
@@ -51,16 +73,41 @@ def foreground(array: np.ndarray) -> np.ndarray:
     level = np.clip(smooth, low, high) - low
     threshold = _otsu(level if hounsfield else np.sqrt(level))
     if threshold is None:
-        return np.ones(array.shape, dtype=bool)
+        return _on_grid(np.ones(small.shape, dtype=bool), factors, array)
     cut = low + (threshold if hounsfield else threshold**2)
     mask = _largest(smooth > cut)
     # Averaging has widened the mask by up to a voxel of air.
     mask &= (small > cut) | ndimage.binary_erosion(mask, border_value=1)
-    mask = _filled(_largest(mask))
+    return _on_grid(_filled(_largest(mask)), factors, array)
+
+
+def _on_grid(mask: np.ndarray, factors: list[int], array: ArrayLike) -> Any:
+    """Return a mask on the grid of the image that it was found in."""
+    if not isinstance(array, np.ndarray):
+        return Repeated(mask, factors, array.shape)
     for axis, factor in enumerate(factors):
         if factor > 1:
             mask = np.repeat(mask, factor, axis=axis)
     return np.ascontiguousarray(mask[tuple(slice(0, size) for size in array.shape)])
+
+
+def _shrunk(array: ArrayLike, factors: list[int]) -> np.ndarray:
+    """Return the means of blocks of an array that may be lazy."""
+    if isinstance(array, np.ndarray):
+        return _block_mean(array, factors)
+    from cohortex.blocks import ALIGN, read_block, run_all
+
+    # boxes of whole chunks that are whole blocks, too; an odd factor takes what is near
+    edges = [ALIGN * f if f in (1, 2, 3, 4) else f * max(1, 128 // f) for f in factors]
+    small = np.empty([-(-n // f) for n, f in zip(array.shape, factors, strict=True)], np.float32)
+    grid = list(product(*([(a, min(a + edge, n)) for a in range(0, n, edge)] for n, edge in zip(array.shape, edges, strict=True))))
+
+    def one(box: tuple[tuple[int, int], ...]) -> None:
+        here = tuple(slice(a // f, -(-b // f)) for (a, b), f in zip(box, factors, strict=True))
+        small[here] = _block_mean(read_block(array, box, (0, 0, 0)), factors)
+
+    run_all(one, grid)
+    return small
 
 
 def _block_mean(array: np.ndarray, factors: list[int]) -> np.ndarray:

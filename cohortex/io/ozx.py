@@ -29,8 +29,9 @@ import numpy as np
 
 from cohortex.errors import BadInput
 from cohortex.io.paths import check_file, shown_name
+from cohortex.io.scratch import Scratch
 from cohortex.publish import atomic_path
-from cohortex.volume import Kind, Volume
+from cohortex.volume import ArrayLike, Kind, Volume
 
 CHUNK = 64
 MAX_CHUNK_BYTES = 256 * 2**20
@@ -60,8 +61,10 @@ def write_ozx(path: Path, volume: Volume, threads: int = 1) -> None:
     Raises
     ------
     ValueError
-        The volume's dtype has no place in such a file.
+        The volume's dtype has no place in such a file, or it is a scratch array that was not written as a whole.
     """
+    if isinstance(volume.data, Scratch) and not volume.data.whole():
+        raise ValueError("a scratch array lacks voxels, which would be written as zeros")
     dtype = np.dtype(volume.data.dtype)
     if dtype.name not in DTYPES:
         raise ValueError(f"a volume of dtype {dtype} cannot be stored: use one of {', '.join(DTYPES)}")
@@ -69,7 +72,7 @@ def write_ozx(path: Path, volume: Volume, threads: int = 1) -> None:
     chunk = tuple(3 if axis == "c" else CHUNK for axis in _axes(volume.kind))
     with atomic_path(Path(path)) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         archive.comment = COMMENT
-        _append(archive, "zarr.json", _json({"zarr_format": 3, "node_type": "group", "attributes": _attributes(volume)}))
+        _append(archive, "zarr.json", _json({"zarr_format": 3, "node_type": "group", "attributes": attributes(volume)}))
         _append(archive, "0/zarr.json", _json(_array_metadata(stored, chunk, dtype, volume.kind)))
         for names, chunks in _encoded_rows(volume, stored, chunk, dtype, threads):
             for name, data in zip(names, chunks, strict=True):
@@ -82,7 +85,7 @@ def read_ozx(path: Path, name: str | None = None) -> Volume:
     Parameters
     ----------
     path : Path
-        A file of `write_ozx`.
+        A file of `write_ozx`, or a folder of `cohortex.io.sharded`.
     name : str, optional
         How messages call it.
 
@@ -99,6 +102,10 @@ def read_ozx(path: Path, name: str | None = None) -> Volume:
     """
     path = Path(path)
     name = name or shown_name(path)
+    if path.is_dir():
+        from cohortex.io.sharded import read_sharded
+
+        return read_sharded(path, name)
     size = check_file(path, name)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -106,10 +113,20 @@ def read_ozx(path: Path, name: str | None = None) -> Volume:
             root, meta = (_load(archive, entries, key, name) for key in ("zarr.json", "0/zarr.json"))
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error) as error:
         raise BadInput("truncated", f"{name} is not a complete .ozx file: make it again.") from error
+    return volume_of(_stored_array(path, name, meta, entries, size), root, name)
+
+
+def volume_of(data: ArrayLike, root: Mapping[str, Any], name: str) -> Volume:
+    """Return the volume that a root's ``attributes`` describe (see `attributes`).
+
+    Raises
+    ------
+    BadInput
+        ``bad-metadata``
+    """
     own = root.get("attributes", {}).get("cohortex") if isinstance(root.get("attributes"), dict) else None
     if not isinstance(own, dict):
         raise BadInput("bad-metadata", f"{name} has no attributes `cohortex` beside its OME metadata: it was not written by this pipeline.")
-    data = _stored_array(path, name, meta, entries, size)
     try:
         affine = np.array(own["affine"], dtype=np.float64)
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
@@ -205,7 +222,8 @@ def _axes(kind: Kind) -> str:
     return "czyx" if kind == "field" else "zyx"
 
 
-def _attributes(volume: Volume) -> dict[str, Any]:
+def attributes(volume: Volume) -> dict[str, Any]:
+    """Return what stands beside the arrays: the OME metadata and, under ``cohortex``, the whole geometry."""
     names = _axes(volume.kind)
     channel = [1.0] if volume.kind == "field" else []
     axes: list[dict[str, str]] = [

@@ -243,9 +243,11 @@ def load_used(
     Refused
         As `check_used` and `load_network`.
     """
+    from cohortex.inference import channels_last
+
     cards = check_used(section, folders, task, networks)
     chosen = choose_device(device) if cards else device
-    return {name: Loaded(card, load_network(folders[name], chosen), chosen) for name, card in sorted(cards.items())}
+    return {name: Loaded(card, channels_last(load_network(folders[name], chosen)), chosen) for name, card in sorted(cards.items())}
 
 
 def fits(card: Mapping[str, Any], volume: Volume) -> str | None:

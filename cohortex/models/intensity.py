@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+
+from cohortex.survey import Survey
 
 CT_WINDOW = {"kind": "window", "low": -1100.0, "high": 1500.0}
 PERCENTILES = {"kind": "percentile", "low": 0.5, "high": 99.0}
@@ -32,12 +34,22 @@ def unit_range(array: np.ndarray, values: Mapping[str, Any]) -> tuple[float, flo
     low, high : float
         ``high`` above ``low``, for a constant image too.
     """
-    if values["kind"] == "window":
-        return float(values["low"]), float(values["high"])
     from cohortex.filters.foreground import foreground
 
+    return _percentiles(array, lambda: array[foreground(array)], values)
+
+
+def unit_range_of(look: Survey, values: Mapping[str, Any]) -> tuple[float, float]:
+    """Return `unit_range` of a volume that was looked at (`cohortex.survey`); a large one is judged by its sample."""
+    array = look.of(look.data) if values["kind"] == "percentile" else np.empty(0, np.float32)
+    return _percentiles(array, lambda: array[look.sample_inside], values)
+
+
+def _percentiles(array: np.ndarray, foreground: Callable[[], np.ndarray], values: Mapping[str, Any]) -> tuple[float, float]:
+    if values["kind"] == "window":
+        return float(values["low"]), float(values["high"])
     low = float(np.percentile(array, values["low"]))
-    inside = array[foreground(array)]
+    inside = foreground()
     high = float(np.percentile(inside if inside.size else array, values["high"]))
     return low, high if high > low else low + 1.0
 

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from cohortex.blocks import Box, Elementwise, map_blocks, read_block
 from cohortex.errors import BadInput, Skip
 from cohortex.items import Image, Made
 from cohortex.models.folder import Loaded, fits, load_used
+from cohortex.survey import Survey, survey
+from cohortex.volume import ArrayLike
 
 NETWORKS = ("redcnn",)
 """The methods that need weights."""
@@ -58,15 +61,14 @@ def denoise(image: Image, settings: Mapping[str, Any], model: Mapping[str, Loade
     Skip
         ``off`` for the method none, ``no-fit`` when the model is not for this image.
     """
-    from cohortex.filters.foreground import foreground
     from cohortex.measures.image_quality import noise_sigma
 
     method = settings.get("method", "transform")
     if method == "none":
         raise Skip("off", "The settings turn the noise reduction off for this modality.")
     volume = image.volume
-    array = volume.array(np.float32)
-    if not np.isfinite(array).all():
+    look = survey(volume)
+    if look.wrong:
         raise BadInput("not-finite", "The image has NaN or infinite values; mend or remove it.")
     if method in NETWORKS:
         loaded = (model or {})[settings["weights"]]
@@ -74,62 +76,80 @@ def denoise(image: Image, settings: Mapping[str, Any], model: Mapping[str, Loade
         if reason:
             raise Skip("no-fit", f"Not denoised: {reason}.")
 
-    inside = foreground(array)
-    before = noise_sigma(array, inside)
+    sample, inside = look.of(look.data), look.sample_inside
+    before = noise_sigma(sample, inside)
     step: dict[str, Any] = {"step": "denoise", "method": method, "noise_sigma": before}
     measures: dict[str, Any] = {"method": method, "noise_sigma_before": before}
     if method in NETWORKS:
-        cleaned, ran_on = apply_network(loaded, array, volume.modality)
+        cleaned, fallback = apply_network(loaded, look, volume.modality)
         step |= {"model": loaded.card["name"], "model_sha256": loaded.card["sha256"]}
         measures["model"] = loaded.card["name"]
-        if ran_on != loaded.device:
-            measures["fallback"] = ran_on
+        if fallback:
+            measures["fallback"] = fallback
     else:
-        rician = is_rician(array, volume.modality, settings.get("rician", "auto"))
+        rician = is_rician(look.low, volume.modality, settings.get("rician", "auto"))
         strength = float(settings.get("strength", 1.0))
-        cleaned = apply_transform(array, volume.spacing, before, strength, rician)
+        cleaned = apply_transform(look.data, volume.spacing, before, strength, rician)
         step |= {"strength": strength, "rician": rician}
-    measures["noise_sigma_after"] = noise_sigma(cleaned, inside)
-    measures["residual_std"] = float(np.std((cleaned - array)[inside]))
+    after = look.of(cleaned)
+    measures["noise_sigma_after"] = noise_sigma(after, inside)
+    measures["residual_std"] = float(np.std((after - sample)[inside]))
     return Made(volume.with_data(cleaned, step=step), measures=measures)
 
 
-def is_rician(array: np.ndarray, modality: str, wanted: bool | str) -> bool:
+def is_rician(lowest: float, modality: str, wanted: bool | str) -> bool:
     """Tell whether noise is that of a magnitude: ``auto`` says so of MR images without negative values."""
     if wanted != "auto":
         return bool(wanted)
     magnitude = modality.endswith("w") or modality in ("FLAIR", "MR", "PD", "bold", "angio")
-    return magnitude and float(array.min()) >= 0
+    return magnitude and lowest >= 0
 
 
-def apply_transform(array: np.ndarray, spacing_mm: tuple[float, float, float], sigma: float, strength: float, rician: bool) -> np.ndarray:
-    """Return the array cleaned by `cohortex.filters.transform.denoise_transform`; a copy where there is no noise."""
-    from cohortex.filters.transform import denoise_transform
+def apply_transform(data: ArrayLike, spacing_mm: tuple[float, float, float], sigma: float, strength: float, rician: bool) -> Any:
+    """Return the data cleaned by `cohortex.filters.transform.denoise_transform`, block by block; as they are where there is no noise."""
+    from cohortex.filters.transform import block_halo, block_kind, denoise_transform
 
     if sigma * strength <= 0:
-        return array.copy()
-    return denoise_transform(array, spacing_mm, sigma, strength=strength, rician=rician)
+        return data
+    kind = block_kind(data.shape, spacing_mm)
+
+    def one(values: np.ndarray) -> np.ndarray:
+        return denoise_transform(values, spacing_mm, sigma, blocks=kind, strength=strength, rician=rician)
+
+    return map_blocks(one, data, halo=block_halo(data.shape, spacing_mm))
 
 
-def apply_network(model: Loaded, array: np.ndarray, modality: str) -> tuple[np.ndarray, str]:
+def apply_network(model: Loaded, look: Survey, modality: str) -> tuple[Any, str]:
     """Run a 2-D network over the slices along z, in the range of values of its card, or the usual one of the modality.
 
-    Values that the card's range leaves out (implants beyond the window, padding below it) stay what they were.
+    Values that the card's range leaves out (implants beyond the window, padding below it) stay what they were; blocks with nothing
+    else are not looked at.
 
     Returns
     -------
-    (x, y, z) float32 array, device
-        The device is the one that did the work.
+    (x, y, z) float32 array-like, fallback
+        What was said where a GPU's memory did not suffice, else nothing.
     """
-    from cohortex.blocks import run_network
-    from cohortex.models.intensity import from_unit, to_unit, unit_range, values_for
+    from cohortex.inference import run_network
+    from cohortex.models.intensity import from_unit, to_unit, unit_range_of, values_for
 
     values = model.card.get("values") or values_for(modality)
-    low, high = unit_range(array, values)
-    unit = to_unit(array, low, high)
+    low, high = unit_range_of(look, values)
     halo = int(model.network.halo)  # pyright: ignore[reportArgumentType]
-    made, device = run_network(model.network, unit, (halo, halo, 0), BLOCK, model.device, slicewise=True)
-    inside = unit >= 0
-    if values["kind"] == "window":
-        inside &= unit <= 1
-    return np.where(inside, from_unit(made, low, high), array), device
+
+    def known(unit: np.ndarray) -> np.ndarray:
+        return (unit >= 0) & (unit <= 1) if values["kind"] == "window" else unit >= 0
+
+    def empty(unit: np.ndarray) -> float | None:
+        return None if known(unit).any() else 0.0
+
+    def finish(made: np.ndarray, box: Box) -> np.ndarray:
+        array = read_block(look.data, box, (0, 0, 0))
+        return np.where(known(to_unit(array, low, high)), from_unit(made, low, high), array)
+
+    unit = Elementwise(lambda block: to_unit(block, low, high), look.data)
+    words: list[str] = []
+    made, _ = run_network(
+        model.network, unit, (halo, halo, 0), BLOCK, model.device, slicewise=True, empty=empty, finish=finish, say=words.append
+    )
+    return made, "; ".join(words)

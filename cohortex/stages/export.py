@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cohortex import __version__
+from cohortex.blocks import over_blocks
 from cohortex.io.bids import build_name, folder
 from cohortex.io.dataset import LISTS, remove_files, write_dataset
 from cohortex.items import HEAD_LABELS, Image, Made, settings_for
@@ -265,7 +266,8 @@ def label_names(image: Image) -> dict[str, str]:
         told |= {int(value): str(text) for value, text in step.get("label_names", {}).items()}
     if not told and "seg" in image.id.partition("+")[2] and image.body_part == "head":
         told = HEAD_LABELS
-    values = [int(value) for value in np.unique(image.volume.array()) if value]
+    found = over_blocks(lambda _, block: np.unique(block), image.volume.data)
+    values = [int(value) for value in np.unique(np.concatenate(found)) if value]
     return {str(value): told.get(value, f"label {value}") for value in values}
 
 

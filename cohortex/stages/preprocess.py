@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from cohortex.blocks import map_blocks
 from cohortex.errors import BadInput
 from cohortex.items import Image, Made
+from cohortex.survey import Survey, survey
 from cohortex.volume import Volume
 
 SHADED = frozenset(
@@ -69,37 +72,33 @@ def preprocess(image: Image, settings: Mapping[str, Any], model: Any, seed: int)
     ----------
     Gudbjartsson and Patz, Magnetic Resonance in Medicine 34 (1995) 910-914 (noise of the air of magnitude images).
     """
-    from cohortex.filters.bias_field import correct_bias
-    from cohortex.filters.chain import apply_chain
-    from cohortex.filters.foreground import foreground
+    from cohortex.filters.blockwise import run_chain
     from cohortex.measures.image_quality import sharpness
 
     volume = image.volume
-    array = volume.array(np.float32)
-    _refuse_what_cannot_be_scaled(image.id, array)
+    look = survey(volume)
+    _refuse_what_cannot_be_scaled(image.id, look)
     measures: dict[str, Any] = {}
-    mask = foreground(array)
     shaded = decided(settings.get("bias_field", "auto"), volume.modality in SHADED or volume.modality.endswith("w"))
-    if shaded and _has_plane(array, mask):
+    if shaded and _has_plane(look):
         options = dict(settings.get("n4", {}))
-        array, field = correct_bias(array, volume.spacing, mask, **options)
-        low, high = np.percentile(field[mask], [5, 95])
-        measures["bias_field_range"] = float(high / low)
-        volume = volume.with_data(array, step={"step": "bias_field", "method": "N4", **options})
+        look, measures["bias_field_range"] = _without_bias(look, volume.spacing, options)
+        volume = volume.with_data(look.data, step={"step": "bias_field", "method": "N4", **options})
     method = settings.get("normalise", "auto")
     if method == "auto":
         method = "none" if volume.modality in MAPS else "percentile"
-    array, step = _normalised(image.id, array, mask, method, settings)
+    data, step = _normalised(image.id, look, method, settings)
     if step:
-        volume = volume.with_data(array, step=step)
-    measures |= _quality(array, mask, volume.spacing, decided(settings.get("magnitude", "auto"), shaded))
+        volume = volume.with_data(data, step=step)
+    array = look.of(data)
+    measures |= _quality(array, look, volume.spacing, decided(settings.get("magnitude", "auto"), shaded))
     chain = settings.get("filters") or []
     if chain:
-        array = apply_chain(array, volume.spacing, chain)
-        before, after = measures["sharpness_per_mm"], sharpness(array, volume.spacing, mask)
+        data = run_chain(data, volume.spacing, chain)
+        before, after = measures["sharpness_per_mm"], sharpness(look.of(data), volume.spacing, look.sample_inside)
         measures["edge_loss_share"] = 1 - after / before if before > 0 else 0.0
-        volume = volume.with_data(array, step={"step": "filters", "filters": chain})
-    volume = volume.with_data(array)
+        volume = volume.with_data(data, step={"step": "filters", "filters": chain})
+    volume = volume.with_data(data)
     if settings.get("resample"):
         volume = _on_grid(image.id, volume, settings["resample"])
     return Made(volume, measures=measures)
@@ -110,59 +109,79 @@ def decided(setting: bool | str, automatic: bool) -> bool:
     return automatic if setting == "auto" else bool(setting)
 
 
-def _refuse_what_cannot_be_scaled(name: str, array: np.ndarray) -> None:
+def _refuse_what_cannot_be_scaled(name: str, look: Survey) -> None:
     """Raise what makes an image useless for every later step."""
-    wrong = array.size - np.count_nonzero(np.isfinite(array))
-    if wrong:
+    if look.wrong:
         raise BadInput(
             "not-finite",
-            f"{name} has {wrong} voxels that are NaN or infinite: replace them in the source, or leave the scan out of the cohort.",
+            f"{name} has {look.wrong} voxels that are NaN or infinite: replace them in the source, or leave the scan out of the cohort.",
         )
-    low, high = float(array.min()), float(array.max())
-    if not high > low:
-        raise BadInput("constant", f"{name} has the value {low:g} in every voxel: export the scan again, or leave it out of the cohort.")
+    if not look.high > look.low:
+        raise BadInput(
+            "constant", f"{name} has the value {look.low:g} in every voxel: export the scan again, or leave it out of the cohort."
+        )
 
 
-def _has_plane(array: np.ndarray, mask: np.ndarray) -> bool:
+def _has_plane(look: Survey) -> bool:
     """Tell whether there is enough of an image to fit a field to."""
-    return bool(sorted(array.shape)[1] >= 4 and np.count_nonzero(mask & (array > 0)) >= 64)
+    return bool(sorted(look.data.shape)[1] >= 4 and np.count_nonzero(look.sample_inside & (look.of(look.data) > 0)) >= 64)
 
 
-def _normalised(
-    name: str, array: np.ndarray, mask: np.ndarray, method: str, settings: Mapping[str, Any]
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return the scaled image and the step of its history."""
+def _without_bias(look: Survey, spacing_mm: tuple[float, float, float], options: Mapping[str, Any]) -> tuple[Survey, float]:
+    """Return the image without its bias field, and the field's range in the foreground; N4 works on the whole image in memory."""
+    from cohortex.filters.bias_field import correct_bias
+
+    mask = np.asarray(look.inside[...])
+    array, field = correct_bias(np.asarray(look.data[...], dtype=np.float32), spacing_mm, mask, **options)
+    low, high = np.percentile(field[mask], [5, 95])
+    corrected = replace(look, data=array, low=float(array.min()), high=float(array.max()))
+    # The foreground is that of the image as it came.
+    corrected.__dict__["inside"] = mask
+    return corrected, float(high / low)
+
+
+def _normalised(name: str, look: Survey, method: str, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the scaled data and the step of its history."""
     from cohortex.filters import normalise
 
     if method == "none":
-        return array, {}
+        return look.data, {}
     if method == "window":
         centre, width = settings["window"]
-        return normalise.window(array, centre, width), {"step": "normalise", "method": method, "window": [centre, width]}
-    values = array[mask]
+        return map_blocks(lambda block: normalise.window(block, centre, width), look.data), {
+            "step": "normalise",
+            "method": method,
+            "window": [centre, width],
+        }
+    values = look.of(look.data)[look.sample_inside]
     if values.size == 0 or not float(values.max()) > float(values.min()):
         raise BadInput(
             "empty-foreground",
             f"{name} has no foreground with contrast to scale by: look at the scan, or set preprocess: normalise: none for its modality.",
         )
+    step: dict[str, Any] = {"step": "normalise", "method": method}
     if method == "zscore":
-        return normalise.zscore(array, mask), {"step": "normalise", "method": method}
-    low, high = settings.get("percentiles", (None, 99.5))
-    if low is None and float(np.percentile(values, high)) <= 0:
-        # No magnitude: nothing is special about the value 0.
-        low = 1.0
-    return normalise.percentile(array, mask, low, high), {"step": "normalise", "method": method, "percentiles": [low, high]}
+        zero, unit = normalise.zscore_map(values)
+    else:
+        low, high = settings.get("percentiles", (None, 99.5))
+        if low is None and float(np.percentile(values, high)) <= 0:
+            # No magnitude: nothing is special about the value 0.
+            low = 1.0
+        zero, unit = normalise.percentile_map(values, low, high)
+        step["percentiles"] = [low, high]
+    return map_blocks(lambda block: normalise.mapped(block, zero, unit), look.data), step
 
 
-def _quality(array: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, float, float], magnitude: bool) -> dict[str, Any]:
+def _quality(array: np.ndarray, look: Survey, spacing_mm: tuple[float, float, float], magnitude: bool) -> dict[str, Any]:
     """Measure what the scan is like before filters."""
     from cohortex.measures.image_quality import noise_sigma, sharpness
 
-    air = array[~mask]
+    mask, outside = look.sample_inside, look.sample_outside
+    air = array[outside]
     level = float(np.median(air)) if air.size else float(min(array.min(), 0.0))
     noise = noise_sigma(array, mask)
     found: dict[str, Any] = {
-        "foreground_share": float(mask.mean()),
+        "foreground_share": float(look.of(look.inside).mean()),
         "noise_sigma": noise,
         "sharpness_per_mm": sharpness(array, spacing_mm, mask),
     }
@@ -173,7 +192,7 @@ def _quality(array: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, float
         sigma = level / float(np.sqrt(2 * np.log(2)))
         # The quartiles of Rayleigh noise are in the ratio 2.2, and it differs from voxel to voxel by 0.66 sigma; what is not
         # near that is dark tissue, padding or ghosts.
-        if low > 0 and 1.6 < high / low < 3.0 and noise_sigma(array, ~mask) > 0.4 * sigma:
+        if low > 0 and 1.6 < high / low < 3.0 and noise_sigma(array, outside) > 0.4 * sigma:
             found["noise_air_sigma"] = sigma
     return found
 

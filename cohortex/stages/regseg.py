@@ -90,8 +90,8 @@ def load(section: Mapping[str, Any], folders: Mapping[str, Path], device: str) -
         When a folder holds no joint model.
     """
     from cohortex.device import choose_device
+    from cohortex.inference import channels_last
     from cohortex.models.folder import load_network, read_card
-    from cohortex.models.regseg.deform import channels_last
 
     joints: dict[str, Joint] = {}
     for name in sorted({str(w) for m in section if (w := settings_for(section, m).get("weights"))}):
@@ -160,8 +160,9 @@ def regseg(images: Sequence[Image], section: Mapping[str, Any], model: Mapping[s
 
 def _segmented(image: Image, subject: Subject, words: dict[str, Made]) -> list[Made]:
     """Return the labels of an image where its model has a network for its modality."""
+    from cohortex.inference import class_probabilities
     from cohortex.measures.segmentation import volumes_ml
-    from cohortex.models.regseg.deform import class_probabilities, labels_on
+    from cohortex.models.regseg.deform import labels_on
     from cohortex.models.regseg.grid import Grid
 
     joint = subject.model_for(image)

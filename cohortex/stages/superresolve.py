@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cohortex.blocks import Box, Elementwise, Turned, map_columns, new_array
 from cohortex.errors import BadInput, Skip
 from cohortex.items import Image, Made
 from cohortex.models.folder import Loaded, fits, load_used
+from cohortex.survey import Survey, survey
 from cohortex.volume import Volume
+
+if TYPE_CHECKING:
+    from cohortex.models.superresolve.throughplane import Profile
 
 NETWORKS = ("srcnn3d",)
 """The methods that need weights."""
@@ -19,8 +24,8 @@ NETWORKS = ("srcnn3d",)
 AIR_HU = -1024.0
 """Lowest value of CT."""
 
-BLOCK = (32, 48, 48)
-"""Voxels that go through the network at once: at 64 channels some 40 MB, the fastest of the sizes tried on a CPU."""
+BLOCK = (32, 64, 64)
+"""Voxels that go through the network at once: at 64 channels some 60 MB."""
 
 
 def load(section: Mapping[str, Any], folders: Mapping[str, Path], device: str) -> dict[str, Loaded]:
@@ -66,7 +71,6 @@ def superresolve(image: Image, settings: Mapping[str, Any], model: Mapping[str, 
     Skip
         ``off`` for the method none.
     """
-    from cohortex.filters.foreground import foreground
     from cohortex.models.superresolve import throughplane as through
 
     method = settings.get("method", "spline")
@@ -83,8 +87,8 @@ def superresolve(image: Image, settings: Mapping[str, Any], model: Mapping[str, 
         return Made(
             status="skipped", code="isotropic", reason=f"The voxels of {spacings} mm are not thick slices; the image stays as it is."
         )
-    array = volume.array(np.float32)
-    if not np.isfinite(array).all():
+    look = survey(volume)
+    if look.wrong:
         raise BadInput("not-finite", "The image has NaN or infinite values; mend or remove it.")
 
     profile = settings.get("profile", "box")
@@ -92,8 +96,7 @@ def superresolve(image: Image, settings: Mapping[str, Any], model: Mapping[str, 
     measures: dict[str, Any] = {"method": method, "factor": factor}
     step: dict[str, Any] = {"step": "superresolve", "factor": factor, "axis": "xyz"[axis], "profile": profile}
     code, reason = "", ""
-    inside = foreground(array)
-    fine = through.upsample(array, count, axis)
+    start = fine = None
     if method in NETWORKS:
         loaded = (model or {})[settings["weights"]]
         why = misfit(loaded.card, volume, factor)
@@ -101,38 +104,72 @@ def superresolve(image: Image, settings: Mapping[str, Any], model: Mapping[str, 
             method = measures["method"] = "spline"
             code, reason = "no-fit", f"Interpolated by the spline only: {why}."
         else:
-            fine = through.agreeing_spline(array, count, axis, profile)
-            detailed, ran_on = apply_network(loaded, array, fine, axis, volume.modality)
+            start = map_columns(lambda _, block: through.agreeing_spline(block, count, axis, profile), look.data, axis=axis, count=count)
+            fine, fallback = apply_network(loaded, look, start, axis, volume.modality)
             measures["model"] = loaded.card["name"]
             step |= {"model": loaded.card["name"], "model_sha256": loaded.card["sha256"]}
-            if ran_on != loaded.device:
-                measures["fallback"] = ran_on
-            nearest = (np.arange(count) * slices) // count
-            measures["detail_std"] = float(np.std((detailed - fine)[np.take(inside, nearest, axis=axis)]))
-            fine = detailed
-    error = through.average(fine, slices, axis, profile) - array
-    level = float(np.abs(array[inside]).mean())
-    measures["slice_error"] = float(np.sqrt(np.mean(error[inside] ** 2))) / level if level > 0 else 0.0
+            if fallback:
+                measures["fallback"] = fallback
+    if fine is None:
+        fine = map_columns(lambda _, block: through.upsample(block, count, axis), look.data, axis=axis, count=count)
     consistent = bool(settings.get("consistency", True))
-    if consistent:
-        fine = through.agree(fine, array, axis, profile)
-        lowest = floor(array, volume.modality)
-        if lowest is not None:
-            fine = through.above(fine, array, axis, lowest, profile)
+    lowest = floor(look.low, look.high, volume.modality) if consistent else None
+    made, found = finished(look, start, fine, axis, profile, consistent, lowest)
+    measures |= found
     step |= {"method": method, "consistency": consistent}
-    made = volume.with_data(fine, through.fine_affine(volume.affine, slices, count, axis), step)
-    return Made(made, measures=measures, status="warned" if code else "ok", code=code, reason=reason)
+    result = volume.with_data(made, through.fine_affine(volume.affine, slices, count, axis), step)
+    return Made(result, measures=measures, status="warned" if code else "ok", code=code, reason=reason)
 
 
-def floor(array: np.ndarray, modality: str) -> float | None:
+def finished(
+    look: Survey, start: Any, fine: Any, axis: int, profile: Profile, consistent: bool, lowest: float | None
+) -> tuple[Any, dict[str, float]]:
+    """Return the fine volume, made to agree with the slices where that is wanted, and the measures that compare them.
+
+    Parameters
+    ----------
+    look : Survey
+        Of the measured slices.
+    start, fine : (x, y, z) array-likes
+        What the network was given, None where there was none; the fine volume.
+    lowest : float or None
+        What the agreeing volume may not be below, None where that is not known.
+    """
+    from cohortex.models.superresolve import throughplane as through
+
+    slices, count = look.data.shape[axis], fine.shape[axis]
+    nearest = (np.arange(count) * slices) // count
+    sums: dict[Box, np.ndarray] = {}
+
+    def one(box: Box, block: np.ndarray, array: np.ndarray, inside: np.ndarray, before: np.ndarray | None = None) -> np.ndarray:
+        error = (through.average(block, slices, axis, profile) - array)[inside].astype(np.float64)
+        detail = np.zeros(0) if before is None else (block - before)[np.take(inside, nearest, axis=axis)].astype(np.float64)
+        level = np.abs(array[inside]).sum(dtype=np.float64)
+        sums[box] = np.array([error.size, np.square(error).sum(), level, detail.size, detail.sum(), np.square(detail).sum()])
+        if not consistent:
+            return block
+        agreed = through.agree(block, array, axis, profile)
+        return agreed if lowest is None else through.above(agreed, array, axis, lowest, profile)
+
+    arrays = [fine, look.data, look.inside, *([] if start is None else [start])]
+    made = map_columns(one, *arrays, axis=axis, count=count)
+    size, errors, level, fine_size, detail, details = np.sum([sums[box] for box in sorted(sums)], axis=0)
+    found = {}
+    if start is not None:
+        found["detail_std"] = float(np.sqrt(max(details / fine_size - (detail / fine_size) ** 2, 0.0))) if fine_size else 0.0
+    found["slice_error"] = float(np.sqrt(errors / size) / (level / size)) if level > 0 else 0.0
+    return made, found
+
+
+def floor(low: float, high: float, modality: str) -> float | None:
     """Return the lowest value that a finer image can have: air in CT, zero in magnitudes, nothing known where values go well below zero.
 
-    What preprocessing and noise reduction left slightly below zero (a tenth of the largest value) is still a magnitude.
+    `low` and `high` are the smallest and the largest value of the slices. What preprocessing and noise reduction left slightly below
+    zero (a tenth of the largest value) is still a magnitude.
     """
-    low = float(array.min())
     if modality == "CT":
         return min(low, AIR_HU)
-    return min(low, 0.0) if low > -0.1 * float(array.max()) else None
+    return min(low, 0.0) if low > -0.1 * high else None
 
 
 def slice_axis(spacing_mm: tuple[float, float, float], settings: Mapping[str, Any]) -> tuple[int, float]:
@@ -158,14 +195,14 @@ def misfit(card: Mapping[str, Any], volume: Volume, factor: float) -> str | None
     return reason
 
 
-def apply_network(model: Loaded, array: np.ndarray, fine: np.ndarray, axis: int, modality: str) -> tuple[np.ndarray, str]:
+def apply_network(model: Loaded, look: Survey, fine: Any, axis: int, modality: str) -> tuple[Any, str]:
     """Run a network on interpolated slices, in the range of values of its card.
 
     Parameters
     ----------
-    array : (x, y, z) array
-        The measured slices, from which the range is taken.
-    fine : (x, y, z) array
+    look : Survey
+        Of the measured slices, from which the range is taken.
+    fine : (x, y, z) array-like
         The interpolated ones, by the spline that agrees with the slices.
     axis : int
         Slice axis; the network sees it as its last one.
@@ -174,15 +211,26 @@ def apply_network(model: Loaded, array: np.ndarray, fine: np.ndarray, axis: int,
 
     Returns
     -------
-    (x, y, z) float32 array, device
-        The device is the one that did the work.
+    (x, y, z) float32 array-like, fallback
+        What was said where a GPU's memory did not suffice, else nothing.
     """
-    from cohortex.blocks import run_network
-    from cohortex.models.intensity import from_unit, to_unit, unit_range, values_for
+    from cohortex.inference import run_network
+    from cohortex.models.intensity import from_unit, to_unit, unit_range_of, values_for
 
-    values = model.card.get("values") or values_for(modality)
-    low, high = unit_range(array, values)
+    low, high = unit_range_of(look, model.card.get("values") or values_for(modality))
     halo = int(model.network.halo)  # pyright: ignore[reportArgumentType]
-    turned = np.moveaxis(to_unit(fine, low, high), axis, 2)
-    made, device = run_network(model.network, turned, (halo, halo, halo), BLOCK, model.device)
-    return from_unit(np.ascontiguousarray(np.moveaxis(made, 2, axis)), low, high), device
+    order = [*(a for a in range(3) if a != axis), axis]
+    unit = Turned(Elementwise(lambda block: to_unit(block, low, high), fine), order)
+    out = new_array(fine.shape)
+    words: list[str] = []
+    run_network(
+        model.network,
+        unit,
+        (halo, halo, halo),
+        BLOCK,
+        model.device,
+        out=Turned(out, order),
+        finish=lambda made, _: from_unit(made, low, high),
+        say=words.append,
+    )
+    return out, "; ".join(words)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cohortex.blocks import read_block, run_network
+from cohortex.blocks import read_block
 from cohortex.errors import Refused
 from cohortex.filters.foreground import foreground
+from cohortex.inference import run_network
 from cohortex.items import Image, settings_for
 from cohortex.measures.image_quality import noise_sigma, psnr
 from cohortex.models import registry
@@ -157,7 +158,7 @@ def prepared(image: Image, section: Mapping[str, Any], rng: np.random.Generator,
     kept = slice(spare // 2, array.shape[2] - (spare - spare // 2))
     array, inside = np.ascontiguousarray(array[:, :, kept]), inside[:, :, kept]
     sigma = noise_sigma(array, inside)
-    rician = is_rician(array, image.modality, settings.get("rician", "auto"))
+    rician = is_rician(float(array.min()), image.modality, settings.get("rician", "auto"))
     clean = apply_transform(array, image.volume.spacing, sigma, float(settings.get("strength", 1.0)), rician)
     return Scan(clean, sigma, rician, low, high, patches.places(inside, rng))
 

@@ -26,11 +26,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from cohortex.inference import channels_last, class_probabilities
 from cohortex.items import DEMO_SITE, Image
 from cohortex.measures.registration import folding_percent
 from cohortex.measures.segmentation import dice, mean_of
 from cohortex.models import registry
-from cohortex.models.regseg.deform import channels_last, class_probabilities, displaced_mind_loss
+from cohortex.models.regseg.deform import displaced_mind_loss
 from cohortex.models.regseg.losses import consistency_loss, dice_loss, diffusion, folding_loss, foreground_kept, soft_dice
 from cohortex.models.regseg.warp import sample, warp
 from cohortex.training.regseg_data import (

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cohortex.blocks import read_block, run_network
+from cohortex.blocks import read_block
 from cohortex.errors import Refused
 from cohortex.filters.foreground import foreground
+from cohortex.inference import run_network
 from cohortex.items import Image, settings_for
 from cohortex.measures.image_quality import psnr
 from cohortex.models import registry

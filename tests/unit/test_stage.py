@@ -18,7 +18,7 @@ from cohortex.records import COLUMNS, write_manifest
 from cohortex.stage import cut_items, read_images, run_job
 from cohortex.tables import read_table, write_table
 from cohortex.volume import Volume
-from cohortex.worker import Task, process
+from cohortex.worker import Task, compute, finish
 
 COHORT = (
     "image",
@@ -404,7 +404,7 @@ def test_the_history_names_the_model_of_the_modality_and_no_path_of_the_machine(
     task = Task("denoise", "image", add, None, section, {}, weights, "cpu", 1, job.running, lambda _: None)
     job.running.mkdir(parents=True)
     for item in cut_items(replace(job, models=models), read_images(job)):
-        process(task, item, None)
+        finish(task, item, compute(task, item, None))
     histories = {name: read_ozx(job.running / f"{name}.ozx").history[-1] for name in ("001_T1w", "3_CT")}
     assert histories["001_T1w"]["models"] == {"best": "ab" * 32}
     assert histories["3_CT"]["models"] == {"zoo/other": "cd" * 32}

@@ -45,6 +45,12 @@ class UNet3D(nn.Module):
             width = feature
         self.head = nn.Conv3d(width, classes, 1)
 
+    @property
+    def halo(self) -> int:
+        """Voxels at most this far away decide about a voxel's label: two convolutions a level down and up, pooling and interpolation."""
+        levels = len(self.down)
+        return sum((2 + 2 * (level < levels - 1) + 3 * (level > 0)) * 2**level for level in range(levels))
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits of every class at every voxel."""
         steps = 2 ** (len(self.down) - 1)

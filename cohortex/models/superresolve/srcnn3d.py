@@ -11,7 +11,7 @@ class Srcnn3d(nn.Module):
 
     Convolutions of 9^3 (64 filters), 1^3 (32) and 5^3 (1) on a volume that was brought to the fine grid by interpolation;
     52,801 parameters. Input (batch, 1, x, y, z); each axis of the output is 12 voxels shorter, as nothing is padded:
-    `cohortex.blocks.run_network` gives it the halo.
+    `cohortex.inference.run_network` gives it the halo.
 
     Parameters
     ----------

@@ -162,7 +162,9 @@ def above(fine: np.ndarray, slices: np.ndarray, axis: int, floor: float, profile
     The multiplicative correction is one step of Lucy, An iterative technique for the rectification of observed distributions,
     Astronomical Journal 79 (1974) 745-754.
     """
-    if float(fine.min()) >= floor:
+    # Column by column, so that a block of columns gives what the whole gives.
+    below = (fine < floor).any(axis=axis, keepdims=True)
+    if not below.any():
         return fine
     height = np.maximum(fine, np.float32(floor)) - np.float32(floor)
     seen = average(height, slices.shape[axis], axis, profile)
@@ -170,7 +172,7 @@ def above(fine: np.ndarray, slices: np.ndarray, axis: int, floor: float, profile
     back = profile_matrix(slices.shape[axis], fine.shape[axis], profile).T
     height *= along(back / back.sum(axis=1, keepdims=True), share, axis)
     height += np.float32(floor)
-    return height
+    return np.where(below, height, fine)
 
 
 def agreeing_spline(slices: np.ndarray, count: int, axis: int, profile: Profile = "box") -> np.ndarray:

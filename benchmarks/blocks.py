@@ -1,0 +1,123 @@
+"""A volume larger than memory through a filter and a network: how much longer than in memory, and whether the bytes are the same.
+
+``python -m benchmarks.blocks [--gib 4] [--limit-gib 1] [--folder DIR]``. Two child processes do the same work on one file, one
+thread each: a Gaussian of one voxel, a network of three convolutions (1-8-8-1 channels, 3^3), and the result into another file. One
+may map no more private memory than the limit (RLIMIT_DATA), the other holds everything. CPU seconds are compared, and the files
+byte for byte. Files are deleted at the end; a volume of n GiB takes about 5 n GiB of disk, its unlimited child 4 n GiB of memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+HALO = 3
+BLOCK = (64, 64, 64)
+
+
+class Made:
+    """A lazy test volume: a few smooth waves and noise, the same for every box."""
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, shape):
+        self.shape = shape
+        self.noise = np.random.default_rng(0).normal(0, 20, (64, 64, 64)).astype(np.float32)
+
+    def __getitem__(self, key):
+        x, y, z = (np.arange(n)[part] for part, n in zip(key, self.shape, strict=True))
+        wave = [200 * np.sin(axis / 9, dtype=np.float32) for axis in (x, y, z)]
+        return wave[0][:, None, None] + wave[1][:, None] + wave[2] + self.noise[np.ix_(x % 64, y % 64, z % 64)]
+
+
+def work(source: Path, target: Path, memory_mb: int, limit: int) -> None:
+    """Do the work in this process and say in one line of JSON what it took."""
+    if limit:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    import torch
+    from torch import nn
+
+    from cohortex.blocks import Plan, planned
+    from cohortex.filters.blockwise import run_chain
+    from cohortex.inference import run_network
+    from cohortex.io.ozx import read_ozx, write_ozx
+    from cohortex.survey import survey
+    from cohortex.threads import set_threads
+
+    set_threads(1)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv3d(1, 8, 3), nn.ReLU(), nn.Conv3d(8, 8, 3), nn.ReLU(), nn.Conv3d(8, 1, 3)).eval()
+    with planned(Plan(memory_mb=memory_mb, scratch=target.parent)):
+        volume = read_ozx(source)
+        marks = [time.process_time()]
+        data = survey(volume).data
+        marks.append(time.process_time())
+        data = run_chain(data, volume.spacing, [{"gaussian": {"sigma_mm": 1.0}}])
+        marks.append(time.process_time())
+        data, _ = run_network(network, data, (HALO,) * 3, BLOCK)
+        marks.append(time.process_time())
+        write_ozx(target, volume.with_data(data))
+        marks.append(time.process_time())
+    parts = dict(zip(("read", "filter", "network", "write"), np.diff(marks).round(1).tolist(), strict=True))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(json.dumps({"seconds": marks[-1] - marks[0], "peak_mb": peak, "in_memory": isinstance(data, np.ndarray), **parts}))
+
+
+def child(source: Path, target: Path, memory_mb: int, limit: int) -> dict:
+    """Run `work` in a process of its own."""
+    line = [sys.executable, "-m", "benchmarks.blocks", "--work", str(source), str(target), str(memory_mb), str(limit)]
+    done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def same(a: Path, b: Path) -> bool:
+    """Compare two files byte for byte."""
+    with a.open("rb") as one, b.open("rb") as other:
+        while True:
+            left, right = one.read(2**22), other.read(2**22)
+            if left != right:
+                return False
+            if not left:
+                return True
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--gib", type=float, default=4.0)
+    parser.add_argument("--limit-gib", type=float, default=1.0)
+    parser.add_argument("--folder", type=Path, default=None)
+    parser.add_argument("--work", nargs=4, default=None, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        source, target, memory_mb, limit = options.work
+        work(Path(source), Path(target), int(memory_mb), int(limit))
+        return
+    from cohortex.io.ozx import write_ozx
+    from cohortex.volume import Volume
+
+    edge = round((options.gib * 2**30 / 4) ** (1 / 3) / 64) * 64
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        write_ozx(folder / "in.ozx", Volume(Made((edge,) * 3), np.eye(4), "CT"))
+        print(f"{edge}^3 float32, {edge**3 * 4 / 2**30:.2f} GiB; file {(folder / 'in.ozx').stat().st_size / 2**30:.2f} GiB")
+        # half of the limit for blocks: torch and the libraries take the rest
+        limited = child(folder / "in.ozx", folder / "limited.ozx", int(options.limit_gib * 400), int(options.limit_gib * 2**30))
+        print("limited  ", limited)
+        free = child(folder / "in.ozx", folder / "free.ozx", 2**20, 0)
+        print("unlimited", free)
+        equal = same(folder / "limited.ozx", folder / "free.ozx")
+    print(f"FIGURE outofcore_time={limited['seconds'] / free['seconds']:.3f} outofcore_equal={int(equal and not limited['in_memory'])}")
+
+
+if __name__ == "__main__":
+    main()

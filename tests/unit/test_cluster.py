@@ -1,0 +1,157 @@
+"""Workers on other nodes write one sharded folder, and the result is that of one process."""
+
+import json
+import os
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import zarr
+from scipy import ndimage
+
+from cohortex import blocks, cluster
+from cohortex.blocks import Plan, planned
+from cohortex.errors import BadInput
+from cohortex.io.ozx import read_ozx, write_ozx
+from cohortex.io.sharded import Sharded, publish_sharded
+from cohortex.items import Made
+from cohortex.stage import run_job
+from cohortex.volume import Volume
+from tests.unit.test_stage import job, manifest  # noqa: F401
+
+AFFINE = np.array([[0.9, 0.1, 0, -71.1], [-0.1, 0.9, 0, 12.3], [0, 0, 2.5, 1 / 3], [0, 0, 0, 1]])
+
+
+def noise(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return a sharded volume of 140 x 130 x 20 voxels and its data."""
+    data = noise((140, 130, 20))
+    data[:64] = 0
+    array = Sharded.create(tmp_path, data.shape)
+    for x, y in [(0, 0), (0, 128), (128, 0), (128, 128)]:
+        here = (slice(x, min(x + 128, 140)), slice(y, min(y + 128, 130)), slice(0, 20))
+        array[here] = data[here]
+    publish_sharded(tmp_path / "a.ome.zarr", Volume(array, AFFINE, "CT", body_part="head", history=({"step": "read"},)))
+    return tmp_path / "a.ome.zarr", data
+
+
+def test_a_sharded_volume_comes_back_with_everything(folder):
+    path, data = folder
+    back = read_ozx(path)
+    assert np.array_equal(back.array(), data)
+    assert np.array_equal(back.data[3:140:2, 7, ...], data[3:140:2, 7])
+    assert np.array_equal(back.affine, AFFINE)
+    assert (back.modality, back.body_part, back.history) == ("CT", "head", ({"step": "read"},))
+    assert back.sha256() == Volume(data, AFFINE).sha256()
+    group = zarr.open_group(path, mode="r")
+    assert np.array_equal(group["0"][:].T, data)
+    assert group.attrs["ome"]["version"] == "0.5"
+    assert not list(path.parent.glob(".scratch.*"))
+
+
+def test_a_missing_or_damaged_shard_is_never_read_as_zeros(folder):
+    path, _ = folder
+    shard = path / "0" / "c" / "0" / "0" / "0"
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 255
+    shard.write_bytes(data)
+    with pytest.raises(BadInput) as caught:
+        read_ozx(path).array()
+    assert caught.value.code == "corrupt"
+    shard.unlink()
+    with pytest.raises(BadInput) as caught:
+        read_ozx(path)
+    assert caught.value.code == "missing-chunks"
+    meta = json.loads((path / "0" / "zarr.json").read_text())
+    (path / "0" / "zarr.json").write_text(json.dumps({**meta, "data_type": "complex64"}))
+    with pytest.raises(BadInput) as caught:
+        read_ozx(path)
+    assert caught.value.code == "unsupported-type"
+
+
+def test_a_sharded_array_takes_whole_shards_and_is_not_published_without_all(tmp_path):
+    array = Sharded.create(tmp_path, (140, 20, 20))
+    with pytest.raises(ValueError, match="whole shards"):
+        array[64:128, 0:20, 0:20] = np.zeros((64, 20, 20))
+    array[0:128, 0:20, 0:20] = noise((128, 20, 20))
+    assert array.missing() == 1
+    with pytest.raises(ValueError, match="1 shards"):
+        publish_sharded(tmp_path / "b.ome.zarr", Volume(array, np.eye(4)))
+
+
+def filtered(values):
+    return ndimage.gaussian_filter(values, 1.0, mode="reflect", truncate=4.0)
+
+
+def test_workers_of_a_cluster_give_the_bytes_of_one_process(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    data = noise((140, 70, 66))
+    write_ozx(tmp_path / "in.ozx", Volume(data, AFFINE))
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as local,
+        distributed.Client(local) as client,
+        planned(Plan(memory_mb=0, scratch=tmp_path, scheduler="slurm")),
+    ):
+        cluster.use_client(client)
+        try:
+            lazy, found = blocks.at_hand(read_ozx(tmp_path / "in.ozx").data, look=lambda box, block: block.size)
+            made = blocks.map_blocks(filtered, lazy, halo=(4, 4, 4))
+            who = set(cluster.run_on_cluster(lambda box: os.getpid(), [((0, 1),)] * 16))
+
+            def broken(values):
+                raise BadInput("corrupt", "a chunk is damaged")
+
+            with pytest.raises(BadInput) as caught:
+                blocks.map_blocks(broken, lazy)
+        finally:
+            cluster.use_client(None)
+    assert caught.value.code == "corrupt"
+    assert os.getpid() not in who
+    assert sum(found) == data.size
+    assert isinstance(made, Sharded)
+    assert made[...].tobytes() == filtered(data).tobytes()
+
+
+def test_a_volume_of_several_machines_goes_through_a_job_as_a_folder(job):  # noqa: F811
+    def spread(image, settings, model, seed):
+        array = Sharded.create(blocks.plan().folder, image.volume.shape)
+        array[:, :, :] = image.volume.array() + 1
+        return Made(image.volume.with_data(array))
+
+    run_job(job, spread)
+    row = manifest(job)["001_T2w"]
+    assert (row["status"], row["path"]) == ("ok", "001_T2w.ome.zarr")
+    back = read_ozx(job.images / "001_T2w.ome.zarr")
+    assert np.array_equal(back.array(), read_ozx(job.before / "001_T2w.ozx").array() + 1)
+    assert back.sha256() == row["sha256"]
+
+
+def slurm_is_up():
+    """Tell whether this machine has a Slurm that answers."""
+    if shutil.which("sinfo") is None:
+        return False
+    return subprocess.run(["sinfo", "-h"], capture_output=True, timeout=20).returncode == 0
+
+
+@pytest.mark.skipif(not slurm_is_up(), reason="no Slurm answers here")
+def test_workers_that_slurm_starts_give_the_bytes_of_one_process(tmp_path):
+    pytest.importorskip("dask_jobqueue")
+    import dask
+
+    data = noise((140, 70, 66))
+    write_ozx(tmp_path / "in.ozx", Volume(data, AFFINE))
+    options = {"jobqueue.slurm.interface": "lo", "jobqueue.slurm.job-extra-directives": ["--mem=1500"]}
+    plan = Plan(memory_mb=1, scratch=tmp_path, scheduler="slurm", workers=1, minutes=5)
+    with dask.config.set(options), planned(plan):
+        try:
+            made = blocks.map_blocks(filtered, read_ozx(tmp_path / "in.ozx").data, halo=(4, 4, 4))
+            assert cluster.client().submit(lambda: os.environ["SLURM_JOB_ID"]).result(60)
+        finally:
+            cluster.close()
+    assert isinstance(made, Sharded)
+    assert made[...].tobytes() == filtered(data).tobytes()
