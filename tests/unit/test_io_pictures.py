@@ -136,7 +136,8 @@ def test_an_unknown_ending_is_refused_with_what_the_file_is(tmp_path: Path) -> N
 
 
 def test_a_stored_volume_is_read_lazily(tmp_path: Path) -> None:
-    from cohortex.io.ozx import Stored, write_ozx
+    from cohortex.io.ozx import write_ozx
+    from cohortex.io.stored import Stored
 
     write_ozx(tmp_path / "a.ozx", Volume(np.ones((8, 8, 8), np.float32), np.eye(4)))
     assert isinstance(read(tmp_path / "a.ozx")[0].data, Stored)
