@@ -192,7 +192,9 @@ def _leaves(folder: Path, below: str = "", above: tuple[tuple[int, int], ...] = 
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                if not (entry.is_symlink() and (entry.stat().st_dev, entry.stat().st_ino) in above):
+                if entry.name.lower().endswith(".zarr"):
+                    other = 1
+                elif not (entry.is_symlink() and (entry.stat().st_dev, entry.stat().st_ino) in above):
                     inner.append(entry.name)
             elif entry.name.lower().endswith(NOT_DICOM):
                 other = 1
