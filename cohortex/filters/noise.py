@@ -37,7 +37,7 @@ def estimated(array: Any) -> float:
     largest = np.float32(0)
     for start in range(0, array.shape[0], _PLANES):
         part = np.asarray(array[start : start + _PLANES], dtype=np.float32)
-        largest = max(largest, np.float32(np.abs(part).max(initial=0)))
+        largest = np.maximum(largest, np.abs(part).max(initial=0))  # unlike max it keeps NaN
     if not np.isfinite(largest):
         raise ValueError("the noise of an image with NaN or infinite values is not defined: replace them first")
     least = LEAST_NOISE * float(largest)

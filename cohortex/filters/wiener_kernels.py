@@ -70,7 +70,7 @@ def _sum_along(out, padded, count):
             out[k] = out[k] + a[k] + b[k]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _pull(line, total, squares, share, noise, out):
     """Set `out` to the image pulled towards the mean of its box."""
     for k in range(out.size):
