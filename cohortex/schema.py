@@ -52,8 +52,8 @@ def check(value: Any, name: str) -> tuple[Any, list[str]]:
     -------
     value
         With defaults of absent keys filled in, whole floats where a whole number is wanted turned into one, and text
-        inside a mapping read as the number, truth value or null that is wanted there (inside braces, Snakemake's
-        ``--config`` hands over nothing but text).
+        read as the truth value or null that is wanted, inside a mapping also as the number (Snakemake's ``--config``
+        hands over these as text, see `_from_text`).
     problems : list of str
         One sentence each; empty when all is well.
     """
@@ -114,15 +114,22 @@ def _follow(schema: Schema, file: str) -> tuple[Schema, str]:
     return schema, file
 
 
-def _from_text(value: Any, types: list[str]) -> Any:
-    """Return what a text says where no text is wanted; the text itself where it says nothing."""
-    if not isinstance(value, str) or "string" in types:
+def _from_text(value: Any, types: list[str], inner: bool) -> Any:
+    """Return what a text says where no text is wanted; the text itself where it says nothing.
+
+    Snakemake's ``--config`` hands over ``true`` and ``null`` as text, and inside braces (`inner`) everything.
+    """
+    if not isinstance(value, str):
         return value
-    if value.lower() in ("null", "none", "") and "null" in types:
+    if value == "null" and "null" in types:
         return None
+    if "string" in types:
+        return value
     if value.lower() in ("true", "false") and "boolean" in types:
         return value.lower() == "true"
-    if "integer" in types or "number" in types:
+    if inner and value.lower() in ("none", "") and "null" in types:
+        return None
+    if inner and ("integer" in types or "number" in types):
         for kind in (int, float):
             try:
                 return kind(value)
@@ -135,8 +142,7 @@ def _check(value: Any, schema: Schema, file: str, path: str, problems: list[str]
     schema, file = _follow(schema, file)
     types = schema.get("type", [])
     types = [types] if isinstance(types, str) else list(types)
-    if "." in path or "[" in path:
-        value = _from_text(value, types or ["string"])
+    value = _from_text(value, types or ["string"], inner="." in path or "[" in path)
     if types and not any(known(kind, value) for kind in types):
         hint = ""
         if "string" in types and not isinstance(value, Mapping | list):

@@ -146,14 +146,15 @@ def regseg(images: Sequence[Image], section: Mapping[str, Any], model: Mapping[s
         made += _segmented(image, subject, words)
     if not pairs and not made:
         reasons = "; ".join(sorted(set(subject.misfits.values())))
-        raise Skip("no-pair", f"no rule under `pair` pairs these images, and none is segmented: {reasons or 'no volume'}.")
+        raise Skip("no-pair", f"There is nothing to register it to (regseg: pair), and nothing labels it: {reasons or 'no volume'}.")
     users = {i.id.rsplit("+", 1)[0]: i for i in images if i.kind == "labels" and i.role == "labels" and i.id.endswith("+labels")}
     for pair in pairs:
         made += _registered(pair, subject, users, words, seed)
     partners = {i.id for p in pairs for i in (p.moving, p.fixed) if i is not None}
     for image in scans.values():
         if image.id not in words and image.id not in partners:
-            reason = f"no rule under `pair` pairs it, and {subject.misfits.get(image.id, 'it is a picture')}"
+            why = subject.misfits.get(image.id, "it is a picture")
+            reason = f"There is nothing to register it to (regseg: pair), and nothing labels it: {why}."
             words[image.id] = Made(of=image.id, status="skipped", code="no-pair", reason=reason)
     return made + [words.get(i, Made(of=i)) for i in scans]
 

@@ -112,13 +112,13 @@ def test_the_table_is_sorted_by_any_column_both_ways(opened):
     opened.execute_script("document.querySelectorAll('#table thead button')[1].click()")
     assert cells(opened, 1) == sorted(cells(opened, 1), reverse=True)
     choose(opened, "#by-stage", "denoise")
-    column = next(index for index, name in enumerate(heads(opened)) if name == "psnr (dB)")
+    column = next(index for index, name in enumerate(heads(opened)) if name == "PSNR (dB)")
     opened.execute_script("document.querySelectorAll('#table thead button')[arguments[0]].click()", column)
     values = [float(text) for text in cells(opened, column) if text]
     assert len(values) > 5
     assert values == sorted(values)
-    assert opened.execute_script("return document.querySelector('#table [aria-sort]').textContent") == "psnr (dB)"
-    assert opened.execute_script("return document.activeElement.textContent") == "psnr (dB)"
+    assert opened.execute_script("return document.querySelector('#table [aria-sort]').textContent") == "PSNR (dB)"
+    assert opened.execute_script("return document.activeElement.textContent") == "PSNR (dB)"
 
 
 def test_the_table_is_filtered_by_words_status_and_modality(opened):

@@ -154,6 +154,12 @@ def test_numbers_and_truth_values_in_braces_on_the_command_line_arrive_as_text_a
     assert "quarantine.tolerate is the text 'much', expected a number" in refused(config, quarantine={"tolerate": "much"})
 
 
+def test_true_and_null_on_the_command_line_arrive_as_text_and_are_understood(config):
+    checked = check_config({**config, "retrain": "true", "body_part": "null", "denoise": {"default": {"weights": "null"}}})
+    assert (checked["retrain"], checked["body_part"], checked["denoise"]["default"]["weights"]) == (True, None, None)
+    assert "retrain is the text 'yes', expected true or false" in refused(config, retrain="yes")
+
+
 def test_what_is_left_out_gets_its_default():
     checked = check_config({})
     assert checked["batch_size"] == 4

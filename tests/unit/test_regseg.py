@@ -16,6 +16,7 @@ from cohortex.models.regseg import affine as poses
 from cohortex.models.regseg import grid as grids
 from cohortex.models.regseg.deform import Prepared, labels_on, prepare, refine, to_mm
 from cohortex.models.regseg.pair import names_of, pairs_of
+from cohortex.models.regseg.register import register
 from cohortex.stages.regseg import load, regseg
 from cohortex.training import regseg as training
 from cohortex.volume import Volume
@@ -154,6 +155,26 @@ def test_an_image_that_is_aligned_stays(template):
     found = poses.align(scan, scan, seed=0)
     assert np.allclose(found.matrix, np.eye(4), atol=0.02)
     assert found.after >= found.before
+
+
+def test_images_that_lie_together_already_are_no_reason_for_a_warning(template):
+    array, affine = template
+    wanted = {"affine": {"starts": ["header"]}, "deformable": {"method": "none", "scales": [[1, 1]]}, "working_spacing_mm": 6}
+    prepared = prepare(array, affine, "T1w")
+    pose = poses.align(prepared.scan(), prepared.scan(), "rigid", ["header"])
+    assert pose.kept
+    assert pose.confirmed
+    assert register(prepared, prepared, "rigid", wanted).doubts == ()
+
+
+@pytest.mark.parametrize(("shift_mm", "turn_deg", "small"), [(1.0, 1.0, True), (9.0, 0.5, False), (0.5, 11.0, False)])
+def test_a_search_that_ends_far_from_the_headers_pose_does_not_confirm_it(template, shift_mm, turn_deg, small):
+    scan = poses.scan_of(*template, "T1w")
+    middle = poses._middle(scan, np.mean)
+    ended = np.eye(4)
+    ended[:3, :3] = poses.rotation((turn_deg, 0, 0))
+    ended[:3, 3] = middle - ended[:3, :3] @ middle + (shift_mm, 0, 0)
+    assert poses._is_small(ended, scan) is small
 
 
 def test_refinement_recovers_a_smooth_warp_and_invents_none(template):

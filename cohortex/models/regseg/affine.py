@@ -22,6 +22,8 @@ FINE_MM = 4.0
 """Spacing at which poses are judged; like all lengths here for heads, less for small images (`grid.size_unit`)."""
 SEARCH_MM = 8.0
 BINS = 32
+CLOSE_MM, CLOSE_DEG = 2.0, 2.0
+"""A refinement that ends so near to the headers' pose confirms it: random samples alone move its end by about half of that."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Pose:
         Which start won: header | masses | centres.
     kept : bool
         The refinement found nothing better, so `matrix` is the start.
+    confirmed : bool
+        The headers' pose was kept, and the refinement that began elsewhere ended beside it: the images already lay together.
     """
 
     matrix: np.ndarray
@@ -55,6 +59,7 @@ class Pose:
     after: float
     start: str
     kept: bool
+    confirmed: bool = False
 
 
 def scan_of(array: np.ndarray, affine: np.ndarray, modality: str, spacing_mm: float = 3.0) -> Scan:
@@ -100,8 +105,16 @@ def align(fixed: Scan, moving: Scan, kind: Kind = "rigid", starts: Sequence[str]
     at_start, after = _information(fine, moving, start), _information(fine, moving, matrix)
     if max(at_start, before) >= after:
         best, name, after = (np.eye(4), "header", before) if before >= at_start else (start, name, at_start)
-        return Pose(best, before, after, name, kept=True)
+        return Pose(best, before, after, name, kept=True, confirmed=name == "header" and _is_small(matrix, fixed))
     return Pose(matrix, before, after, name, kept=False)
+
+
+def _is_small(matrix: np.ndarray, fixed: Scan) -> bool:
+    """Say whether a motion moves the middle of the body by less than `CLOSE_MM` and turns it by less than `CLOSE_DEG`."""
+    middle = _middle(fixed, np.mean)
+    shift = np.linalg.norm(matrix[:3, :3] @ middle + matrix[:3, 3] - middle)
+    cosine = np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1)
+    return bool(shift < CLOSE_MM * grids.size_unit(fixed.array.shape, fixed.affine) and np.degrees(np.arccos(cosine)) < CLOSE_DEG)
 
 
 def information(fixed: Scan, moving: Scan, matrix: np.ndarray, displacement: grids.Displacement | None = None) -> float:

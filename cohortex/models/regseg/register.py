@@ -77,8 +77,11 @@ def register(
     here, there = fixed.scan(), moving.scan()
     pose = poses.align(here, there, kind, settings["affine"]["starts"], seed)
     matrix, after = pose.matrix, pose.after
-    if kind != "none" and pose.kept and pose.start == "header":
-        doubts.append(f"no {kind} motion had more mutual information than the headers' pose ({pose.before:.4g}), which was kept")
+    if kind != "none" and pose.kept and pose.start == "header" and not pose.confirmed:
+        doubts.append(
+            f"the search for a {kind} motion went astray: nothing had more mutual information than the positions in the headers "
+            f"({pose.before:.4g}), which were kept; look at the checkerboard"
+        )
     own = float(settings["working_spacing_mm"]) * grids.size_unit(fixed.array.shape, fixed.affine)
     grid = fixed.box(own if spacing_mm is None else spacing_mm)
     scales = [(int(r), int(d)) for r, d in settings["deformable"]["scales"]]

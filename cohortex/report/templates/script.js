@@ -4,7 +4,6 @@
   const SIGNS = { ok: "✓", warned: "!", skipped: "–" };
   const LOST = ["failed", "crashed", "quarantined"];
   const RANK = { failed: 0, crashed: 1, quarantined: 2, warned: 3, skipped: 4, ok: 5 };
-  const FIXED = ["Status", "Image", "Subject", "Modality", "Last stage", "Site"];
   const REASON = 5, SITE = 6;
   const one = (selector) => document.querySelector(selector);
   const make = (name, text, className) => {
@@ -16,9 +15,11 @@
 
   const data = JSON.parse(one("#data").textContent);
   const stages = Object.keys(data.stages);
+  // Columns that are empty for every image are left out; the reason stands where it is seen without scrolling.
+  const sites = data.rows.some(([fixed]) => fixed[SITE]), reasons = data.rows.some(([fixed]) => fixed[REASON]);
+  const FIXED = ["Status", "Image", "Subject", "Modality", "Last stage", ...(reasons ? ["Reason"] : []), ...(sites ? ["Site"] : [])];
   const rows = data.rows.map(([fixed, values, odd]) => ({
-    cells: [...fixed.slice(0, REASON), fixed[SITE]],
-    reason: fixed[REASON],
+    cells: [...fixed.slice(0, REASON), ...(reasons ? [fixed[REASON]] : []), ...(sites ? [fixed[SITE]] : [])],
     values,
     odd: new Set(odd.map(([stage, index]) => stage + "|" + index)),
     text: fixed.join(" ").toLowerCase(),
@@ -43,7 +44,6 @@
   const measured = () => data.stages[controls.stage.value] || [];
   const value = (row, column) => {
     if (column < FIXED.length) return row.cells[column];
-    if (column === FIXED.length + measured().length) return row.reason;
     return (row.values[controls.stage.value] || {})[column - FIXED.length];
   };
   const compare = (column, down) => (first, second) => {
@@ -65,10 +65,10 @@
       && words.every((word) => row.text.includes(word)));
     found.sort(compare(state.column, state.down));
     const stage = controls.stage.value;
-    const heads = [...FIXED, ...measured(), "Reason"];
+    const heads = [...FIXED, ...measured()];
     const line = make("tr");
     heads.forEach((name, column) => {
-      const head = make("th", undefined, column >= FIXED.length && column < heads.length - 1 ? "num" : "");
+      const head = make("th", undefined, column >= FIXED.length ? "num" : "");
       head.scope = "col";
       if (column === state.column) head.setAttribute("aria-sort", state.down ? "descending" : "ascending");
       const button = make("button", name);
@@ -87,7 +87,7 @@
     found.slice(0, state.limit).forEach((row) => {
       const tr = make("tr");
       row.cells.forEach((text, column) => {
-        const cell = make(column === 1 ? "th" : "td");
+        const cell = make(column === 1 ? "th" : "td", undefined, FIXED[column] === "Reason" ? "why" : "");
         if (column === 1) cell.scope = "row";
         if (column === 0) {
           const badge = make("span", undefined, "status s-" + text);
@@ -95,7 +95,7 @@
           sign.setAttribute("aria-hidden", "true");
           badge.append(sign, text);
           cell.append(badge);
-        } else if (column === 5 && data.simulated.includes(text)) {
+        } else if (FIXED[column] === "Site" && data.simulated.includes(text)) {
           cell.append(make("span", "simulated", "simulated"));
         } else {
           cell.textContent = text;
@@ -111,7 +111,6 @@
         }
         tr.append(cell);
       });
-      tr.append(make("td", row.reason, "why"));
       body.append(tr);
     });
     one("#table tbody").replaceChildren(body);
