@@ -20,7 +20,7 @@ MODALITIES = (
     *("MPM", "MP2RAGE", "IRT1", "SWI", "swi", "minIP", "phase", "dwi", "ADC", "FA", "bold", "cbv", "sbref", "asl", "m0scan", "epi"),
     *("cine", "LGE", "DCE", "MR", "CT", "CBCT", "CTA", "XR", "CXR", "DX", "CR", "MG", "XA", "RF", "DSA"),
     *("US", "PET", "pet", "SPECT", "spect", "NM"),
-    *("OCT", "fundus", "BF", "DF", "PC", "DIC", "FLUO", "CONF", "TEM", "SEM"),
+    *("OCT", "fundus", "BF", "DF", "PC", "DIC", "FLUO", "CONF", "TEM", "SEM", "SPIM", "uCT", "MPE", "CARS", "PLI"),
 )
 """The BIDS suffixes, and what stands in for one where BIDS has none, that a table may name without more ado."""
 

@@ -27,10 +27,13 @@ FACTORS = {
     ".jpeg": 40.0,
     ".tif": 4.0,
     ".tiff": 4.0,
+    ".zarr": 4.0,
 }
 """Bytes of float32 voxels that a byte of a file usually becomes."""
 FACTOR = 2.0
 """The same for everything else, such as DICOM files of 16 bits a pixel."""
+ZARR = (".zarray", ".zattrs", ".zgroup")
+"""Metadata of Zarr folders of format 2, the only hidden files that count."""
 RACY_NS = 2_000_000_000
 """A folder that changed less than this before it was listed may change again within the same time stamp."""
 SHARES = (("train", 0.70), ("validation", 0.85), ("test", 1.0))
@@ -131,7 +134,7 @@ class Prints:
     def _folder(self, path: str) -> tuple[str, float]:
         files = []
         for top, _, names in os.walk(path):
-            files += [f"{top}/{name}" for name in names if not name.startswith(".")]
+            files += [f"{top}/{name}" for name in names if not name.startswith(".") or name in ZARR]
         return self._several(path, sorted(files))
 
     def _series(self, path: str) -> tuple[str, float]:
@@ -141,11 +144,12 @@ class Prints:
 
     def _several(self, top: str, files: list[str]) -> tuple[str, float]:
         digest, size = hashlib.sha256(), 0.0
+        same = factor(top) if top.lower().endswith(".zarr") else None
         for file in files:
             fingerprint = "missing"
             try:
                 found = os.stat(file)  # noqa: PTH116
-                size += found.st_size * factor(file)
+                size += found.st_size * (same or factor(file))
                 fingerprint = file_sha256(file) if self.how == "sha256" else self._print(found)
             except OSError:
                 pass

@@ -187,7 +187,10 @@ def _leaves(folder: Path, below: str = "", depth: int = 0) -> tuple[list[str], i
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                inner.append(entry.name)
+                if entry.name.lower().endswith(".zarr"):
+                    other = 1
+                else:
+                    inner.append(entry.name)
             elif entry.name.lower().endswith(NOT_DICOM):
                 other = 1
             elif not entry.name.lower().endswith(ASIDE) and entry.name.upper() != "DICOMDIR":

@@ -120,6 +120,18 @@ def labels_linear(source, matrix, out, fill):
                 if i0 < 0 or j0 < 0 or k0 < 0:
                     out[i, j, k] = fill
                     continue
+                label = source[i0, j0, k0]
+                if (
+                    label == source[i0, j0, k1]
+                    and label == source[i0, j1, k0]
+                    and label == source[i0, j1, k1]
+                    and label == source[i1, j0, k0]
+                    and label == source[i1, j0, k1]
+                    and label == source[i1, j1, k0]
+                    and label == source[i1, j1, k1]
+                ):
+                    out[i, j, k] = label
+                    continue
                 count = 0
                 for corner in range(8):
                     a, u = (i1, wi) if corner & 4 else (i0, 1 - wi)

@@ -5,6 +5,7 @@ Nothing here knows torch, and every reader is imported only when a path needs it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from cohortex.errors import BadInput
@@ -15,26 +16,37 @@ from cohortex.volume import Volume
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
-def read(path: Path, role: str = "image", frames: Frames = "skip", name: str | None = None) -> list[Volume]:
-    """Read what is at a path: NIfTI, DICOM (a file, a folder, a list of files), NRRD, raw k-space (HDF5 or .npy), a picture, .ozx.
+def read(
+    path: Path,
+    role: str = "image",
+    frames: Frames = "skip",
+    name: str | None = None,
+    spacing_mm: Sequence[float] | None = None,
+    missing_chunks: str = "refuse",
+) -> list[Volume]:
+    """Read what is at a path: NIfTI, DICOM (a file, a folder, a list of files), OME-Zarr, TIFF, NRRD, raw k-space, a picture, .ozx.
 
     Parameters
     ----------
     path : Path
-        A file, a folder of DICOM files, or a ``.series``: a text file with the paths of a series' DICOM files, one a line and
-        relative to it (`cohortex index` writes them).
+        A file, a folder of DICOM files or an OME-Zarr image, or a ``.series``: a text file with the paths of a series' DICOM
+        files, one a line and relative to it (`cohortex index` writes them).
     role : {"image", "mask", "labels"}
         Masks and labels keep their integers; they become volumes of kind labels.
     frames : {"skip", "first", "mean", "each"}
         What to do with a series of volumes.
     name : str, optional
         How messages call the path; its last two parts by default.
+    spacing_mm : three floats, optional
+        Voxel size of OME-Zarr images and TIFF stacks that do not say it themselves.
+    missing_chunks : {"refuse", "fill"}
+        Whether chunks that an OME-Zarr folder lacks may stand for its fill value.
 
     Returns
     -------
     list of Volume
-        One, or several for a series with ``each``. Their first history entry says how they were read and what was odd
-        (`cohortex.io.series.notes_of`).
+        One, or several for a series with ``each``. OME-Zarr images, TIFF stacks and .ozx are read when they are indexed. Their
+        first history entry says how they were read and what was odd (`cohortex.io.series.notes_of`).
 
     Raises
     ------
@@ -46,6 +58,10 @@ def read(path: Path, role: str = "image", frames: Frames = "skip", name: str | N
     path = Path(path)
     name = name or shown_name(path)
     if path.is_dir():
+        from cohortex.io.ome_zarr import is_ome_zarr, read_ome_zarr
+
+        if is_ome_zarr(path):
+            return read_ome_zarr(path, role, frames, name, spacing_mm, missing_chunks)
         from cohortex.io.dicom import read_dicom
 
         return read_dicom(path, role, frames, name)
@@ -73,6 +89,11 @@ def read(path: Path, role: str = "image", frames: Frames = "skip", name: str | N
         from cohortex.io.kspace import read_kspace
 
         return read_kspace(path, role, frames, name)
+    if last in (".tif", ".tiff"):
+        from cohortex.io.tiff import is_stack, read_tiff
+
+        if is_stack(path, name):
+            return read_tiff(path, role, frames, name, spacing_mm)
     if last in PICTURES:
         from cohortex.io.pictures import read_picture
 
@@ -85,5 +106,6 @@ def read(path: Path, role: str = "image", frames: Frames = "skip", name: str | N
         return read_dicom(path, role, frames, name)
     raise BadInput(
         "unknown-format",
-        f"{name} is {what_it_is(start)} with an ending that no reader takes: give NIfTI, DICOM, NRRD, k-space (.h5, .npy) or a picture.",
+        f"{name} is {what_it_is(start)} with an ending that no reader takes: "
+        "give NIfTI, DICOM, OME-Zarr, TIFF, NRRD, k-space (.h5, .npy) or a picture.",
     )

@@ -13,8 +13,8 @@ ENTITIES = (
 )
 """In the order in which BIDS wants them in a name."""
 
-EXTENSIONS = (".nii.gz", ".nii", ".ozx", ".nrrd", ".mha", ".h5")
-"""The ends of files that hold a volume."""
+EXTENSIONS = (".nii.gz", ".nii", ".ozx", ".nrrd", ".mha", ".h5", ".ome.zarr", ".ome.tif", ".tif")
+"""The ends of files and folders that hold a volume."""
 
 ANAT = {
     *(

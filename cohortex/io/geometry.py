@@ -7,17 +7,19 @@ import numpy as np
 from cohortex.errors import BadInput
 
 FINEST_MM, COARSEST_MM = 1e-3, 100.0
+FINEST_MICROSCOPY_MM = 1e-5
+"""For formats that name the unit of length of every axis, where no header in metres can be taken for millimetres."""
 MAX_SHEAR_DEGREES = 1.0
 MAX_WORLD_MM = 1e5
 
 
-def check_affine(affine: np.ndarray, name: str) -> np.ndarray:
+def check_affine(affine: np.ndarray, name: str, finest_mm: float = FINEST_MM) -> np.ndarray:
     """Return a voxel-to-world affine (mm) as float64 after checking that it describes a usable grid.
 
     Raises
     ------
     BadInput
-        ``non-finite-affine``, ``singular-affine``, ``bad-spacing`` (voxels finer than 0.001 or coarser than
+        ``non-finite-affine``, ``singular-affine``, ``bad-spacing`` (voxels finer than `finest_mm` or coarser than
         100 mm), ``sheared-affine`` (axes more than 1 degree off a right angle), ``bad-position``.
     """
     affine = np.asarray(affine, dtype=np.float64)
@@ -27,11 +29,11 @@ def check_affine(affine: np.ndarray, name: str) -> np.ndarray:
     spacing = np.linalg.norm(axes, axis=0)
     if (spacing == 0).any() or abs(np.linalg.det(axes / np.where(spacing == 0, 1, spacing))) < 1e-3:
         raise BadInput("singular-affine", f"{name} has an affine that maps its voxels onto a plane or a point: write its geometry again.")
-    if spacing.min() < FINEST_MM or spacing.max() > COARSEST_MM:
+    if spacing.min() < finest_mm * (1 - 1e-9) or spacing.max() > COARSEST_MM:
         found = " x ".join(f"{s:.6g}" for s in spacing)
         raise BadInput(
             "bad-spacing",
-            f"{name} has voxels of {found} mm, outside {FINEST_MM:g} to {COARSEST_MM:g} mm: check the units and geometry in its header.",
+            f"{name} has voxels of {found} mm, outside {finest_mm:g} to {COARSEST_MM:g} mm: check the units and geometry in its header.",
         )
     unit = axes / spacing
     cosine = np.abs(unit.T @ unit - np.eye(3)).max()

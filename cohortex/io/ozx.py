@@ -15,11 +15,14 @@ spawned process, too.
 from __future__ import annotations
 
 import json
+import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -30,8 +33,9 @@ import numpy as np
 from cohortex.errors import BadInput
 from cohortex.io.paths import check_file, shown_name
 from cohortex.io.scratch import Scratch
+from cohortex.io.stored import Reader, Stored
 from cohortex.publish import atomic_path
-from cohortex.volume import ArrayLike, Kind, Volume
+from cohortex.volume import Kind, Volume
 
 CHUNK = 64
 MAX_CHUNK_BYTES = 256 * 2**20
@@ -103,9 +107,9 @@ def read_ozx(path: Path, name: str | None = None) -> Volume:
     path = Path(path)
     name = name or shown_name(path)
     if path.is_dir():
-        from cohortex.io.sharded import read_sharded
+        from cohortex.io.ome_zarr import read_ome_zarr
 
-        return read_sharded(path, name)
+        return read_ome_zarr(path, name=name)[0]
     size = check_file(path, name)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -113,20 +117,20 @@ def read_ozx(path: Path, name: str | None = None) -> Volume:
             root, meta = (_load(archive, entries, key, name) for key in ("zarr.json", "0/zarr.json"))
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error) as error:
         raise BadInput("truncated", f"{name} is not a complete .ozx file: make it again.") from error
-    return volume_of(_stored_array(path, name, meta, entries, size), root, name)
+    own = root.get("attributes", {}).get("cohortex") if isinstance(root.get("attributes"), dict) else None
+    if not isinstance(own, dict):
+        raise BadInput("bad-metadata", f"{name} has no attributes `cohortex` beside its OME metadata: it was not written by this pipeline.")
+    return volume_of(_stored_array(path, name, meta, entries, size), own, name)
 
 
-def volume_of(data: ArrayLike, root: Mapping[str, Any], name: str) -> Volume:
-    """Return the volume that a root's ``attributes`` describe (see `attributes`).
+def volume_of(data: Stored, own: Mapping[str, Any], name: str) -> Volume:
+    """Return the volume that the attributes ``cohortex`` of a file or folder describe.
 
     Raises
     ------
     BadInput
-        ``bad-metadata``
+        ``bad-metadata``.
     """
-    own = root.get("attributes", {}).get("cohortex") if isinstance(root.get("attributes"), dict) else None
-    if not isinstance(own, dict):
-        raise BadInput("bad-metadata", f"{name} has no attributes `cohortex` beside its OME metadata: it was not written by this pipeline.")
     try:
         affine = np.array(own["affine"], dtype=np.float64)
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
@@ -140,73 +144,31 @@ def volume_of(data: ArrayLike, root: Mapping[str, Any], name: str) -> Volume:
         raise BadInput("bad-metadata", f"{name} has attributes `cohortex` that describe no volume ({error}): make it again.") from None
 
 
-class Stored:
-    """An array of an .ozx file with axes (x, y, z[, c]), read chunk by chunk when indexed.
+@dataclass(frozen=True)
+class Archived:
+    """The chunks of an .ozx file by their places in it, axes as stored."""
 
-    Indexing takes what numpy's basic indexing takes (integers, slices, an ellipsis). It holds no open file.
-    """
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+    dtype: np.dtype
+    places: Mapping[str, tuple[int, int]]
 
-    def __init__(
-        self, path: Path, name: str, shape: tuple[int, ...], chunk: tuple[int, ...], dtype: np.dtype, places: Mapping[str, tuple[int, int]]
-    ):
-        self.path = path
-        self.name = name
-        self.shape = shape
-        self.chunks = chunk
-        self.dtype = dtype
-        self._places = places
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole array in memory."""
-        return prod(self.shape) * self.dtype.itemsize
-
-    def __repr__(self) -> str:
-        return f"Stored({self.name!r}, shape={self.shape}, dtype={self.dtype}, chunks={self.chunks})"
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self[...], dtype=dtype)
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        wanted, drop = _basic_index(key, self.shape)
-        starts = [min(r[0], r[-1]) if len(r) else 0 for r in wanted]
-        stops = [max(r[0], r[-1]) + 1 if len(r) else 0 for r in wanted]
-        box = np.empty([stop - start for start, stop in zip(starts, stops, strict=True)], dtype=self.dtype)
-        if box.size:
-            self._fill(box, starts, stops)
-        # the box is the hull of what was asked for; steps and reversals are taken out of it
-        picked = tuple(slice(r.start - s, None if r.stop < s else r.stop - s, r.step) for r, s in zip(wanted, starts, strict=True))
-        out = box[picked]
-        return out[tuple(0 if axis in drop else slice(None) for axis in range(self.ndim))]
-
-    def _fill(self, box: np.ndarray, starts: Sequence[int], stops: Sequence[int]) -> None:
+    @contextmanager
+    def opened(self) -> Iterator[Reader]:
+        """Open the file and give the function that reads a chunk."""
         from numcodecs.blosc import Blosc
 
         decode = Blosc().decode
-        first = [start // c for start, c in zip(starts, self.chunks, strict=True)]
-        last = [-(-stop // c) for stop, c in zip(stops, self.chunks, strict=True)]
         with self.path.open("rb") as file:
-            for index in product(*(range(a, b) for a, b in zip(first, last, strict=True))):
-                block = self._chunk(file.fileno(), index, decode)
-                into, out_of = [], []
-                for i, c, start, stop in zip(index, self.chunks, starts, stops, strict=True):
-                    low, high = max(start, i * c), min(stop, (i + 1) * c)
-                    into.append(slice(low - start, high - start))
-                    out_of.append(slice(low - i * c, high - i * c))
-                box[tuple(into)] = block[tuple(out_of)]
+            yield lambda index: self._chunk(file.fileno(), index, decode)
 
     def _chunk(self, descriptor: int, index: tuple[int, ...], decode: Any) -> np.ndarray:
-        import os
-
         from google_crc32c import value as crc32c
 
-        key = _chunk_name(tuple(reversed(index)))
-        offset, length = self._places[key]
+        key = _chunk_name(index)
+        offset, length = self.places[key]
         head = os.pread(descriptor, LOCAL_HEADER.size, offset)
         data = b""
         if len(head) == LOCAL_HEADER.size:
@@ -215,12 +177,11 @@ class Stored:
                 data = os.pread(descriptor, length, offset + LOCAL_HEADER.size + name_length + extra_length)
         if len(data) != length or crc32c(data[:-4]) != int.from_bytes(data[-4:], "little"):
             raise BadInput("corrupt", f"{self.name} is damaged (checksum of {key}): make it again.")
-        expected = prod(self.chunks) * self.dtype.itemsize
+        expected = prod(self.chunk) * self.dtype.itemsize
         # the decoded size stands in the blosc header; it is believed only after it was compared
         if int.from_bytes(data[4:8], "little") != expected:
             raise BadInput("corrupt", f"{self.name} has a chunk of another size than declared ({key}): make it again.")
-        block = np.frombuffer(decode(data[:-4]), dtype=self.dtype.newbyteorder("<"))
-        return block.reshape(tuple(reversed(self.chunks))).transpose()
+        return np.frombuffer(decode(data[:-4]), dtype=self.dtype.newbyteorder("<")).reshape(self.chunk)
 
 
 def _axes(kind: Kind) -> str:
@@ -373,28 +334,4 @@ def _stored_array(path: Path, name: str, meta: Mapping[str, Any], entries: Mappi
         if info is None or info.compress_type != zipfile.ZIP_STORED or not 20 <= info.file_size <= size - info.header_offset:
             raise BadInput("missing-chunks", f"{name} lacks the chunk {key}: make it again.")
         places[key] = (info.header_offset, info.file_size)
-    return Stored(path, name, tuple(reversed(stored)), tuple(reversed(chunk)), dtype, places)
-
-
-def _basic_index(key: Any, shape: tuple[int, ...]) -> tuple[list[range], set[int]]:
-    """Turn a basic index into one range an axis, and the axes that an integer removes."""
-    keys = list(key) if isinstance(key, tuple) else [key]
-    if any(k is Ellipsis for k in keys):
-        at = next(i for i, k in enumerate(keys) if k is Ellipsis)
-        keys[at : at + 1] = [slice(None)] * (len(shape) - len(keys) + 1)
-    keys += [slice(None)] * (len(shape) - len(keys))
-    if len(keys) != len(shape):
-        raise IndexError(f"{len(keys)} indices for an array of {len(shape)} axes")
-    ranges, drop = [], set()
-    for axis, (k, n) in enumerate(zip(keys, shape, strict=True)):
-        if isinstance(k, slice):
-            ranges.append(range(n)[k])
-        elif isinstance(k, int | np.integer):
-            i = int(k) + n if k < 0 else int(k)
-            if not 0 <= i < n:
-                raise IndexError(f"index {int(k)} is out of bounds for an axis of {n}")
-            ranges.append(range(i, i + 1))
-            drop.add(axis)
-        else:
-            raise TypeError("a stored volume takes integers, slices and an ellipsis; read it into memory for more")
-    return ranges, drop
+    return Stored(Archived(path, name, tuple(stored), tuple(chunk), dtype, places), tuple(reversed(range(len(stored)))))

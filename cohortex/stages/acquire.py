@@ -11,7 +11,7 @@ import numpy as np
 
 from cohortex.errors import BadInput
 from cohortex.io import read
-from cohortex.io.geometry import check_affine, to_ras
+from cohortex.io.geometry import FINEST_MICROSCOPY_MM, check_affine, to_ras
 from cohortex.io.paths import shown_name
 from cohortex.io.series import Note, notes_of
 from cohortex.items import Image, Made
@@ -30,10 +30,11 @@ def acquire(image: Image, settings: Mapping[str, Any], model: Any, seed: int) ->
     Parameters
     ----------
     image : Image
-        ``row["path"]`` is a file or a folder of DICOM files, ``row["root"]`` (optional) the dataset's folder, to which
+        ``row["path"]`` is a file, a folder of DICOM files or an OME-Zarr folder, ``row["root"]`` (optional) the dataset's folder, to which
         messages name it. Its role says whether it is an image, a mask or labels.
     settings : mapping
-        ``volume``: what to do with a series of volumes (skip | first | mean | each).
+        ``volume``: what to do with a series of volumes (skip | first | mean | each). ``spacing_mm``: voxel size along x, y and z of
+        OME-Zarr images and TIFF stacks that do not say it. ``missing_chunks``: refuse | fill, see `cohortex.io.ome_zarr`.
     model, seed
         Not used.
 
@@ -55,7 +56,8 @@ def acquire(image: Image, settings: Mapping[str, Any], model: Any, seed: int) ->
     path = Path(image.row["path"])
     root = image.row.get("root")
     name = shown_name(path, Path(root) if root else None)
-    volumes = read(path, image.role, settings.get("volume", "skip"), name)
+    missing = settings.get("missing_chunks", "refuse")
+    volumes = read(path, image.role, settings.get("volume", "skip"), name, settings.get("spacing_mm"), missing)
     finish = _made_image if image.role == "image" else _made_labels
     if len(volumes) == 1:
         return finish(volumes[0], image, name)
@@ -95,7 +97,7 @@ def _canonical(volume: Volume, image: Image, modality: str, name: str) -> Volume
     if sum(n >= SMALLEST for n in volume.shape) < 2:
         shape = "x".join(map(str, volume.shape))
         raise BadInput("too-small", f"{name} has {shape} voxels; at least two axes need {SMALLEST}: take it out of the table.")
-    data, affine = to_ras(np.asarray(volume.data[...]), check_affine(volume.affine, name))
+    data, affine = to_ras(np.asarray(volume.data[...]), check_affine(volume.affine, name, FINEST_MICROSCOPY_MM))
     history = tuple(_without_sentences(step) for step in volume.history)
     return replace(volume, data=data, affine=affine, modality=modality, body_part=image.body_part or volume.body_part, history=history)
 

@@ -8,7 +8,7 @@ import pytest
 import SimpleITK
 from PIL import Image
 
-from cohortex.errors import BadInput, Skip
+from cohortex.errors import BadInput
 from cohortex.io import read
 from cohortex.items import Image as Item
 from cohortex.report.previews import orthogonal_views
@@ -59,14 +59,6 @@ def test_a_picture_is_shown_as_it_is(tmp_path: Path) -> None:
     rows, columns = np.nonzero(axial > 128)
     assert rows.mean() < axial.shape[0] / 2
     assert columns.mean() < axial.shape[1] / 2
-
-
-def test_pages_are_a_series(tmp_path: Path) -> None:
-    first = Image.fromarray(GREY)
-    first.save(tmp_path / "a.tif", save_all=True, append_images=[Image.fromarray(GREY[::-1])])
-    with pytest.raises(Skip, match="2 pages"):
-        read(tmp_path / "a.tif")
-    assert len(read(tmp_path / "a.tif", frames="each")) == 2
 
 
 def test_labels_keep_their_numbers(tmp_path: Path) -> None:
@@ -136,7 +128,8 @@ def test_an_unknown_ending_is_refused_with_what_the_file_is(tmp_path: Path) -> N
 
 
 def test_a_stored_volume_is_read_lazily(tmp_path: Path) -> None:
-    from cohortex.io.ozx import Stored, write_ozx
+    from cohortex.io.ozx import write_ozx
+    from cohortex.io.stored import Stored
 
     write_ozx(tmp_path / "a.ozx", Volume(np.ones((8, 8, 8), np.float32), np.eye(4)))
     assert isinstance(read(tmp_path / "a.ozx")[0].data, Stored)

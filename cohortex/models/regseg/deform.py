@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from cohortex.filters.scores import labels_from_scores
 from cohortex.models.regseg import grid as grids
 from cohortex.models.regseg.affine import Scan
-from cohortex.models.regseg.lookup_kernels import largest, most_probable
 from cohortex.models.regseg.losses import bending, consistency_loss, diffusion, folding_loss
 from cohortex.models.regseg.mind import difference, multiscale_mind, multiscale_mind_loss
 from cohortex.models.regseg.warp import double, identity_points, invert, sample
@@ -189,10 +189,5 @@ def labels_on(
     transform, displacement
         From the world of `grid` to that of `box`, as in `grid.resample`.
     """
-    out = np.empty(grid.shape, np.uint8)
-    shares = np.ascontiguousarray(probabilities.permute(1, 2, 3, 0).numpy())
-    best = np.empty(box.shape, np.uint8)
-    largest(shares, best)
     to_box = np.linalg.inv(box.affine) @ (np.eye(4) if transform is None else transform)
-    most_probable(shares, best, grids.route(grid, to_box, displacement), out)
-    return out
+    return labels_from_scores(probabilities.numpy(), grids.route(grid, to_box, displacement), grid.shape)

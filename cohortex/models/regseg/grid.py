@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cohortex.models.regseg import lookup_kernels
+from cohortex.filters import lookup_kernels
 
 COARSE_MM = 4.0
 """Spacing at which the foreground of a head is looked for."""

@@ -1,4 +1,4 @@
-"""Compiled loops that look an image, labels or class probabilities up at the points of a grid, displaced or not.
+"""Compiled loops that look an image or labels up at the points of a grid, displaced or not.
 
 Every loop takes `route`, how a voxel (i, j, k) of `out` finds its place in the source: three 4 x 4 float64 matrices and a field.
 Without a field (its first axis is empty) the place is `route[0] @ (i, j, k, 1)`. With a field (3, X, Y, Z) in mm it is
@@ -12,7 +12,7 @@ from numba import njit
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _around(position: float, size: int) -> tuple[int, int, float]:
+def around(position: float, size: int) -> tuple[int, int, float]:
     """Return the two voxels around a position, which is brought to the border, and the weight of the second."""
     position = min(max(position, 0.0), size - 1.0)
     low = int(position)
@@ -21,9 +21,9 @@ def _around(position: float, size: int) -> tuple[int, int, float]:
 
 @njit(cache=True, nogil=True)
 def _at(source, x, y, z):
-    i0, i1, a = _around(x, source.shape[0])
-    j0, j1, b = _around(y, source.shape[1])
-    k0, k1, c = _around(z, source.shape[2])
+    i0, i1, a = around(x, source.shape[0])
+    j0, j1, b = around(y, source.shape[1])
+    k0, k1, c = around(z, source.shape[2])
     near = (1 - b) * ((1 - c) * source[i0, j0, k0] + c * source[i0, j0, k1])
     near += b * ((1 - c) * source[i0, j1, k0] + c * source[i0, j1, k1])
     far = (1 - b) * ((1 - c) * source[i1, j0, k0] + c * source[i1, j0, k1])
@@ -42,9 +42,9 @@ def _through(m, i, j, k):
 @njit(cache=True, nogil=True, inline="always")
 def _displacement(field, u, v, w):
     """Return the three components of a field (3, X, Y, Z) at a place."""
-    i0, i1, a = _around(u, field.shape[1])
-    j0, j1, b = _around(v, field.shape[2])
-    k0, k1, c = _around(w, field.shape[3])
+    i0, i1, a = around(u, field.shape[1])
+    j0, j1, b = around(v, field.shape[2])
+    k0, k1, c = around(w, field.shape[3])
     w000, w001, w010, w011 = (1 - a) * (1 - b) * (1 - c), (1 - a) * (1 - b) * c, (1 - a) * b * (1 - c), (1 - a) * b * c
     w100, w101, w110, w111 = a * (1 - b) * (1 - c), a * (1 - b) * c, a * b * (1 - c), a * b * c
     x, y, z = 0.0, 0.0, 0.0
@@ -61,7 +61,8 @@ def _displacement(field, u, v, w):
 
 
 @njit(cache=True, nogil=True)
-def _place(route, i, j, k):
+def place(route, i, j, k):
+    """Return the place of a voxel in the source."""
     first, to_field, after, field = route
     x, y, z = _through(first, i, j, k)
     if field.shape[0] == 0:
@@ -72,7 +73,7 @@ def _place(route, i, j, k):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _inside(x, y, z, shape):
+def inside(x, y, z, shape):
     """Return whether a place lies in a voxel of the source."""
     return -0.5 <= x <= shape[0] - 0.5 and -0.5 <= y <= shape[1] - 0.5 and -0.5 <= z <= shape[2] - 0.5
 
@@ -84,8 +85,8 @@ def linear(source, route, out, fill, filled):
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
             for k in range(out.shape[2]):
-                x, y, z = _place(route, i, j, k)
-                out[i, j, k] = fill if filled and not _inside(x, y, z, shape) else _at(source, x, y, z)
+                x, y, z = place(route, i, j, k)
+                out[i, j, k] = fill if filled and not inside(x, y, z, shape) else _at(source, x, y, z)
 
 
 @njit(cache=True, nogil=True)
@@ -95,8 +96,8 @@ def nearest(source, route, out, fill, filled):
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
             for k in range(out.shape[2]):
-                x, y, z = _place(route, i, j, k)
-                if filled and not _inside(x, y, z, source.shape):
+                x, y, z = place(route, i, j, k)
+                if filled and not inside(x, y, z, source.shape):
                     out[i, j, k] = fill
                     continue
                 # The last shift keeps what is a whole voxel up to rounding at that voxel, and halves at the lower one.
@@ -114,61 +115,3 @@ def field_at(field, to_field, out):
             for k in range(out.shape[2]):
                 u, v, w = _through(to_field, i, j, k)
                 out[i, j, k, 0], out[i, j, k, 1], out[i, j, k, 2] = _displacement(field, u, v, w)
-
-
-@njit(cache=True, nogil=True)
-def largest(shares, best):
-    """Write the class with the largest share (X, Y, Z, K), the lowest of equals."""
-    for i in range(best.shape[0]):
-        for j in range(best.shape[1]):
-            for k in range(best.shape[2]):
-                winner = 0
-                for n in range(1, shares.shape[3]):
-                    if shares[i, j, k, n] > shares[i, j, k, winner]:
-                        winner = n
-                best[i, j, k] = winner
-
-
-@njit(cache=True, nogil=True)
-def most_probable(shares, best, route, out):
-    """Write the class with the largest linearly interpolated share, the lowest of equals; beyond the source 0.
-
-    `shares` is (X, Y, Z, K), `best` (X, Y, Z) its most probable class. Where all eight voxels around a place have the same best class no
-    mixture of them has another, so the shares are read at the borders of the labels only.
-    """
-    shape, classes = best.shape, shares.shape[3]
-    for i in range(out.shape[0]):
-        for j in range(out.shape[1]):
-            for k in range(out.shape[2]):
-                x, y, z = _place(route, i, j, k)
-                if not _inside(x, y, z, shape):
-                    out[i, j, k] = 0
-                    continue
-                i0, i1, a = _around(x, shape[0])
-                j0, j1, b = _around(y, shape[1])
-                k0, k1, c = _around(z, shape[2])
-                label = best[i0, j0, k0]
-                if (
-                    label == best[i0, j0, k1]
-                    and label == best[i0, j1, k0]
-                    and label == best[i0, j1, k1]
-                    and label == best[i1, j0, k0]
-                    and label == best[i1, j0, k1]
-                    and label == best[i1, j1, k0]
-                    and label == best[i1, j1, k1]
-                ):
-                    out[i, j, k] = label
-                    continue
-                w000, w001 = (1 - a) * (1 - b) * (1 - c), (1 - a) * (1 - b) * c
-                w010, w011 = (1 - a) * b * (1 - c), (1 - a) * b * c
-                w100, w101 = a * (1 - b) * (1 - c), a * (1 - b) * c
-                w110, w111 = a * b * (1 - c), a * b * c
-                largest, winner = -1.0, 0
-                for n in range(classes):
-                    share = w000 * shares[i0, j0, k0, n] + w001 * shares[i0, j0, k1, n]
-                    share += w010 * shares[i0, j1, k0, n] + w011 * shares[i0, j1, k1, n]
-                    share += w100 * shares[i1, j0, k0, n] + w101 * shares[i1, j0, k1, n]
-                    share += w110 * shares[i1, j1, k0, n] + w111 * shares[i1, j1, k1, n]
-                    if share > largest:
-                        largest, winner = share, n
-                out[i, j, k] = winner
