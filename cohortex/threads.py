@@ -15,6 +15,13 @@ POOLS = (
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
 )
 
+_count = 1
+
+
+def count() -> int:
+    """Return how many threads a function of this package may use at once: what `set_threads` was told, 1 before."""
+    return _count
+
 
 def set_threads(threads: int) -> None:
     """Give every library that was or will be imported `threads` threads.
@@ -24,6 +31,8 @@ def set_threads(threads: int) -> None:
     """
     import sys
 
+    global _count
+    _count = threads
     for pool in POOLS:
         # Numba reads its variable again at every compilation and refuses another number than the one it began with.
         if pool != "NUMBA_NUM_THREADS" or "numba" not in sys.modules:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from cohortex.filters.arrays import checked, half_widths
-from cohortex.measures.image_quality import noise_sigma
+from cohortex.filters.noise import given_or_estimated
+from cohortex.filters.steps import Resolved, Step, Triple, row_order, turned, turned_back, whole
+from cohortex.filters.wiener_kernels import local_wiener
+
+Edge = Literal["reflect", "zero"]
 
 
 def wiener(
@@ -17,6 +21,7 @@ def wiener(
     radius_mm: float | None = None,
     sigma: float | None = None,
     psf_sigma_mm: float = 0.0,
+    edge: Edge = "reflect",
 ) -> np.ndarray:
     """Return the image pulled towards its local mean where the local variance is that of the noise.
 
@@ -31,6 +36,9 @@ def wiener(
         Standard deviation of the white noise; estimated where it is not given.
     psf_sigma_mm : float
         Above 0: undo a Gaussian blur of this width by `deconvolve` instead.
+    edge : {"reflect", "zero"}
+        What lies beyond the border: the reflected image (the outermost voxel twice), or zeros, which darken the border but
+        give what `scipy.signal.wiener` gives.
 
     Returns
     -------
@@ -43,26 +51,53 @@ def wiener(
 
     Notes
     -----
-    Edge rule: reflection, the outermost voxel twice.
+    Sums are float64. `deconvolve` reflects in any case.
 
     References
     ----------
     Lim, Two-Dimensional Signal and Image Processing, Prentice Hall 1990, section 9.2.4.
     """
-    from scipy import ndimage
-
-    if psf_sigma_mm > 0:
-        return deconvolve(array, spacing_mm, psf_sigma_mm, sigma)
     values = checked(array, spacing_mm)
-    noise = _sigma(values, sigma) ** 2
-    width: Any = [2 * half + 1 for half in half_widths(values.shape, spacing_mm, radius_mm)]
-    # Around the mean of the image, so that the difference of squares keeps its digits in float32.
-    centre = np.float32(values.mean(dtype=np.float64))
-    shifted = values - centre
-    mean = np.asarray(ndimage.uniform_filter(shifted, width, mode="reflect"))
-    variance = np.asarray(ndimage.uniform_filter(shifted * shifted, width, mode="reflect")) - mean * mean
-    gain = np.maximum(variance - np.float32(noise), 0) / np.maximum(np.maximum(variance, np.float32(noise)), np.finfo(np.float32).tiny)
-    return mean + gain * (shifted - mean) + centre
+    resolved = _resolve(values, spacing_mm, radius_mm, sigma, psf_sigma_mm, edge)
+    if psf_sigma_mm > 0:
+        return deconvolve(values, spacing_mm, psf_sigma_mm, resolved["sigma"])
+    return whole(STEP, values, resolved)
+
+
+def _resolve(
+    array: Any,
+    spacing_mm: Sequence[float],
+    radius_mm: float | None = None,
+    sigma: float | None = None,
+    psf_sigma_mm: float = 0.0,
+    edge: Edge = "reflect",
+) -> dict[str, Any]:
+    """Return half widths in voxels and the noise."""
+    if edge not in ("reflect", "zero"):
+        raise ValueError(f"edge is reflect or zero, not {edge!r}")
+    half = half_widths(array.shape, spacing_mm, radius_mm)
+    noise = given_or_estimated(array, sigma)
+    return {"half": half, "sigma": noise, "deconvolve": psf_sigma_mm > 0, "zero": edge == "zero", "order": row_order(array.shape)}
+
+
+def _halo(resolved: Resolved) -> Triple:
+    """Return the half widths."""
+    if resolved["deconvolve"]:
+        raise ValueError("undoing a blur (wiener: psf_sigma_mm) needs the spectrum of the whole image: it has no halo")
+    x, y, z = resolved["half"]
+    return x, y, z
+
+
+def _block(values: np.ndarray, resolved: Resolved, origin: Triple) -> np.ndarray:
+    """Filter a part of an image."""
+    order = resolved["order"]
+    image = turned(values, order)
+    out = np.empty_like(image)
+    local_wiener(image, out, tuple(resolved["half"][axis] for axis in order), resolved["sigma"] ** 2, resolved["zero"])
+    return turned_back(out, order)
+
+
+STEP = Step(_resolve, _halo, _block)
 
 
 def wiener_spectrum(
@@ -136,7 +171,7 @@ def deconvolve(
         raise ValueError(f"the width of a blur is a number of mm not below 0, this one is {psf_sigma_mm}")
     if not max_gain >= 1:
         raise ValueError(f"max_gain is at least 1, not {max_gain}")
-    noise = _sigma(values, sigma) ** 2
+    noise = given_or_estimated(values, sigma) ** 2
     spectrum: Any = fft.dctn(values, norm="ortho")
     shells = _shells(values.shape, spacing_mm)
     counts = np.maximum(np.bincount(shells.reshape(-1)), 1)
@@ -165,11 +200,3 @@ def _shells(shape: Sequence[int], spacing_mm: Sequence[float]) -> np.ndarray:
     radius = np.sqrt(x**2 + y**2 + z**2)
     step = max(1 / (2 * size * width) for size, width in zip(shape, spacing_mm, strict=True) if size > 1 or max(shape) == 1)
     return (radius / np.float32(step) + np.float32(0.5)).astype(np.int32)
-
-
-def _sigma(values: np.ndarray, sigma: float | None) -> float:
-    """Return the given or the estimated noise."""
-    scale = noise_sigma(values) if sigma is None else float(sigma)
-    if not (np.isfinite(scale) and scale >= 0):
-        raise ValueError(f"the noise sigma is a number not below 0, this one is {sigma}")
-    return scale

@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 
-_MAD_TO_SIGMA = 1.482602218505602
+MAD_TO_SIGMA = 1.482602218505602
+LEAST_NOISE = 1e-6
+"""Coefficients up to this share of the largest magnitude come from constant regions: they do not count as noise."""
+
 _SSIM_WINDOW = 7
 
 
@@ -136,25 +139,37 @@ def noise_sigma(array: np.ndarray, mask: np.ndarray | None = None) -> float:
     ----------
     Donoho and Johnstone, Biometrika 81 (1994) 425-455.
     """
-    root = np.sqrt(3.0)
-    highpass = np.array([1 - root, -(3 - root), 3 + root, -(1 + root)]) / (4 * np.sqrt(2.0))
     band = np.asarray(array, dtype=np.float32)
     if not np.isfinite(band).all():
         raise ValueError("the noise of an image with NaN or infinite values is not defined: replace them first")
-    valid = None if mask is None else np.asarray(mask, dtype=bool)
+    coefficients = finest_band(band)
+    inside = coefficients.reshape(-1)
+    if mask is not None:
+        valid = np.asarray(mask, dtype=bool)
+        for axis, size in enumerate(band.shape):
+            if size >= 4:
+                taps = [_strided(valid, axis, start, (size - 4) // 2 + 1) for start in range(4)]
+                valid = taps[0] & taps[1] & taps[2] & taps[3]
+        if np.count_nonzero(valid) >= 50:
+            inside = coefficients[valid]
+    inside = inside[inside > LEAST_NOISE * float(np.abs(array).max(initial=0))]
+    return float(MAD_TO_SIGMA * np.median(inside)) if inside.size else 0.0
+
+
+def finest_band(array: np.ndarray) -> np.ndarray:
+    """Return the magnitudes of the coefficients that are high-pass (Daubechies 2) along every axis of at least 4 voxels.
+
+    Coefficient i along such an axis comes from the voxels 2 i to 2 i + 3.
+    """
+    root = np.sqrt(3.0)
+    highpass = np.array([1 - root, -(3 - root), 3 + root, -(1 + root)]) / (4 * np.sqrt(2.0))
+    band = np.asarray(array, dtype=np.float32)
     for axis, size in enumerate(band.shape):
         if size < 4:
             continue
-        count = (size - 4) // 2 + 1
-        taps = [_strided(band, axis, start, count) for start in range(4)]
+        taps = [_strided(band, axis, start, (size - 4) // 2 + 1) for start in range(4)]
         band = np.sum([np.float32(weight) * tap for weight, tap in zip(highpass, taps, strict=True)], axis=0)
-        if valid is not None:
-            taps = [_strided(valid, axis, start, count) for start in range(4)]
-            valid = taps[0] & taps[1] & taps[2] & taps[3]
-    coefficients = np.abs(band)
-    inside = coefficients[valid] if valid is not None and np.count_nonzero(valid) >= 50 else coefficients.reshape(-1)
-    inside = inside[inside > 1e-6 * float(np.abs(array).max(initial=0))]
-    return float(_MAD_TO_SIGMA * np.median(inside)) if inside.size else 0.0
+    return np.abs(band)
 
 
 def _strided(array: np.ndarray, axis: int, start: int, count: int) -> np.ndarray:
