@@ -319,6 +319,7 @@ def map_blocks(
     edge: Edge = "own",
     out: Any = None,
     dtype: Any = np.float32,
+    placed: bool = False,
 ) -> Any:
     """Apply a function to overlapping blocks and put the results together.
 
@@ -338,6 +339,8 @@ def map_blocks(
         Where the result goes; made when not given (`new_array`).
     dtype
         Of the result when `out` is not given.
+    placed : bool
+        Whether the function is given, before the blocks, where in the volume their first voxel lies.
 
     Returns
     -------
@@ -359,7 +362,9 @@ def map_blocks(
 
     def one(box: Box) -> None:
         blocks = [read_block(array, box, halo, edge) for array in arrays]
-        result[tuple(slice(a, b) for a, b in box)] = without_halo(function(*blocks), blocks[0].shape, box, halo, edge)
+        origin = tuple(max(a - h, 0) if edge == "own" else a - h for (a, _), h in zip(box, halo, strict=True))
+        made = function(origin, *blocks) if placed else function(*blocks)
+        result[tuple(slice(a, b) for a, b in box)] = without_halo(made, blocks[0].shape, box, halo, edge)
 
     run_all(one, grid, shared)
     return result

@@ -1,7 +1,8 @@
 """A volume that several machines write together: an OME-Zarr 0.5 folder whose files are shards of 128 voxels.
 
 Each shard holds 2 x 2 x 2 chunks of 64 voxels, encoded as in an .ozx file, and is written once, by one machine, as a whole. The
-attributes are those of `cohortex.io.ozx`, the reader is `cohortex.io.ome_zarr`. All shards are there, those of zeros, too: a missing one is damage, never background.
+attributes are those of `cohortex.io.ozx`, the reader is `cohortex.io.ome_zarr`. All shards are there, those of zeros, too: a missing
+one is damage, never background.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import torch
 
 from cohortex import survey
 from cohortex.blocks import Plan, planned
-from cohortex.filters.blockwise import HALOS, run_chain
+from cohortex.filters.blockwise import run_chain, step_of
 from cohortex.filters.chain import apply_chain
 from cohortex.filters.foreground import Repeated, foreground
 from cohortex.io.ozx import read_ozx, write_ozx
@@ -86,7 +86,7 @@ def test_a_stage_gives_the_same_bytes_and_measures_in_blocks(tmp_path, monkeypat
     "link", [{"median": {"radius_mm": 2.0}}, {"gaussian": {"sigma_mm": [1.0, 0.5, 2.0]}}, {"anisotropic_diffusion": {"kappa": 30.0}}]
 )
 def test_every_filter_with_a_halo_is_exact(tmp_path, link):
-    assert next(iter(link)) in HALOS
+    assert step_of(next(iter(link))) is not None
     volume = phantom((130, 40, 9), (1, 1.5, 2), "CT")
     array = np.asarray(volume.data)
     with planned(Plan(threads=2, memory_mb=0, scratch=tmp_path)):
