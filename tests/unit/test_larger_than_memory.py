@@ -9,6 +9,7 @@ from cohortex.blocks import Plan, planned
 from cohortex.filters.blockwise import run_chain, step_of
 from cohortex.filters.chain import apply_chain
 from cohortex.filters.foreground import Repeated, foreground
+from cohortex.filters.resample import resample
 from cohortex.io.ozx import read_ozx, write_ozx
 from cohortex.io.scratch import Scratch
 from cohortex.items import Image, Made
@@ -92,6 +93,25 @@ def test_every_filter_with_a_halo_is_exact(tmp_path, link):
     with planned(Plan(threads=2, memory_mb=0, scratch=tmp_path)):
         made = run_chain(array, volume.spacing, [link])
     assert made[...].tobytes() == apply_chain(array, volume.spacing, [link]).tobytes()
+
+
+@pytest.mark.parametrize("order", ["nearest", "linear"])
+@pytest.mark.parametrize("grid", ["coarse", "turned", "shifted"])
+def test_resampling_in_blocks_is_exact(tmp_path, grid, order):
+    volume = phantom((70, 40, 30), (1, 1.5, 2), "CT")
+    affine = {"coarse": np.diag([2.3, 3.1, 4.0, 1]), "shifted": np.diag([1.0, 1.5, 2, 1]), "turned": np.diag([0.9, 1.4, 1.9, 1])}[grid]
+    affine[:3, 3] = {"coarse": (1.2, 0.3, -3), "shifted": (-3, 3, 4), "turned": (2, -1, 3)}[grid]
+    if grid == "turned":
+        affine[:2, :2] = affine[:2, :2] @ [[0.9, -0.3], [0.3, 0.9]]
+    wanted = resample(volume, affine=affine, shape=(66, 35, 20), order=order)
+    with planned(Plan(threads=2, memory_mb=0, scratch=tmp_path)):
+        made = resample(volume, affine=affine, shape=(66, 35, 20), order=order)
+    assert isinstance(made.data, Scratch)
+    assert made.array().tobytes() == wanted.array().tobytes()
+    labels = Volume((np.asarray(volume.data) > 100).astype(np.uint8) * 3, volume.affine, kind="labels")
+    with planned(Plan(memory_mb=0, scratch=tmp_path)):
+        lazy = resample(labels, affine=affine, shape=(66, 35, 20), order=order)
+    assert lazy.array().tobytes() == resample(labels, affine=affine, shape=(66, 35, 20), order=order).array().tobytes()
 
 
 def test_the_foreground_of_a_lazy_volume_is_that_of_the_array(tmp_path, monkeypatch):
