@@ -18,7 +18,8 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import UNet
 
-from cohortex.inference import channels_last, choose_precision, segment
+from cohortex.inference import channels_last, choose_precision
+from cohortex.labelling import segment
 
 CLASSES = 7
 MULTIPLE = 16
