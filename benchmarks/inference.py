@@ -18,7 +18,8 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import UNet
 
-from cohortex.inference import channels_last, choose_precision, segment
+from cohortex.inference import channels_last, choose_precision
+from cohortex.labelling import segment
 
 CLASSES = 7
 MULTIPLE = 16
@@ -34,8 +35,8 @@ def phantom(size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     for k, radius in enumerate(np.linspace(0.9, 0.25, CLASSES - 1), 1):
         centre, stretch = rng.normal(0, 0.05, 3), rng.uniform(0.85, 1.15, 3)
         labels[sum(((g - c) * s) ** 2 for g, c, s in zip(grid, centre, stretch, strict=True)) < radius**2] = k
-    grey = np.array([0, 0.9, 0.3, 0.7, 0.15, 0.55, 1.0], np.float32)
-    return (grey[labels] + rng.normal(0, 0.05, labels.shape)).astype(np.float32), labels
+    grey = np.array([0, 4, 1, 5, 2, 6, 3], np.float32) / 6
+    return (grey[labels] + rng.normal(0, 0.03, labels.shape)).astype(np.float32), labels
 
 
 def trained(steps: int) -> torch.nn.Module:
@@ -104,7 +105,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--size", type=int, default=192)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=200)
     options = parser.parse_args()
     torch.set_num_threads(1)
     figures = networks(options.size, options.steps)

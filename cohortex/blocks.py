@@ -319,6 +319,7 @@ def map_blocks(
     edge: Edge = "own",
     out: Any = None,
     dtype: Any = np.float32,
+    placed: bool = False,
 ) -> Any:
     """Apply a function to overlapping blocks and put the results together.
 
@@ -338,6 +339,8 @@ def map_blocks(
         Where the result goes; made when not given (`new_array`).
     dtype
         Of the result when `out` is not given.
+    placed : bool
+        Whether the function is given, before the blocks, where in the volume their first voxel lies.
 
     Returns
     -------
@@ -359,7 +362,9 @@ def map_blocks(
 
     def one(box: Box) -> None:
         blocks = [read_block(array, box, halo, edge) for array in arrays]
-        result[tuple(slice(a, b) for a, b in box)] = without_halo(function(*blocks), blocks[0].shape, box, halo, edge)
+        origin = tuple(max(a - h, 0) if edge == "own" else a - h for (a, _), h in zip(box, halo, strict=True))
+        made = function(origin, *blocks) if placed else function(*blocks)
+        result[tuple(slice(a, b) for a, b in box)] = without_halo(made, blocks[0].shape, box, halo, edge)
 
     run_all(one, grid, shared)
     return result
@@ -382,37 +387,41 @@ def without_halo(made: np.ndarray, whole: Sequence[int], box: Box, halo: Sequenc
     return made
 
 
-def map_columns(function: Callable[..., np.ndarray], *arrays: ArrayLike, axis: int, count: int) -> Any:
+def map_columns(function: Callable[..., tuple[np.ndarray, Any]], *arrays: ArrayLike, axis: int, count: int) -> tuple[Any, list[Any]]:
     """Apply a function to whole lines along an axis, in columns of 64 x 64 lines whatever the memory.
 
     Parameters
     ----------
     function : callable
-        Given the same column of every array, and before them its box along the two other axes, it returns `count` voxels along `axis`.
+        Given the same column of every array it returns `count` voxels along `axis`, and something small that is kept.
     arrays : (x, y, z) array-likes
         Of one shape but along `axis`; may be lazy.
 
     Returns
     -------
-    (x, y, z) float32 array-like
+    (x, y, z) float32 array-like, list
+        And what was kept, in the order of the columns.
     """
     shape = list(arrays[0].shape)
     shape[axis] = count
     result = new_array(shape)
     lines = [1 if a == axis else n for a, n in enumerate(shape)]
 
-    def wide(box: Box) -> None:
+    def wide(box: Box) -> list[tuple[Box, Any]]:
         # Functions are given columns of one size; a store that takes larger boxes is given several at once.
         starts = [[0] if a == axis else range(begin, end, ALIGN) for a, (begin, end) in enumerate(box)]
+        kept = []
         whole = np.empty([count if a == axis else end - begin for a, (begin, end) in enumerate(box)], np.float32)
         for corner in itertools.product(*starts):
             part = tuple((0, 1) if a == axis else (b, min(b + ALIGN, box[a][1])) for a, b in enumerate(corner))
             key = tuple(slice(None) if a == axis else slice(*piece) for a, piece in enumerate(part))
             there = tuple(slice(None) if a == axis else slice(b - box[a][0], e - box[a][0]) for a, (b, e) in enumerate(part))
             # one memory layout, too: it decides which kernel a matrix product takes
-            whole[there] = function(part, *(np.ascontiguousarray(array[key]) for array in arrays))
+            whole[there], told = function(*(np.ascontiguousarray(array[key]) for array in arrays))
+            kept.append((part, told))
         result[tuple(slice(0, count) if a == axis else slice(*part) for a, part in enumerate(box))] = whole
+        return kept
 
     align = align_of(result)
-    run_all(wide, list(boxes(lines, (align,) * 3, align)))
-    return result
+    found = run_all(wide, list(boxes(lines, (align,) * 3, align)), not isinstance(result, np.ndarray))
+    return result, [told for _, told in sorted(itertools.chain(*found), key=lambda each: each[0])]

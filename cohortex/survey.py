@@ -51,9 +51,7 @@ class Survey:
 
     def of(self, array: ArrayLike) -> np.ndarray:
         """Return what statistics look at of an array on this volume's grid: all of it, or its cubes in a row along x."""
-        if self.cubes is None:
-            return np.asarray(array[...])
-        return np.concatenate([read_block(array, box, (0, 0, 0)) for box in self.cubes])
+        return sample_of(array)
 
     @cached_property
     def sample_inside(self) -> np.ndarray:
@@ -90,6 +88,12 @@ def spread(shape: tuple[int, ...]) -> list[Box] | None:
         counts[axis] = min(chunks[axis], counts[axis] * 2)
     starts = [[int((i + 0.5) * n / c) * edge for i in range(c)] for n, c, edge in zip(chunks, counts, edges, strict=True)]
     return [((x, x + edges[0]), (y, y + edges[1]), (z, z + edges[2])) for x in starts[0] for y in starts[1] for z in starts[2]]
+
+
+def sample_of(array: ArrayLike) -> np.ndarray:
+    """Return what statistics look at of an array: all of it, or the cubes of `spread` in a row along x."""
+    cubes = spread(tuple(int(n) for n in array.shape))
+    return np.asarray(array[...]) if cubes is None else np.concatenate([read_block(array, box, (0, 0, 0)) for box in cubes])
 
 
 def survey(volume: Volume) -> Survey:

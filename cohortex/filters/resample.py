@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any, Literal, cast
 
 import numpy as np
 
+from cohortex.blocks import ALIGN, COPIES, Box, align_of, at_hand, block_for, boxes, map_blocks, new_array, plan, run_all
 from cohortex.filters.resample_kernels import labels_linear, nearest, trilinear
-from cohortex.volume import Volume
+from cohortex.io.scratch import Scratch
+from cohortex.volume import ArrayLike, Volume
 
 Order = Literal["nearest", "linear", "cubic"]
 
@@ -80,17 +83,24 @@ def resample(
 
     matrix = np.linalg.inv(volume.affine) @ target
     matrix[:3] = np.where(np.abs(matrix[:3] - np.round(matrix[:3])) < _SNAP * 1e-3, np.round(matrix[:3]), matrix[:3])
-    source = volume.array()
     if volume.kind == "labels":
-        return volume.with_data(_labels(source, matrix, sizes, chosen), target, step)
-    source = source.astype(np.float32, copy=False)
-    if not np.isfinite(source.sum(dtype=np.float64)) and not np.isfinite(source).all():
-        raise ValueError("resampling would spread NaN and infinite values: replace them first")
+        source, _ = at_hand(volume.data, volume.data.dtype)
+        kernel = nearest if chosen == "nearest" else labels_linear
+        return volume.with_data(_sampled(kernel, source, matrix, sizes, source.dtype.type(0), source.dtype), target, step)
     if volume.kind == "field":
-        parts = [_image(np.ascontiguousarray(source[..., axis]), matrix, sizes, chosen, False, fill or 0.0) for axis in range(3)]
-        return volume.with_data(np.stack(parts, axis=-1), target, step)
-    outside = float(source.min()) if fill is None else float(fill)
+        field = volume.array(np.float32)
+        _refuse_not_finite(np.isfinite(field).all())
+        parts = [_image(np.ascontiguousarray(field[..., axis]), matrix, sizes, chosen, False, fill or 0.0) for axis in range(3)]
+        return volume.with_data(np.stack([part[...] for part in parts], axis=-1), target, step)
+    source, found = at_hand(volume.data, look=lambda _, block: (float(block.min()), bool(np.isfinite(block).all())))
+    _refuse_not_finite(all(finite for _, finite in found))
+    outside = min(low for low, _ in found) if fill is None else float(fill)
     return volume.with_data(_image(source, matrix, sizes, chosen, antialias, outside), target, step)
+
+
+def _refuse_not_finite(finite: bool | np.bool_) -> None:
+    if not finite:
+        raise ValueError("resampling would spread NaN and infinite values: replace them first")
 
 
 def resample_to(
@@ -121,50 +131,65 @@ def grid_of_spacing(volume: Volume, spacing_mm: Sequence[float]) -> tuple[np.nda
     return affine, (int(shape[0]), int(shape[1]), int(shape[2]))
 
 
-def _labels(source: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...], order: str) -> np.ndarray:
-    """Sample a label map."""
-    out = _by_copy(source, matrix, shape, 0)
-    if out is not None:
-        return out
-    kernel = nearest if order == "nearest" else labels_linear
-    out = np.zeros(shape, dtype=source.dtype)
-    kernel(source, matrix, out, source.dtype.type(0))
-    return out
-
-
-def _image(source: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...], order: str, antialias: bool, fill: float) -> np.ndarray:
+def _image(source: ArrayLike, matrix: np.ndarray, shape: tuple[int, ...], order: str, antialias: bool, fill: float) -> Any:
     """Sample one float32 array."""
-    out = _by_copy(source, matrix, shape, fill)
-    if out is not None:
-        return out
-    if antialias and order != "nearest":
+    if antialias and order != "nearest" and not _whole_voxels(matrix):
         source = _widened(source, matrix)
-    if order == "cubic":
-        return _cubic(source, matrix, shape, fill)
-    out = np.empty(shape, dtype=np.float32)
-    (nearest if order == "nearest" else trilinear)(source, matrix, out, np.float32(fill))
+    if order == "cubic" and not _whole_voxels(matrix):
+        return _cubic(np.asarray(source[...]), matrix, shape, fill)
+    return _sampled(nearest if order == "nearest" else trilinear, source, matrix, shape, np.float32(fill), np.dtype(np.float32))
+
+
+def _sampled(kernel: Callable[..., None], source: ArrayLike, matrix: np.ndarray, shape: tuple[int, ...], fill: Any, dtype: np.dtype) -> Any:
+    """Fill the new grid block by block, each from the part of the source that it lies in."""
+    out = new_array(shape, dtype)
+    copies = _whole_voxels(matrix)
+    budget = plan().memory_mb * 2**20 // (dtype.itemsize * COPIES * plan().threads)
+    align = 1 if isinstance(out, np.ndarray | Scratch) else align_of(out)
+    block = np.array(block_for(shape))
+    while np.prod(np.minimum(np.abs(matrix[:3, :3]) @ block + 4, source.shape)) > max(budget, ALIGN**3) and block.max() > max(align, 8):
+        # a coarser grid takes much of the source for a small block
+        block[block.argmax()] = max(align, -(-int(block.max()) // (2 * align)) * align)
+
+    def one(box: Box) -> None:
+        made = np.empty([b - a for a, b in box], dtype)
+        first, ends = np.array([a for a, _ in box]), np.array([b - 1 for _, b in box])
+        corners = np.array(list(product(*zip(first, ends, strict=True)))) @ matrix[:3, :3].T + matrix[:3, 3]
+        low = np.clip(np.floor(corners.min(0)).astype(np.int64) - 1, 0, np.array(source.shape))
+        high = np.clip(np.ceil(corners.max(0)).astype(np.int64) + 2, 0, np.array(source.shape))
+        if (low >= high).any():
+            made[...] = fill
+        elif copies:
+            _copied(source, np.round(matrix[:3, 3]).astype(int), box, made, fill)
+        else:
+            part = np.ascontiguousarray(source[tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))])
+            kernel(part, matrix, made, fill, *(tuple(int(n) for n in triple) for triple in (first, low, source.shape)))
+        out[tuple(slice(a, b) for a, b in box)] = made
+
+    run_all(one, list(boxes(shape, [int(n) for n in block], align)), not isinstance(out, np.ndarray))
     return out
 
 
-def _by_copy(source: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...], fill: float) -> np.ndarray | None:
-    """Return the result where the grids differ by whole voxels only: cropped and padded, bit for bit."""
-    offset = np.round(matrix[:3, 3])
-    if not np.allclose(matrix[:3, :3], np.eye(3), rtol=0, atol=1e-9) or np.abs(matrix[:3, 3] - offset).max() > _SNAP:
-        return None
-    out = np.full(shape, fill, dtype=source.dtype)
-    starts = offset.astype(int)
+def _whole_voxels(matrix: np.ndarray) -> bool:
+    """Tell whether the grids differ by whole voxels only."""
+    offset = matrix[:3, 3] - np.round(matrix[:3, 3])
+    return np.allclose(matrix[:3, :3], np.eye(3), rtol=0, atol=1e-9) and bool(np.abs(offset).max() <= _SNAP)
+
+
+def _copied(source: ArrayLike, offset: np.ndarray, box: Box, made: np.ndarray, fill: Any) -> None:
+    """Fill a block where the grids differ by whole voxels only: cropped and padded, bit for bit."""
+    made[...] = fill
     into, outof = [], []
-    for axis in range(3):
-        low, high = max(0, -starts[axis]), min(shape[axis], source.shape[axis] - starts[axis])
+    for (a, b), shift, size in zip(box, offset, source.shape, strict=True):
+        low, high = max(a, -int(shift)), min(b, size - int(shift))
         if high <= low:
-            return out
-        into.append(slice(low, high))
-        outof.append(slice(low + starts[axis], high + starts[axis]))
-    out[tuple(into)] = source[tuple(outof)]
-    return out
+            return
+        into.append(slice(low - a, high - a))
+        outof.append(slice(low + int(shift), high + int(shift)))
+    made[tuple(into)] = source[tuple(outof)]
 
 
-def _widened(source: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def _widened(source: ArrayLike, matrix: np.ndarray) -> ArrayLike:
     """Smooth the axes along which the new grid is coarser."""
     from scipy import ndimage
 
@@ -173,7 +198,12 @@ def _widened(source: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     sigma = np.where((ratio < 1.01) | (np.array(source.shape) == 1), 0, sigma)
     if not sigma.any():
         return source
-    return np.asarray(ndimage.gaussian_filter(source, tuple(sigma), mode="nearest", truncate=3.0))
+
+    def smoothed(block: np.ndarray) -> np.ndarray:
+        return np.asarray(ndimage.gaussian_filter(block, tuple(sigma), mode="nearest", truncate=3.0))
+
+    # the kernel ends at 3 sigma, rounded
+    return map_blocks(smoothed, source, halo=[int(3.0 * float(s) + 0.5) for s in sigma])
 
 
 def _cubic(source: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...], fill: float) -> np.ndarray:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from cohortex.errors import BadInput
+from cohortex.volume import ArrayLike
 
 FINEST_MM, COARSEST_MM = 1e-3, 100.0
 FINEST_MICROSCOPY_MM = 1e-5
@@ -47,27 +51,53 @@ def check_affine(affine: np.ndarray, name: str, finest_mm: float = FINEST_MM) ->
     return affine
 
 
-def to_ras(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+class Oriented:
+    """A lazy array (x, y, z) seen with its axes in another order and some of them reversed; it is read in boxes."""
+
+    def __init__(self, array: ArrayLike, order: Sequence[int], flipped: Sequence[bool]):
+        self.array = array
+        self.order = tuple(order)
+        self.flipped = tuple(flipped)
+        self.shape = tuple(int(array.shape[axis]) for axis in self.order)
+        self.dtype = np.dtype(array.dtype)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        keys = [slice(None) if part is Ellipsis else part for part in (key if isinstance(key, tuple) else (key,))]
+        wanted = [slice(None)] * len(self.order)
+        for axis, part in enumerate((*keys, *[slice(None)] * (len(self.order) - len(keys)))):
+            size = self.shape[axis]
+            start, stop, step = part.indices(size)
+            if step != 1:
+                raise IndexError("an oriented array is read in boxes, without steps")
+            wanted[self.order[axis]] = (
+                slice(size - max(stop, start), size - start) if self.flipped[axis] else slice(start, max(stop, start))
+            )
+        box = np.asarray(self.array[tuple(wanted)]).transpose(self.order)
+        return box[tuple(slice(None, None, -1 if flip else 1) for flip in self.flipped)]
+
+
+def to_ras(data: ArrayLike, affine: np.ndarray) -> tuple[Any, np.ndarray]:
     """Permute and flip the first three axes so that they run closest to right, front and up.
 
-    No voxel is interpolated: each keeps its place in the world. Returns a view and its affine.
+    No voxel is interpolated: each keeps its place in the world. Returns a view (`Oriented` of a lazy array) and its affine.
     """
     unit = np.abs(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
     # the permutation with the largest sum of cosines; six candidates need no solver
     orders = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
     order = max(orders, key=lambda o: unit[0, o[0]] + unit[1, o[1]] + unit[2, o[2]])
-    data = data.transpose(*order, *range(3, data.ndim))
     axes, origin = affine[:3, list(order)].copy(), affine[:3, 3].copy()
-    flip = [slice(None)] * data.ndim
+    flipped = [bool(axes[axis, axis] < 0) for axis in range(3)]
     for axis in range(3):
-        if axes[axis, axis] < 0:
-            origin += axes[:, axis] * (data.shape[axis] - 1)
+        if flipped[axis]:
+            origin += axes[:, axis] * (data.shape[order[axis]] - 1)
             axes[:, axis] *= -1
-            flip[axis] = slice(None, None, -1)
     out = np.eye(4)
     # adding 0 turns -0 into 0: one geometry must have one hash
     out[:3, :3], out[:3, 3] = axes + 0.0, origin + 0.0
-    return data[tuple(flip)], out
+    if not isinstance(data, np.ndarray):
+        return Oriented(data, order, flipped), out
+    turned = data.transpose(*order, *range(3, data.ndim))
+    return turned[tuple(slice(None, None, -1 if flip else 1) for flip in flipped)], out
 
 
 def lps_to_ras(affine: np.ndarray) -> np.ndarray:

@@ -100,7 +100,7 @@ def read_ome_zarr(
     own = attributes.get("cohortex")
     if isinstance(own, dict):
         stored = [letters.index(letter) for letter in "xyz"] + ([letters.index("c")] if own.get("kind") == "field" else [])
-        return [volume_of(Stored(complete(array, {}), stored), {"attributes": attributes}, name)]
+        return [volume_of(Stored(complete(array, {}), stored), own, name)]
     if lengths.get("c", 1) > 1:
         raise BadInput("channels", f"{name} holds {lengths['c']} channels{_channel_names(attributes)}: give each as an image of its own.")
 

@@ -35,7 +35,7 @@ from cohortex.io.paths import check_file, shown_name
 from cohortex.io.scratch import Scratch
 from cohortex.io.stored import Reader, Stored
 from cohortex.publish import atomic_path
-from cohortex.volume import ArrayLike, Kind, Volume
+from cohortex.volume import Kind, Volume
 
 CHUNK = 64
 MAX_CHUNK_BYTES = 256 * 2**20
@@ -107,9 +107,9 @@ def read_ozx(path: Path, name: str | None = None) -> Volume:
     path = Path(path)
     name = name or shown_name(path)
     if path.is_dir():
-        from cohortex.io.sharded import read_sharded
+        from cohortex.io.ome_zarr import read_ome_zarr
 
-        return read_sharded(path, name)
+        return read_ome_zarr(path, name=name)[0]
     size = check_file(path, name)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -117,20 +117,20 @@ def read_ozx(path: Path, name: str | None = None) -> Volume:
             root, meta = (_load(archive, entries, key, name) for key in ("zarr.json", "0/zarr.json"))
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error) as error:
         raise BadInput("truncated", f"{name} is not a complete .ozx file: make it again.") from error
-    return volume_of(_stored_array(path, name, meta, entries, size), root, name)
+    own = root.get("attributes", {}).get("cohortex") if isinstance(root.get("attributes"), dict) else None
+    if not isinstance(own, dict):
+        raise BadInput("bad-metadata", f"{name} has no attributes `cohortex` beside its OME metadata: it was not written by this pipeline.")
+    return volume_of(_stored_array(path, name, meta, entries, size), own, name)
 
 
-def volume_of(data: ArrayLike, root: Mapping[str, Any], name: str) -> Volume:
-    """Return the volume that a root's ``attributes`` describe (see `attributes`).
+def volume_of(data: Stored, own: Mapping[str, Any], name: str) -> Volume:
+    """Return the volume that the attributes ``cohortex`` of a file or folder describe.
 
     Raises
     ------
     BadInput
-        ``bad-metadata``
+        ``bad-metadata``.
     """
-    own = root.get("attributes", {}).get("cohortex") if isinstance(root.get("attributes"), dict) else None
-    if not isinstance(own, dict):
-        raise BadInput("bad-metadata", f"{name} has no attributes `cohortex` beside its OME metadata: it was not written by this pipeline.")
     try:
         affine = np.array(own["affine"], dtype=np.float64)
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:

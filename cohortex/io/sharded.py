@@ -1,7 +1,8 @@
 """A volume that several machines write together: an OME-Zarr 0.5 folder whose files are shards of 128 voxels.
 
 Each shard holds 2 x 2 x 2 chunks of 64 voxels, encoded as in an .ozx file, and is written once, by one machine, as a whole. The
-attributes are those of `cohortex.io.ozx`. All shards are there, those of zeros, too: a missing one is damage, never background.
+attributes are those of `cohortex.io.ozx`, the reader is `cohortex.io.ome_zarr`. All shards are there, those of zeros, too: a missing
+one is damage, never background.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 
 from cohortex.errors import BadInput
-from cohortex.io.ozx import CHUNK, DTYPES, attributes, volume_of
+from cohortex.io.ozx import CHUNK, DTYPES, attributes
 from cohortex.io.paths import shown_name
 from cohortex.publish import write_json
 from cohortex.volume import Volume
@@ -116,25 +117,3 @@ def publish_sharded(path: Path, volume: Volume) -> None:
         shutil.rmtree(path)
     data.path.rename(path)
     data.path = path
-
-
-def read_sharded(path: Path, name: str | None = None) -> Volume:
-    """Open such a folder lazily.
-
-    Raises
-    ------
-    BadInput
-        ``bad-metadata``, ``missing-chunks``, ``unsupported-type``; while reading ``corrupt``.
-    """
-    name = name or shown_name(path)
-    try:
-        root, meta = (json.loads((path / key).read_text(encoding="utf-8")) for key in ("zarr.json", "0/zarr.json"))
-        shape, kind = tuple(int(n) for n in meta["shape"]), str(meta["data_type"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput("bad-metadata", f"{name} has no usable zarr.json ({type(error).__name__}): make it again.") from error
-    if kind not in DTYPES or len(shape) != 3 or min(shape) < 1:
-        raise BadInput("unsupported-type", f"{name} holds {kind} with {len(shape)} axes, which is no volume of this pipeline.")
-    data = Sharded(path, shape[::-1], kind)
-    if data.missing():
-        raise BadInput("missing-chunks", f"{name} lacks {data.missing()} of its shards: make it again.")
-    return volume_of(data, root, name)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cohortex.blocks import Box, Elementwise, at_hand
 from cohortex.errors import BadInput
 from cohortex.io import read
 from cohortex.io.geometry import FINEST_MICROSCOPY_MM, check_affine, to_ras
 from cohortex.io.paths import shown_name
 from cohortex.io.series import Note, notes_of
 from cohortex.items import Image, Made
-from cohortex.volume import Volume
+from cohortex.survey import sample_of
+from cohortex.volume import ArrayLike, Volume
 
 SMALLEST = 8
 HU_RANGE = (-32768.0, 32767.0)
@@ -72,12 +75,13 @@ def _made_image(volume: Volume, image: Image, name: str) -> Made:
     if image.modality and volume.modality and not _agree(image.modality, volume.modality):
         notes.append(("modality", f"{name} says that it is {volume.modality}, the table says {image.modality}; the table was followed."))
     canonical = _canonical(volume, image, modality, name)
-    data, lost = checked_image(canonical.array(np.float32), modality, name, notes)
+    data, lost = checked_image(canonical.data, modality, name, notes)
     step = {"step": "acquire", "orientation": "RAS", "dtype": "float32", **({"nan_voxels_set_to_0": lost} if lost else {})}
     # a strided sample: percentiles of a large volume need no full sort
-    sample = data.reshape(-1)[:: max(1, data.size // MEASURED_VOXELS)]
+    seen = sample_of(data)
+    sample = seen.reshape(-1)[:: max(1, seen.size // MEASURED_VOXELS)]
     low, high = np.percentile(sample, (1, 99))
-    measures = {"voxels": int(data.size), "intensity_p01": float(low), "intensity_p99": float(high), "nan_voxels": lost}
+    measures = {"voxels": prod(data.shape), "intensity_p01": float(low), "intensity_p99": float(high), "nan_voxels": lost}
     return _with_notes(Made(canonical.with_data(data, step=step), measures=measures), notes)
 
 
@@ -97,7 +101,7 @@ def _canonical(volume: Volume, image: Image, modality: str, name: str) -> Volume
     if sum(n >= SMALLEST for n in volume.shape) < 2:
         shape = "x".join(map(str, volume.shape))
         raise BadInput("too-small", f"{name} has {shape} voxels; at least two axes need {SMALLEST}: take it out of the table.")
-    data, affine = to_ras(np.asarray(volume.data[...]), check_affine(volume.affine, name, FINEST_MICROSCOPY_MM))
+    data, affine = to_ras(volume.data, check_affine(volume.affine, name, FINEST_MICROSCOPY_MM))
     history = tuple(_without_sentences(step) for step in volume.history)
     return replace(volume, data=data, affine=affine, modality=modality, body_part=image.body_part or volume.body_part, history=history)
 
@@ -109,13 +113,13 @@ def _without_sentences(step: Mapping[str, Any]) -> dict[str, Any]:
     return {**step, "notes": [note["code"] if isinstance(note, Mapping) else note for note in step["notes"]]}
 
 
-def checked_image(data: np.ndarray, modality: str, name: str, notes: list[Note]) -> tuple[np.ndarray, int]:
-    """Return an image without NaN and the number of voxels that were.
+def checked_image(data: ArrayLike, modality: str, name: str, notes: list[Note]) -> tuple[ArrayLike, int]:
+    """Return an image as float32 without NaN, at hand (`cohortex.blocks.at_hand`), and the number of voxels that were NaN.
 
     Parameters
     ----------
-    data : float32 array
-        Changed in place where it holds NaN.
+    data : (x, y, z) array-like
+        May be lazy; it is read once, in blocks where it does not fit into memory.
     notes : list
         What is odd is appended.
 
@@ -124,18 +128,28 @@ def checked_image(data: np.ndarray, modality: str, name: str, notes: list[Note])
     BadInput
         ``all-nan``, ``infinite``, ``constant``, ``hu-range`` (a CT beyond 16 bits).
     """
-    low, high = float(data.min()), float(data.max())
-    lost = 0
-    if not np.isfinite([low, high]).all():
-        nan = np.isnan(data)
-        lost = int(np.count_nonzero(nan))
-        if lost == data.size:
-            raise BadInput("all-nan", f"{name} holds nothing but NaN: make it again.")
-        infinite = int(np.count_nonzero(np.isinf(data)))
-        if infinite:
-            raise BadInput("infinite", f"{name} holds {infinite} infinite voxels: make it again.")
-        data[nan] = 0
-        low, high = float(data.min()), float(data.max())
+    holes: list[int] = []
+
+    def without_nan(block: np.ndarray) -> np.ndarray:
+        values = np.ascontiguousarray(block, dtype=np.float32)
+        if np.isnan(values.sum()):
+            nan = np.isnan(values)
+            holes.append(int(np.count_nonzero(nan)))
+            values = np.where(nan, np.float32(0), values)
+        return values
+
+    def look(_: Box, block: np.ndarray) -> tuple[float, float, int]:
+        low, high = float(block.min()), float(block.max())
+        return low, high, 0 if np.isfinite([low, high]).all() else int(np.count_nonzero(np.isinf(block)))
+
+    clean, found = at_hand(Elementwise(without_nan, data), look=look)
+    lost, infinite = sum(holes), sum(count for *_, count in found)
+    low, high = min(low for low, *_ in found), max(high for _, high, _ in found)
+    if lost == prod(data.shape):
+        raise BadInput("all-nan", f"{name} holds nothing but NaN: make it again.")
+    if infinite:
+        raise BadInput("infinite", f"{name} holds {infinite} infinite voxels: make it again.")
+    if lost:
         notes.append(("nan-voxels", f"{name} holds {lost} NaN voxels; they were set to 0."))
     if low == high:
         raise BadInput("constant", f"{name} has the same value ({low:g}) everywhere: it holds no image.")
@@ -151,7 +165,7 @@ def checked_image(data: np.ndarray, modality: str, name: str, notes: list[Note])
                     f"{name} is a CT without values below {HU_AIR:g}, so they are probably not Hounsfield units ({low:g} to {high:g}).",
                 )
             )
-    return data, lost
+    return clean, lost
 
 
 def checked_labels(data: np.ndarray, role: str, name: str, notes: list[Note]) -> np.ndarray:

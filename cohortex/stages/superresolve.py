@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cohortex.blocks import Box, Elementwise, Turned, map_columns, new_array
+from cohortex.blocks import Elementwise, Turned, map_columns, new_array
 from cohortex.errors import BadInput, Skip
 from cohortex.items import Image, Made
 from cohortex.models.folder import Loaded, fits, load_used
@@ -104,14 +104,14 @@ def superresolve(image: Image, settings: Mapping[str, Any], model: Mapping[str, 
             method = measures["method"] = "spline"
             code, reason = "no-fit", f"Interpolated by the spline only: {why}."
         else:
-            start = map_columns(lambda _, block: through.agreeing_spline(block, count, axis, profile), look.data, axis=axis, count=count)
+            start = fine_columns(through.agreeing_spline, look, count, axis, profile)
             fine, fallback = apply_network(loaded, look, start, axis, volume.modality)
             measures["model"] = loaded.card["name"]
             step |= {"model": loaded.card["name"], "model_sha256": loaded.card["sha256"]}
             if fallback:
                 measures["fallback"] = fallback
     if fine is None:
-        fine = map_columns(lambda _, block: through.upsample(block, count, axis), look.data, axis=axis, count=count)
+        fine = fine_columns(through.upsample, look, count, axis)
     consistent = bool(settings.get("consistency", True))
     lowest = floor(look.low, look.high, volume.modality) if consistent else None
     made, found = finished(look, start, fine, axis, profile, consistent, lowest)
@@ -119,6 +119,15 @@ def superresolve(image: Image, settings: Mapping[str, Any], model: Mapping[str, 
     step |= {"method": method, "consistency": consistent}
     result = volume.with_data(made, through.fine_affine(volume.affine, slices, count, axis), step)
     return Made(result, measures=measures, status="warned" if code else "ok", code=code, reason=reason)
+
+
+def fine_columns(interpolate: Callable[..., np.ndarray], look: Survey, count: int, axis: int, *options: Any) -> Any:
+    """Return the slices interpolated to `count` voxels along an axis, column by column."""
+
+    def one(block: np.ndarray) -> tuple[np.ndarray, None]:
+        return interpolate(block, count, axis, *options), None
+
+    return map_columns(one, look.data, axis=axis, count=count)[0]
 
 
 def finished(
@@ -139,21 +148,22 @@ def finished(
 
     slices, count = look.data.shape[axis], fine.shape[axis]
     nearest = (np.arange(count) * slices) // count
-    sums: dict[Box, np.ndarray] = {}
 
-    def one(box: Box, block: np.ndarray, array: np.ndarray, inside: np.ndarray, before: np.ndarray | None = None) -> np.ndarray:
+    def one(
+        block: np.ndarray, array: np.ndarray, inside: np.ndarray, before: np.ndarray | None = None
+    ) -> tuple[np.ndarray, tuple[float, ...]]:
         error = (through.average(block, slices, axis, profile) - array)[inside].astype(np.float64)
         detail = np.zeros(0) if before is None else (block - before)[np.take(inside, nearest, axis=axis)].astype(np.float64)
         level = np.abs(array[inside]).sum(dtype=np.float64)
-        sums[box] = np.array([error.size, np.square(error).sum(), level, detail.size, detail.sum(), np.square(detail).sum()])
+        sums = (error.size, np.square(error).sum(), level, detail.size, detail.sum(), np.square(detail).sum())
         if not consistent:
-            return block
+            return block, sums
         agreed = through.agree(block, array, axis, profile)
-        return agreed if lowest is None else through.above(agreed, array, axis, lowest, profile)
+        return agreed if lowest is None else through.above(agreed, array, axis, lowest, profile), sums
 
     arrays = [fine, look.data, look.inside, *([] if start is None else [start])]
-    made = map_columns(one, *arrays, axis=axis, count=count)
-    size, errors, level, fine_size, detail, details = np.sum([sums[box] for box in sorted(sums)], axis=0)
+    made, sums = map_columns(one, *arrays, axis=axis, count=count)
+    size, errors, level, fine_size, detail, details = np.sum(sums, axis=0)
     found = {}
     if start is not None:
         found["detail_std"] = float(np.sqrt(max(details / fine_size - (detail / fine_size) ** 2, 0.0))) if fine_size else 0.0

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cohortex import inference
+from cohortex import inference, labelling, norms
 from cohortex.blocks import Plan, planned
 from cohortex.io.scratch import Scratch
 from cohortex.models import registry
@@ -88,7 +88,7 @@ def test_segmentation_survives_out_of_memory_with_the_same_labels():
     logits = lambda x: torch.cat([-x, x - 0.8], 1)  # noqa: E731
     array = random((64, 64, 64))
     words = []
-    made, _ = inference.segment(Greedy(logits), array, 2, (64, 64, 64), "cpu:0", multiple=16, say=words.append)
+    made, _ = labelling.segment(Greedy(logits), array, 2, (64, 64, 64), "cpu:0", multiple=16, say=words.append)
     assert np.array_equal(made, (array - 0.8 > -array).astype(np.uint8))
     assert len(words) == 3
 
@@ -108,11 +108,11 @@ def small_unet(norm="batch"):
 
 def test_blocks_with_the_networks_halo_have_the_labels_of_the_whole():
     network, array = small_unet(), random((24, 21, 34))
-    whole, _ = inference.segment(network, array, 3, (128, 128, 128), multiple=2)
-    parts, _ = inference.segment(network, array, 3, (16, 16, 24), multiple=2, halo=network.halo)
+    whole, _ = labelling.segment(network, array, 3, (128, 128, 128), multiple=2)
+    parts, _ = labelling.segment(network, array, 3, (16, 16, 24), multiple=2, halo=network.halo)
     assert len(np.unique(whole)) > 1
     assert (whole == parts).mean() > 0.9999
-    near, _ = inference.segment(network, array, 3, (16, 16, 24), multiple=2, halo=0)
+    near, _ = labelling.segment(network, array, 3, (16, 16, 24), multiple=2, halo=0)
     assert (whole == near).mean() < 0.9999
 
 
@@ -126,7 +126,7 @@ def test_logits_never_exist_for_more_than_a_block(tmp_path):
 
     array = random((130, 70, 66))
     with planned(Plan(memory_mb=0, scratch=tmp_path)):
-        made, _ = inference.segment(Watched(), array, 2, (32, 32, 32))
+        made, _ = labelling.segment(Watched(), array, 2, (32, 32, 32))
         assert np.array_equal(made[...], (array < 0.5).astype(np.uint8))
     assert max(sizes) <= 32**3
 
@@ -148,15 +148,15 @@ def test_windows_averaged_in_slabs_are_those_averaged_in_the_whole(shape, window
 
     network, array = Positional(), random(shape)
     window = tuple(min(w, n) for w, n in zip(window, shape, strict=True))
-    total, sums, weight = np.zeros((3, *shape)), np.zeros(shape), inference.window_weights(window, weights)
-    for x in inference.window_starts(shape[0], window[0], overlap):
-        for y in inference.window_starts(shape[1], window[1], overlap):
-            for z in inference.window_starts(shape[2], window[2], overlap):
+    total, sums, weight = np.zeros((3, *shape)), np.zeros(shape), labelling.window_weights(window, weights)
+    for x in labelling.window_starts(shape[0], window[0], overlap):
+        for y in labelling.window_starts(shape[1], window[1], overlap):
+            for z in labelling.window_starts(shape[2], window[2], overlap):
                 here = (slice(x, x + window[0]), slice(y, y + window[1]), slice(z, z + window[2]))
                 total[(slice(None), *here)] += weight * network(torch.from_numpy(array[here])[None, None])[0].numpy()
                 sums[here] += weight
     assert sums.min() > 0
-    made, _ = inference.segment(network, array, 3, window, overlap=overlap, weights=weights)
+    made, _ = labelling.segment(network, array, 3, window, overlap=overlap, weights=weights)
     mean = total / sums
     best = np.sort(mean, axis=0)
     clear = best[-1] - best[-2] > 1e-5
@@ -170,10 +170,10 @@ def test_one_class_is_told_by_its_threshold_in_blocks_and_in_windows():
     level = float(np.median(wanted))
     clear = np.abs(wanted - level) > 1e-6
     for options in ({}, {"overlap": 0.5}):
-        made, _ = inference.segment(logit, array, 1, (16, 16, 16), threshold=level, **options)
+        made, _ = labelling.segment(logit, array, 1, (16, 16, 16), threshold=level, **options)
         assert np.array_equal(made[clear], (wanted > level)[clear])
     with pytest.raises(ValueError, match="threshold"):
-        inference.segment(logit, array, 1, (16, 16, 16))
+        labelling.segment(logit, array, 1, (16, 16, 16))
 
 
 def test_empty_blocks_are_background_and_not_looked_at():
@@ -188,7 +188,7 @@ def test_empty_blocks_are_background_and_not_looked_at():
     array[:32] = 0
     for options in ({}, {"overlap": 0.0}):
         seen.clear()
-        made, _ = inference.segment(Watched(), array, 2, (32, 32, 32), empty=lambda block: not block.any(), **options)
+        made, _ = labelling.segment(Watched(), array, 2, (32, 32, 32), empty=lambda block: not block.any(), **options)
         assert len(seen) == 1
         assert not made[:32].any()
         assert made[32:].mean() > 0.99
@@ -199,11 +199,12 @@ def test_empty_blocks_are_background_and_not_looked_at():
     assert np.array_equal(restored[32:], array[32:])
 
 
-def test_frozen_instance_norms_bring_blocks_closer_to_the_whole_with_every_pass():
+@pytest.mark.parametrize("norm", [lambda: nn.InstanceNorm3d(6, affine=True), lambda: nn.GroupNorm(2, 6), lambda: nn.InstanceNorm3d(6)])
+def test_frozen_norms_bring_blocks_closer_to_the_whole_with_every_pass(norm):
     torch.manual_seed(0)
     layers = []
     for width in (1, 6, 6):
-        layers += [nn.Conv3d(width, 6, 1), nn.InstanceNorm3d(6, affine=True), nn.ReLU()]
+        layers += [nn.Conv3d(width, 6, 1), norm(), nn.ReLU()]
     network = nn.Sequential(*layers, nn.Conv3d(6, 3, 1)).eval()
     array = random((32, 32, 32)) + np.linspace(0, 2, 32, dtype=np.float32)[:, None, None]
     whole = network(torch.from_numpy(array)[None, None])[0].detach()
@@ -218,15 +219,20 @@ def test_frozen_instance_norms_bring_blocks_closer_to_the_whole_with_every_pass(
     errors = []
     alone = float((blocked() - whole).abs().mean())
     for passes in (1, 2, 3):
-        with inference.frozen_norms(network, parts, passes=passes) as frozen:
+        with norms.frozen_norms(network, parts, passes=passes) as frozen:
             assert frozen == 3
             errors.append(float((blocked() - whole).abs().mean()))
     assert alone > errors[1] > errors[2]
     # kernels of one voxel have no borders: as many passes as norms are exact
     assert errors[2] < 1e-5
     assert float((network(torch.from_numpy(array)[None, None])[0] - whole).detach().abs().max()) < 1e-6
-    with inference.frozen_norms(small_unet(), partial(iter, [])) as frozen:
+    with norms.frozen_norms(small_unet(), partial(iter, [])) as frozen:
         assert frozen == 0
+    one = {"block": (32, 32, 32)}
+    wanted, _ = labelling.segment(network, array, 3, **one)
+    near, _ = labelling.segment(network, array, 3, (8, 32, 32), norm_passes=3)
+    far, _ = labelling.segment(network, array, 3, (8, 32, 32), norm_passes=0)
+    assert (near == wanted).mean() > 0.9999 > (far == wanted).mean()
 
 
 def test_bfloat16_is_taken_only_where_the_labels_agree(monkeypatch):
