@@ -272,6 +272,19 @@ def test_a_wrong_table_is_refused_naming_the_line(make, tmp_path, text, sentence
     assert "cohort.tsv" in str(caught.value) or "Subject 01" in str(caught.value)
 
 
+def test_masks_and_labels_without_any_image_are_no_cohort(make, tmp_path):
+    with pytest.raises(Refused, match="masks or labels but no image"):
+        make(table(tmp_path, "subject\tmodality\tpath\trole\n01\tT1w\ta\tmask\n"))
+
+
+def test_the_order_of_a_table_changes_nothing(make, tmp_path, folder):
+    lines = [f"{subject}\t{modality}\t{subject}{modality}.nii\n" for subject in ("3", "01", "2") for modality in ("T1w", "CT")]
+    make(table(tmp_path, HEADER + "".join(lines)), batch_size=2)
+    before = state(folder)
+    make(table(tmp_path, HEADER + "".join(reversed(lines))), batch_size=2)
+    assert state(folder) == before
+
+
 def test_a_modality_that_the_configuration_names_is_accepted(make, tmp_path):
     path = table(tmp_path, HEADER + "01\tXyzzy\ta\n")
     assert set(make(path, denoise={"default": {}, "Xyzzy": {}})) == {"01_Xyzzy"}

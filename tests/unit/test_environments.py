@@ -1,6 +1,10 @@
 """The environments of the rules and the lock agree."""
 
+import ast
 import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
 
 import pytest
 import yaml
@@ -21,6 +25,21 @@ def test_an_environment_has_the_pins_of_the_lock(root, name):
     for package in packages:
         wanted, version = package.split("==")
         assert pins[re.sub(r"[-_.]+", "-", wanted).lower()] == version, package
+
+
+def test_what_the_package_imports_stands_in_its_dependencies_and_in_the_environment_of_the_networks(root):
+    imported = set()
+    for path in (root / "cohortex").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None) or ""]
+            if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level):
+                imported |= {name.split(".")[0] for name in names}
+    foreign = imported - set(sys.stdlib_module_names) - {"cohortex", ""}
+    wanted = {distribution.lower().replace("_", "-") for name in foreign for distribution in packages_distributions()[name]}
+    said = {name.lower() for name in tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]}
+    assert wanted - said == set()
+    packages = yaml.safe_load((root / "envs" / "torch.yaml").read_text())["dependencies"][-1]["pip"]
+    assert wanted - {package.split("==")[0].lower() for package in packages} - {"snakemake"} == set()
 
 
 def test_torch_is_first_in_its_environment_so_that_nothing_else_brings_another_in(root):
