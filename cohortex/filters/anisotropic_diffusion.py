@@ -184,7 +184,7 @@ def _iterated(values: np.ndarray, resolved: Resolved, most: int) -> tuple[np.nda
     image = turned(values, order)
     inverse = np.ascontiguousarray(resolved["inverse"][order])
     length = image.shape[2]
-    current, newer = _with_borders(image), _with_borders(image)
+    current, newer = _with_borders(image), _with_borders(image, fill=False)
     known, used = resolved["squared_kappas"], []
     size = image.shape[0]
     count = max(1, min(most, size // 8))
@@ -206,15 +206,16 @@ def _iterated(values: np.ndarray, resolved: Resolved, most: int) -> tuple[np.nda
     return turned_back(current[:, :, LEFT : LEFT + length], order), used
 
 
-def _with_borders(image: np.ndarray) -> np.ndarray:
-    """Return an image whose rows are laid out as the kernels want them."""
+def _with_borders(image: np.ndarray, fill: bool = True) -> np.ndarray:
+    """Return an image whose rows are laid out as the kernels want them, or room for one."""
     x, y, z = image.shape
     width = LEFT + (z + LEFT) // LEFT * LEFT
     raw = np.empty(x * y * width + LEFT, dtype=np.float32)
     begin = -raw.ctypes.data // raw.itemsize % LEFT
     rows = raw[begin : begin + x * y * width].reshape(x, y, width)
-    rows[:, :, LEFT : LEFT + z] = image
-    rows[:, :, LEFT - 1], rows[:, :, LEFT + z] = image[:, :, 0], image[:, :, -1]
+    if fill:
+        rows[:, :, LEFT : LEFT + z] = image
+        rows[:, :, LEFT - 1], rows[:, :, LEFT + z] = image[:, :, 0], image[:, :, -1]
     return rows
 
 
