@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cohortex.filters.arrays import checked, relative_spacing
+from cohortex.filters.arrays import aligned, checked, relative_spacing
 from cohortex.filters.noise import estimated
 from cohortex.filters.steps import Resolved, Step, Triple, row_order, turned, turned_back, whole
-from cohortex.filters.variation_kernels import descend, gap_of, image_of
+from cohortex.filters.variation_kernels import descend, gap_of, image_of, room
 
 Solver = Literal["accelerated", "chambolle"]
 
@@ -90,14 +90,16 @@ def solve(
         See `total_variation`.
     accelerated : bool
     """
-    dual = np.zeros((3, *values.shape), dtype=np.float32)
-    ahead = dual.copy() if accelerated else dual
+    dual = aligned((3, *values.shape))
+    ahead = aligned(dual.shape) if accelerated else dual
+    planes, rows = room(values.shape, _DEPTH)
     squares = float(np.sum(inverse.astype(np.float64) ** 2))
     step = np.float32(1 / ((4 if accelerated else 2) * squares))
     momenta = _momenta(iterations) if accelerated else np.zeros(iterations, dtype=np.float32)
     image, gaps = np.empty_like(values), []
     for start in range(0, iterations, _DEPTH):
-        descend(values, dual, ahead, inverse, step, np.float32(weight), momenta[start : start + _DEPTH], True if accelerated else None)
+        some = momenta[start : start + _DEPTH]
+        descend(values, dual, ahead, planes, rows, inverse, step, np.float32(weight), some, True if accelerated else None)
         if tolerance is not None:
             image_of(values, dual, inverse, image)
             gap, objective = gap_of(values, image, dual, inverse, weight)

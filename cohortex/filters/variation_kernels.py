@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from cohortex.filters.arrays import aligned
+
 _OPTIONS: Any = {"cache": True, "nogil": True, "error_model": "numpy"}
 """Divisions do not look for zeros, which would keep them apart."""
 
@@ -124,20 +126,27 @@ def _updated(dual, ahead, i, start, scale, here, up, right, inverse, iz, step, w
         _projected_z(z, dual[2, i, start:], here, scale, iz, step, momentum)
 
 
+def room(shape, depth):
+    """Return what `descend` works in: two planes of every iteration and two pieces of rows, aligned."""
+    even = (shape[1] * shape[2]) // 16 * 16 + 16
+    return aligned((depth, 2, even)), aligned((2, (_ROWS * shape[2]) // 16 * 16 + 16))
+
+
 @njit(**_OPTIONS)
-def descend(volume, field, field_ahead, inverse, step, weight, momenta, accelerated):
+def descend(volume, field, field_ahead, planes, rows, inverse, step, weight, momenta, accelerated):
     """Take as many iterations as there are momenta, in place.
 
     With `accelerated` None they are Chambolle's (the field damped, `field_ahead` is not used), with True projected steps with momentum.
+    `planes` and `rows` are room to work in, see `room`.
     """
     nx, ny, length = volume.shape
     noisy, size = volume.reshape((nx, ny * length)), ny * length
     dual, ahead = field.reshape((3, nx, size)), field_ahead.reshape((3, nx, size))
     depth = momenta.size
-    images = np.zeros((depth, 2, size + 1), dtype=np.float32)
+    images = planes
     nothing = np.zeros(_ROWS * length + 1, dtype=np.float32)
-    scale = np.empty(_ROWS * length, dtype=np.float32)
-    iz = np.full(_ROWS * length, inverse[2], dtype=np.float32)
+    scale, iz = rows[0, : _ROWS * length], rows[1, : _ROWS * length]
+    iz[:] = inverse[2]
     iz[length - 1 :: length] = np.float32(0)
     source = dual if accelerated is None else ahead
     for front in range(nx + depth - 1):
