@@ -61,9 +61,8 @@ def anisotropic_diffusion(
     Notes
     -----
     Edge rule: nothing flows through the border of the image. With "gradient" its mean is kept and no new extremes arise. On voxels of
-    1 mm these are ITK's GradientAnisotropicDiffusion and CurvatureAnisotropicDiffusion with the conductance parameter `contrast`, to 1e-6 of
-    the range of the image (their first one at least, "exp"); on others they differ, since ITK divides a flow by the spacing once
-    and not twice.
+    1 mm and with "exp" these are ITK's GradientAnisotropicDiffusion and CurvatureAnisotropicDiffusion with the conductance parameter
+    `contrast`, to 1e-6 of the range of the image; on others they differ, since ITK divides a flow by the spacing once and not twice.
 
     References
     ----------
@@ -163,7 +162,9 @@ def _sums(values: np.ndarray, resolved: Resolved) -> np.ndarray:
     return _plane_sums(rows, values.shape[order[2]], inverse, order, [(0, rows.shape[0])], map)
 
 
-def _plane_sums(rows: np.ndarray, length: int, inverse: np.ndarray, order: Sequence[int], pieces: list[tuple[int, int]], run: Any) -> np.ndarray:
+def _plane_sums(
+    rows: np.ndarray, length: int, inverse: np.ndarray, order: Sequence[int], pieces: list[tuple[int, int]], run: Any
+) -> np.ndarray:
     """Return the sums over the planes along x, which are the second axis where the order of the axes was changed."""
     second = order[0] != 0
     lines = np.zeros((rows.shape[1] if second else rows.shape[0], length), dtype=np.float32)
@@ -198,8 +199,10 @@ def _iterated(values: np.ndarray, resolved: Resolved, most: int) -> tuple[np.nda
             if not np.float32(squared) > np.finfo(np.float32).tiny:
                 continue
 
-            def moved(piece: tuple[int, int], source=current, target=newer, scale=np.float32(squared)) -> None:
-                diffuse(source, target, length, *piece, inverse, scale, step, resolved["rational"], resolved["curvature"])
+            kind = np.float32(squared), step, resolved["rational"], resolved["curvature"]
+
+            def moved(piece: tuple[int, int], source=current, target=newer, kind=kind) -> None:
+                diffuse(source, target, length, *piece, inverse, *kind)
 
             list(run(moved, pieces))
             current, newer = newer, current

@@ -186,7 +186,7 @@ def image_of(noisy, dual, inverse, out):
 
 @njit(**_OPTIONS)
 def gap_of(noisy, image, dual, inverse, weight):
-    """Return the duality gap and the primal objective 1/2 |image - noisy|^2 + weight TV(image), for a dual field of lengths up to weight."""
+    """Return the duality gap and the primal objective 1/2 |image - noisy|^2 + weight TV(image), for a field of lengths up to weight."""
     nx, ny, nz = image.shape
     ix, iy, iz = inverse[0], inverse[1], inverse[2]
     gap, objective = 0.0, 0.0

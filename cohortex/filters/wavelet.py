@@ -80,9 +80,7 @@ def wavelet(
     return total / np.float32(shifts)
 
 
-def _plan(
-    array: Any, spacing_mm: Sequence[float], sigma: float | None, basis: str, levels: int | None, shifts: int
-) -> dict[str, Any]:
+def _plan(array: Any, spacing_mm: Sequence[float], sigma: float | None, basis: str, levels: int | None, shifts: int) -> dict[str, Any]:
     """Return all but the thresholds; a depth of 0 means that nothing is to be done."""
     if shifts < 1:
         raise ValueError(f"cycle spinning takes at least 1 shift, not {shifts}")

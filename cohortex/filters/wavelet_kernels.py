@@ -77,7 +77,7 @@ def analyse_rows(source, low, high, taps_low, taps_high):
 
 @njit(cache=True, nogil=True)
 def _synthesised(out, low, high, t, start, stop, taps_low, taps_high, first):
-    """Set `out` to the sum of rows t, t + 1, ... of both bands with every second of their taps, from the last (`first` 2) or last but one."""
+    """Set `out` to the sum of rows t, t + 1, ... of both bands with every second tap, from the last (`first` 1) or last but one (2)."""
     out = out[start:stop]
     size = taps_low.size
     half = size // 2
