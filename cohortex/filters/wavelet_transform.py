@@ -73,8 +73,9 @@ def _analysed(array: np.ndarray, axis: int, low: np.ndarray, high: np.ndarray) -
     shape = list(array.shape)
     shape[axis] = (shape[axis] + low.size - 1) // 2
     first, second = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
-    if axis == 2:
-        analyse_along(array.reshape(-1, array.shape[2]), first.reshape(-1, shape[2]), second.reshape(-1, shape[2]), low, high)
+    if _runs(shape, axis):
+        size = shape[axis]
+        analyse_along(array.reshape(-1, array.shape[axis]), first.reshape(-1, size), second.reshape(-1, size), low, high)
     else:
         analyse_rows(_flat(array, axis), _flat(first, axis), _flat(second, axis), low, high)
     return first, second
@@ -85,11 +86,17 @@ def _synthesised(first: np.ndarray, second: np.ndarray, axis: int, size: int, lo
     shape = list(first.shape)
     shape[axis] = size
     out = np.empty(shape, dtype=np.float32)
-    if axis == 2:
-        synthesise_along(first.reshape(-1, first.shape[2]), second.reshape(-1, first.shape[2]), out.reshape(-1, size), low, high)
+    if _runs(shape, axis):
+        count = first.shape[axis]
+        synthesise_along(first.reshape(-1, count), second.reshape(-1, count), out.reshape(-1, size), low, high)
     else:
         synthesise_rows(_flat(first, axis), _flat(second, axis), _flat(out, axis), low, high)
     return out
+
+
+def _runs(shape: Sequence[int], axis: int) -> bool:
+    """Tell whether neighbours along an axis are neighbours in memory."""
+    return all(size == 1 for size in shape[axis + 1 :])
 
 
 def _flat(array: np.ndarray, axis: int) -> np.ndarray:
