@@ -68,8 +68,11 @@ class _Network:
 
     def select(self, rank: int, core: list[Value], extra: list[Value]) -> Value:
         """Return the element of a rank of two sorted lists: the least of the greater ones of all splits of the elements up to it."""
-        pairs = [(core[p - 1] if p else None, extra[rank - p] if rank >= p else None) for p in range(rank + 2)
-                 if p <= len(core) and rank - p < len(extra)]
+        pairs = [
+            (core[p - 1] if p else None, extra[rank - p] if rank >= p else None)
+            for p in range(rank + 2)
+            if p <= len(core) and rank - p < len(extra)
+        ]
         lone = [a or b for a, b in pairs if a is None or b is None]
         both = [(a, b) for a, b in pairs if a is not None and b is not None]
         found: Value | None = lone[0] if lone else None
