@@ -52,9 +52,9 @@ def make(folder: Path) -> tuple[int, int, int]:
         small[tuple(far.T)] = count
     scores = np.lib.format.open_memmap(folder / "scores.npy", "w+", np.float32, (CLASSES, *coarse))
     for k in range(CLASSES):
-        away = np.asarray(ndimage.distance_transform_edt(small != k)) - np.asarray(ndimage.distance_transform_edt(small == k))
+        outside, within = (np.asarray(ndimage.distance_transform_edt(mask)) for mask in (small != k, small == k))
         noise = ndimage.gaussian_filter(generator.standard_normal(coarse, dtype=np.float32), 1.5)
-        scores[k] = -np.clip(away, -6, 15) + 2 * noise
+        scores[k] = -np.clip(outside - within, -6, 15) + 2 * noise
     scores.flush()
     return labels.shape
 

@@ -30,6 +30,10 @@ UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 1e-3}
 DEFLATE_MAX_RATIO = 1032
 LARGEST_HEADER = 64 * 2**20
 FORM_DISTANCE_MM = 1.0
+SLAB, PIECE = 64, 2**20
+"""Planes that are taken from a volume at once, and bytes that are compressed at once, when a file is written."""
+GZIP_WINDOW = 31
+"""zlib's word for a gzip header and a window of 32 kB."""
 
 
 @dataclass(frozen=True)
@@ -312,22 +316,29 @@ def write_nifti(path: Path, volume: Volume, compress: bool = True) -> None:
     compress : bool
         Gzip at isal's level 1 (no time stamp, no name in it).
     """
-    from isal import igzip
+    from isal import isal_zlib
 
     header = _header_for(volume)
     components = range(3) if volume.kind == "field" else (None,)
-    with atomic_path(Path(path)) as temporary, temporary.open("wb") as raw:
-        file: Any = igzip.IGzipFile(filename="", fileobj=raw, mode="wb", compresslevel=1, mtime=0) if compress else raw
-        file.write(header)
+    machine = isal_zlib.compressobj(1, isal_zlib.DEFLATED, GZIP_WINDOW) if compress else None
+    with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
+
+        def put(data: memoryview | bytes) -> None:
+            # in pieces that stay in the cache; where they are cut depends on the volume only
+            for start in range(0, len(data), PIECE):
+                piece = data[start : start + PIECE]
+                file.write(machine.compress(piece) if machine else piece)
+
+        put(header)
         for component in components:
-            for z in range(0, volume.shape[2], 64):
-                slab = np.asarray(volume.data[:, :, z : z + 64] if component is None else volume.data[:, :, z : z + 64, component])
+            for z in range(0, volume.shape[2], SLAB):
+                slab = np.asarray(volume.data[:, :, z : z + SLAB] if component is None else volume.data[:, :, z : z + SLAB, component])
                 if component in (0, 1):
                     slab = -slab
                 little = slab.dtype.newbyteorder("<")
-                file.write(np.ascontiguousarray(slab.T, dtype=little).data.cast("B"))
-        if compress:
-            file.close()
+                put(np.ascontiguousarray(slab.T, dtype=little).data.cast("B"))
+        if machine:
+            file.write(machine.flush())
 
 
 def _header_for(volume: Volume) -> bytes:
