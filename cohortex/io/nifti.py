@@ -108,8 +108,11 @@ def _volumes(header: Header, data: np.ndarray, frames: Frames, role: str, name: 
         part = data[..., index]
         if not scaled:
             return part
+        values = np.empty(part.shape, np.float32, order="F")
         with np.errstate(over="ignore", invalid="ignore"):
-            values = (part * np.float64(header.slope) + header.intercept).astype(np.float32)
+            # in double precision, but of one plane at a time
+            for z in range(part.shape[2]):
+                values[:, :, z] = part[:, :, z] * np.float64(header.slope) + header.intercept
         if np.isinf(values).any() and (part.dtype.kind != "f" or np.isfinite(part).all()):
             raise BadInput("overflow", f"{name} scales its values (scl_slope) beyond what 32-bit floats hold: write its header again.")
         return values

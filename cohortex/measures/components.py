@@ -158,9 +158,9 @@ def measure_labels(labels: ArrayLike, block: Sequence[int] = BLOCK) -> Pieces:
     rows: dict[int, list[np.ndarray]] = {}
     for box in _boxes(labels.shape, block):
         data = np.ascontiguousarray(labels[box])
-        values, local = np.unique(data, return_inverse=True)
+        values, places = _distinct(data)
         here = values != 0
-        numbers = np.where(here, np.cumsum(here), 0)[local.reshape(data.shape)]
+        numbers = np.where(here, np.cumsum(here), 0)[places]
         parts = _measured(data, numbers, np.array([s.start for s in box]), int(here.sum()))
         for n, value in enumerate(values[here].tolist()):
             voxels, sums, low, high = (part[n] for part in parts[:4])
@@ -173,6 +173,18 @@ def measure_labels(labels: ArrayLike, block: Sequence[int] = BLOCK) -> Pieces:
     voxels = np.array([rows[int(kind)][0] for kind in kinds], np.int64)
     sums, low, high = (np.array([rows[int(kind)][i] for kind in kinds], np.int64).reshape(-1, 3) for i in (1, 2, 3))
     return Pieces(kinds, voxels, sums / np.maximum(voxels, 1)[:, None], low, high + 1, np.zeros(1, np.int64), (BLOCK, 26))
+
+
+def _distinct(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values that occur, ascending, and for every voxel which of them it has."""
+    if data.dtype.kind not in "ub" or data.dtype.itemsize > 2:
+        values, places = np.unique(data, return_inverse=True)
+        return values, places.reshape(data.shape)
+    # without sorting all voxels
+    values = np.flatnonzero(np.bincount(data.reshape(-1)))
+    table = np.zeros(int(values[-1]) + 1, np.int64)
+    table[values] = np.arange(len(values))
+    return values, table[data.view(np.uint8) if data.dtype.kind == "b" else data]
 
 
 def _boxes(shape: Sequence[int], block: Sequence[int]) -> Iterator[Box]:
