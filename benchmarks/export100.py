@@ -153,10 +153,8 @@ def main() -> None:
 
         reference = np.asarray(nibabel.load(folder / "theirs.nii.gz").dataobj)  # type: ignore[attr-defined]
         equal = float(np.mean(read_nifti(folder / "ours.nii.gz").array() == reference))
-        megabytes = scores.nbytes / 2**20
-        print(
-            f"{CLASSES} classes on {scores.shape[1:]} ({megabytes:.0f} MB) to labels on {shape}, saved as .nii.gz; {equal:.4%} of the labels equal"
-        )
+        print(f"{CLASSES} classes on {scores.shape[1:]} ({scores.nbytes / 2**20:.0f} MB) to labels on {shape}, saved as .nii.gz")
+        print(f"{equal:.4%} of the labels are equal")
         print(f"{'':34}{'CPU s':>8}{'peak MB':>10}{'.nii.gz kB':>12}")
         for label, side, file in (
             ("class by class, then the largest", "theirs", "theirs.nii.gz"),
