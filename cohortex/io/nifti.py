@@ -37,6 +37,8 @@ SLAB, PIECE = 64, 2**21
 """Planes that are taken from a volume at once, and bytes that are compressed at once, when a file is written."""
 GZIP_START = bytes.fromhex("1f8b08000000000000ff")
 """Deflate, no name, no time, unknown system."""
+WINDOW = -14
+"""zlib's word for raw deflate that looks back 16 kB: in images of bytes or words, what lies farther away costs more bits than it saves."""
 DEFLATE_END = b"\x03\0"
 """An empty last block."""
 
@@ -372,7 +374,7 @@ def gzipped(pieces: Iterable[bytes | memoryview], threads: int = 1) -> Iterator[
 def _deflated(piece: bytes | memoryview) -> bytes:
     from isal import isal_zlib
 
-    machine = isal_zlib.compressobj(1, isal_zlib.DEFLATED, -15)
+    machine = isal_zlib.compressobj(1, isal_zlib.DEFLATED, WINDOW)
     return machine.compress(piece) + machine.flush(isal_zlib.Z_SYNC_FLUSH)
 
 
