@@ -108,7 +108,11 @@ def preflight(config: Mapping[str, Any], basedir: str) -> None:
                 if name != "train":
                     from cohortex.models.folder import read_model
 
-                    read_model(Path(folder))
+                    card, _ = read_model(Path(folder))
+                    if card["task"] != stage:
+                        raise Refused(
+                            f"{stage}: weights: {name} is a model for {card['task']}, not for {stage}; name one of another folder."
+                        )
     sizes = batch_sizes(config["work"])
     if sizes:
         needed_mb = BYTES_A_BATCH * max(size.total_mb for size in sizes.values())
