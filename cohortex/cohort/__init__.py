@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -80,7 +81,10 @@ def make_cohort(config: Mapping[str, Any], basedir: str | Path = ".") -> None:
 
     config = check_config(config)
     folder = Path(config["work"]) / "cohort"
-    rows, people, root = _find(config)
+    others: Counter[str] = Counter()
+    rows, people, root = _find(config, others)
+    if others:
+        _say(not_taken(others))
     rows = _selected(rows, config)
     people = _people(rows, people, config)
     _complete(rows, people, config)
@@ -120,7 +124,7 @@ def make_cohort(config: Mapping[str, Any], basedir: str | Path = ".") -> None:
     write_if_changed(
         folder / "batches.tsv", table_text(["subject", "batch"], ({"subject": key, "batch": value} for key, value in batches.items()))
     )
-    index = {"next": following, "batch_size": config["batch_size"], "batches": sizes(measured)}
+    index = {"next": following, "batch_size": config["batch_size"], "batches": sizes(measured), "others": dict(others)}
     write_if_changed(folder / "index.json", json.dumps(index, separators=(",", ":"), sort_keys=True))
     _index.cache_clear()
 
@@ -131,7 +135,13 @@ def _say(sentence: str) -> None:
     sys.stderr.write(sentence + "\n")
 
 
-def _find(config: Mapping[str, Any]) -> tuple[list[dict[str, str]], list[dict[str, str]], str]:
+def not_taken(others: Mapping[str, int]) -> str:
+    """Return a sentence on the images of a BIDS dataset that were left alone because of their suffix, by suffix."""
+    counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+    return f"Images that were not taken, as select: suffix: does not name theirs: {counts}."
+
+
+def _find(config: Mapping[str, Any], others: Counter[str]) -> tuple[list[dict[str, str]], list[dict[str, str]], str]:
     """Return the images, what is known of the subjects, and the folder that paths are relative to (empty for the demo)."""
     from cohortex.cohort import scan, table
     from cohortex.errors import Refused
@@ -145,13 +155,17 @@ def _find(config: Mapping[str, Any]) -> tuple[list[dict[str, str]], list[dict[st
     source = Path(os.path.abspath(config["input"]))  # noqa: PTH100 - links stay as they are
     if source.is_dir():
         if scan.is_bids(source):
-            rows, people = scan.scan_bids(source, config["select"])
+            rows, people = scan.scan_bids(source, config["select"], others)
             wanted = ", ".join(config["select"].get("suffix", ()))
             hint = f"a BIDS dataset without images of the suffixes {wanted}; name yours in select: suffix:"
         else:
             rows, people = scan.scan_dicom(source)
             hint = "neither a BIDS dataset (sub-<id>) nor a folder with one DICOM folder a subject; make a table of it with cohortex index"
         if not rows:
+            if not any(source.iterdir()):
+                hint = "an empty folder; name a BIDS dataset, a folder with one DICOM folder a subject, or a table (.tsv)"
+            elif others:
+                hint += f" (it has {', '.join(f'{count} {suffix}' for suffix, count in sorted(others.items()))})"
             raise Refused(f"The input {source.name} is {hint}.")
         return rows, people, str(source)
     if not source.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def is_bids(root: Path) -> bool:
         return any(entry.name.startswith("sub-") and entry.is_dir() for entry in entries)
 
 
-def scan_bids(root: Path, select: Mapping[str, Any]) -> tuple[list[Row], list[Row]]:
+def scan_bids(root: Path, select: Mapping[str, Any], others: Counter[str] | None = None) -> tuple[list[Row], list[Row]]:
     """Return the images of a BIDS dataset and its participants.
 
     Parameters
@@ -37,6 +38,8 @@ def scan_bids(root: Path, select: Mapping[str, Any]) -> tuple[list[Row], list[Ro
     root : Path
     select : mapping
         ``suffix``: those that are taken; other files are not looked at. Phases and other parts than the magnitude are left out.
+    others : Counter, optional
+        Here the images of other suffixes are counted, by suffix.
 
     Returns
     -------
@@ -65,6 +68,8 @@ def scan_bids(root: Path, select: Mapping[str, Any]) -> tuple[list[Row], list[Ro
         for place, datatypes in places:
             for path, entities, suffix in _files(root, place, datatypes):
                 if suffix not in suffixes or entities.get("part", "mag") != "mag":
+                    if others is not None and suffix not in suffixes:
+                        others[suffix] += 1
                     continue
                 said = f"sub-{entities.get('sub', '')}" + (f"/ses-{entities['ses']}" if "ses" in entities else "")
                 if said != place:

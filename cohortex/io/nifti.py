@@ -300,6 +300,9 @@ def _voxels(file: Any, header: Header, name: str) -> np.ndarray:
 def _exactly(file: Any, count: int, name: str, short: str = "truncated") -> bytes:
     data = file.read(count)
     if len(data) < count:
+        kind = what_it_is(data)
+        if short == "not-nifti" and kind != "something unknown" and "NIfTI" not in kind:
+            raise BadInput("not-nifti", f"{name} holds {kind}, not NIfTI: give a .nii or .nii.gz file.")
         if short == "not-nifti":
             raise BadInput("truncated", f"{name} is shorter than a NIfTI header ({len(data)} bytes): copy it again from its source.")
         raise BadInput("truncated", f"{name} ends inside its header: copy it again from its source.")

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from cohortex.cohort import not_taken
 from cohortex.items import DEMO_SITE, SET_ASIDE
 from cohortex.records import COLUMNS
 from cohortex.tables import write_table
@@ -180,6 +181,12 @@ def read_records(work: Path, stages: Sequence[str]) -> Records:
     records.cohort = {row["image"]: row for row in _table(work / "cohort" / "cohort.tsv", records.notes)}
     records.participants = {row["subject"]: row for row in _table(work / "cohort" / "participants.tsv", None) if "subject" in row}
     batches = {row.get("batch", "") for row in records.cohort.values()} - {""}
+    try:
+        others = json.loads((work / "cohort" / "index.json").read_text(encoding="utf-8")).get("others")
+    except (OSError, ValueError):
+        others = None  # a cohort without this file has been told of elsewhere
+    if others:
+        records.notes.append(not_taken(others))
     for stage in stages:
         folder = work / "records" / stage
         found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")) if folder.is_dir() else []

@@ -60,6 +60,13 @@ def test_wrong_weights_are_refused_naming_the_folder(tmp_path):
     assert "model" in sentence and "sha256" in sentence
 
 
+def test_a_model_of_another_task_is_refused_before_any_job(tmp_path):
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(f"denoise: {{default: {{method: redcnn, weights: {ROOT / 'zoo' / 'superresolve' / 'srcnn3d'}}}}}\n")
+    sentence = refused(tmp_path, "--configfile", str(settings), input=write_cohort(tmp_path, ["1"]))
+    assert "is a model for superresolve, but denoise has it" in sentence
+
+
 def test_a_second_run_on_one_output_refuses_and_names_the_owner(tmp_path):
     import json
     import os

@@ -10,6 +10,7 @@ from cohortex.cohort import batch_sizes, make_cohort, read_batches
 from cohortex.cohort.cut import cut, split_of
 from cohortex.config import check_config
 from cohortex.errors import Refused
+from cohortex.report.records import read_records
 from cohortex.tables import read_table
 
 
@@ -106,13 +107,16 @@ def test_images_that_bids_tells_apart_otherwise_are_told_apart_by_acq_and_phases
     assert set(make(tmp_path / "bids")) == {"01_aEcho1_T1w", "01_aEcho2_T1w", "01_Cegad_T1w", "01_T1w"}
 
 
-def test_derivatives_sidecars_and_other_suffixes_are_not_taken(make, tmp_path):
+def test_derivatives_sidecars_and_other_suffixes_are_not_taken_and_the_latter_are_told(make, tmp_path, folder, capsys):
     data = bids(tmp_path / "bids", ["01"], ("T1w", "PDT2", "CT"))
     touch(data / "sub-01/anat/sub-01_T1w.json")
     touch(data / "sub-01/func/sub-01_task-rest_bold.nii.gz")
     touch(data / "derivatives/x/sub-01/anat/sub-01_T2w.nii.gz")
     touch(data / "sub-01/anat/.sub-01_T2w.nii.gz")
     assert set(make(data)) == {"01_T1w", "01_CT"}
+    sentence = "Images that were not taken, as select: suffix: does not name theirs: 1 PDT2, 1 bold."
+    assert sentence in capsys.readouterr().err
+    assert read_records(folder.parent, ["acquire"]).notes[0] == sentence
 
 
 def test_select_takes_suffixes_sessions_and_subjects(make, tmp_path):
@@ -152,9 +156,12 @@ def test_missing_and_empty_input_are_refused_in_a_sentence(make, tmp_path):
     with pytest.raises(Refused, match="is not there; name demo, a folder or a table"):
         make(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(Refused, match=r"neither a BIDS dataset .* nor"):
+    with pytest.raises(Refused, match="an empty folder; name a BIDS dataset"):
         make(tmp_path / "empty")
-    with pytest.raises(Refused, match="without images of the suffixes CT"):
+    touch(tmp_path / "full/notes.txt")
+    with pytest.raises(Refused, match=r"neither a BIDS dataset .* nor"):
+        make(tmp_path / "full")
+    with pytest.raises(Refused, match=r"without images of the suffixes CT.*it has 1 T1w"):
         make(bids(tmp_path / "bids", ["01"]), select={"suffix": ["CT"]})
     with pytest.raises(Refused, match=r"is a file but no \.tsv table"):
         make(table(tmp_path, "x", "cohort.csv"))

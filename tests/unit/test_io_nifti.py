@@ -146,6 +146,9 @@ def test_a_message_says_what_a_wrong_file_is(tmp_path: Path) -> None:
     (tmp_path / "a.nii.gz").write_bytes(b"<html>not found</html>" * 20)
     with pytest.raises(BadInput, match="web page"):
         read(tmp_path / "a.nii.gz")
+    (tmp_path / "c.nii.gz").write_bytes(gzip.compress(b"<html>not found</html>"))
+    with pytest.raises(BadInput, match="holds a web page"):
+        read(tmp_path / "c.nii.gz")
     saved(tmp_path / "b.nii", noise()).rename(tmp_path / "b.nii.gz")
     with pytest.raises(BadInput, match=r"rename it to \.nii or gzip it"):
         read(tmp_path / "b.nii.gz")
