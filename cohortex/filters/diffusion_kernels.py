@@ -57,7 +57,8 @@ def power_of_two(y):
     p = p * t + np.float32(0.2402215415)
     p = p * t + np.float32(0.6931468307)
     p = p * t + np.float32(1)
-    return p * _float_of(np.int32((_bits_of(rounded) << np.int32(23)) + np.int32(0x3F800000)))
+    power = np.int32((_bits_of(rounded) << np.int32(23)) + np.int32(0x3F800000))  # pyright: ignore[reportCallIssue]
+    return p * _float_of(power)  # pyright: ignore[reportCallIssue]
 
 
 @njit(**_OPTIONS)
