@@ -33,7 +33,7 @@ UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 1e-3}
 DEFLATE_MAX_RATIO = 1032
 LARGEST_HEADER = 64 * 2**20
 FORM_DISTANCE_MM = 1.0
-SLAB, PIECE = 64, 2**21
+SLAB, PIECE = 64, 2**20
 """Planes that are taken from a volume at once, and bytes that are compressed at once, when a file is written."""
 GZIP_START = bytes.fromhex("1f8b08000000000000ff")
 """Deflate, no name, no time, unknown system."""
@@ -358,27 +358,28 @@ def gzipped(pieces: Iterable[bytes | memoryview], threads: int = 1) -> Iterator[
 
     check, size = 0, 0
     yield GZIP_START
-    ahead: deque[Future[bytes]] = deque()
+    ahead: deque[Future[tuple[bytes, bytes]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for piece in pieces:
             check, size = isal_zlib.crc32(piece, check), size + len(piece)
             if threads <= 1:
-                yield _deflated(piece)
+                yield from _deflated(piece)
                 continue
             ahead.append(pool.submit(_deflated, piece))
             # bounded, so that no more than some pieces are held
             if len(ahead) > 2 * threads:
-                yield ahead.popleft().result()
+                yield from ahead.popleft().result()
         while ahead:
-            yield ahead.popleft().result()
+            yield from ahead.popleft().result()
     yield DEFLATE_END + check.to_bytes(4, "little") + (size % 2**32).to_bytes(4, "little")
 
 
-def _deflated(piece: bytes | memoryview) -> bytes:
+def _deflated(piece: bytes | memoryview) -> tuple[bytes, bytes]:
+    """Return a compressed piece and its end, which are not joined: that would cost a copy."""
     from isal import isal_zlib
 
     machine = isal_zlib.compressobj(1, isal_zlib.DEFLATED, WINDOW)
-    return machine.compress(piece) + machine.flush(isal_zlib.Z_SYNC_FLUSH)
+    return machine.compress(piece), machine.flush(isal_zlib.Z_SYNC_FLUSH)
 
 
 def _header_for(volume: Volume) -> bytes:
