@@ -61,9 +61,8 @@ def anisotropic_diffusion(
     Notes
     -----
     Edge rule: nothing flows through the border of the image. With "gradient" its mean is kept and no new extremes arise. On voxels of
-    1 mm these are ITK's GradientAnisotropicDiffusion and CurvatureAnisotropicDiffusion with the conductance parameter `contrast`, to 1e-6 of
-    the range of the image (their first one at least, "exp"); on others they differ, since ITK divides a flow by the spacing once
-    and not twice.
+    1 mm and with "exp" these are ITK's GradientAnisotropicDiffusion and CurvatureAnisotropicDiffusion with the conductance parameter
+    `contrast`, to 1e-6 of the range of the image; on others they differ, since ITK divides a flow by the spacing once and not twice.
 
     References
     ----------
@@ -163,7 +162,9 @@ def _sums(values: np.ndarray, resolved: Resolved) -> np.ndarray:
     return _plane_sums(rows, values.shape[order[2]], inverse, order, [(0, rows.shape[0])], map)
 
 
-def _plane_sums(rows: np.ndarray, length: int, inverse: np.ndarray, order: Sequence[int], pieces: list[tuple[int, int]], run: Any) -> np.ndarray:
+def _plane_sums(
+    rows: np.ndarray, length: int, inverse: np.ndarray, order: Sequence[int], pieces: list[tuple[int, int]], run: Any
+) -> np.ndarray:
     """Return the sums over the planes along x, which are the second axis where the order of the axes was changed."""
     second = order[0] != 0
     lines = np.zeros((rows.shape[1] if second else rows.shape[0], length), dtype=np.float32)
@@ -184,7 +185,7 @@ def _iterated(values: np.ndarray, resolved: Resolved, most: int) -> tuple[np.nda
     image = turned(values, order)
     inverse = np.ascontiguousarray(resolved["inverse"][order])
     length = image.shape[2]
-    current, newer = _with_borders(image), _with_borders(image)
+    current, newer = _with_borders(image), _with_borders(image, fill=False)
     known, used = resolved["squared_kappas"], []
     size = image.shape[0]
     count = max(1, min(most, size // 8))
@@ -198,23 +199,26 @@ def _iterated(values: np.ndarray, resolved: Resolved, most: int) -> tuple[np.nda
             if not np.float32(squared) > np.finfo(np.float32).tiny:
                 continue
 
-            def moved(piece: tuple[int, int], source=current, target=newer, scale=np.float32(squared)) -> None:
-                diffuse(source, target, length, *piece, inverse, scale, step, resolved["rational"], resolved["curvature"])
+            kind = np.float32(squared), step, resolved["rational"], resolved["curvature"]
+
+            def moved(piece: tuple[int, int], source=current, target=newer, kind=kind) -> None:
+                diffuse(source, target, length, *piece, inverse, *kind)
 
             list(run(moved, pieces))
             current, newer = newer, current
     return turned_back(current[:, :, LEFT : LEFT + length], order), used
 
 
-def _with_borders(image: np.ndarray) -> np.ndarray:
-    """Return an image whose rows are laid out as the kernels want them."""
+def _with_borders(image: np.ndarray, fill: bool = True) -> np.ndarray:
+    """Return an image whose rows are laid out as the kernels want them, or room for one."""
     x, y, z = image.shape
     width = LEFT + (z + LEFT) // LEFT * LEFT
     raw = np.empty(x * y * width + LEFT, dtype=np.float32)
     begin = -raw.ctypes.data // raw.itemsize % LEFT
     rows = raw[begin : begin + x * y * width].reshape(x, y, width)
-    rows[:, :, LEFT : LEFT + z] = image
-    rows[:, :, LEFT - 1], rows[:, :, LEFT + z] = image[:, :, 0], image[:, :, -1]
+    if fill:
+        rows[:, :, LEFT : LEFT + z] = image
+        rows[:, :, LEFT - 1], rows[:, :, LEFT + z] = image[:, :, 0], image[:, :, -1]
     return rows
 
 

@@ -56,14 +56,15 @@ def power_of_two(y):
     p = p * t + np.float32(0.05550970115)
     p = p * t + np.float32(0.2402215415)
     p = p * t + np.float32(0.6931468307)
-    p = p * t + np.float32(1.000000063)
-    return p * _float_of(np.int32((_bits_of(rounded) << np.int32(23)) + np.int32(0x3F800000)))
+    p = p * t + np.float32(1)
+    power = np.int32((_bits_of(rounded) << np.int32(23)) + np.int32(0x3F800000))  # pyright: ignore[reportCallIssue]
+    return p * _float_of(power)  # pyright: ignore[reportCallIssue]
 
 
 @njit(**_OPTIONS)
 def _flow(step, weighted, scale, rational, curvature):
     """Return what flows along a difference; the square of the whole gradient comes over that of kappa, times -log2(e)."""
-    if rational is None:
+    if rational is None:  # noqa: SIM108  the compiler leaves out a branch, not a part of an expression
         opened = power_of_two(weighted)
     else:
         opened = np.float32(1) / (np.float32(1) - weighted * np.float32(0.6931471805599453))
@@ -200,4 +201,6 @@ def squared_gradients(image, start, stop, inverse, lines, second):
         for j in range(ny):
             right, left = min(j + 1, ny - 1), max(j - 1, 0)
             line = lines[j if second else i]
-            _add_squares(line, image[i, j], image[i, left], image[i, right], image[down, j], image[up, j], inverse[0], inverse[1], inverse[2])
+            _add_squares(
+                line, image[i, j], image[i, left], image[i, right], image[down, j], image[up, j], inverse[0], inverse[1], inverse[2]
+            )

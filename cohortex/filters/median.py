@@ -73,8 +73,9 @@ def _block(values: np.ndarray, resolved: Resolved, origin: Triple) -> np.ndarray
         cube_median(image, out)
     else:
         wx, wy, wz = 2 * hx + 1, 2 * hy + 1, 2 * hz + 1
-        plans = sort_plan(wz), merge_plan(wy, wz), median_plan(wx, wy * wz)
-        box_median(image, out, half, *(plan.operations for plan in plans), max(plan.scratch for plan in plans))
+        z, y, x = sort_plan(wz), merge_plan(wy, wz), median_plan(wx, wy * wz)
+        scratch = max(x.scratch, y.scratch, z.scratch)
+        box_median(image, out, half, z.operations, y.operations, x.operations, scratch)
     return turned_back(out, order)
 
 

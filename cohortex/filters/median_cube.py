@@ -156,9 +156,7 @@ def _medians(a, b, c, d, count, found):
     for k in range(count):
         b0, b1, b2, b3, b4, b5, b6, b7, b8 = _nine(b, k)
         c0, c1, c2, c3, c4, c5, c6, c7, c8 = _nine(c, k)
-        m4, m5, m6, m7, m8, m9, m10, m11, m12, m13 = _middle_of_18(
-            b0, b1, b2, b3, b4, b5, b6, b7, b8, c0, c1, c2, c3, c4, c5, c6, c7, c8
-        )
+        m4, m5, m6, m7, m8, m9, m10, m11, m12, m13 = _middle_of_18(b0, b1, b2, b3, b4, b5, b6, b7, b8, c0, c1, c2, c3, c4, c5, c6, c7, c8)
         e0, e1, e2, e3, e4, e5, e6, e7, e8 = _nine(a, k)
         found[k] = _fourteenth(m4, m5, m6, m7, m8, m9, m10, m11, m12, m13, e0, e1, e2, e3, e4, e5, e6, e7, e8)
         e0, e1, e2, e3, e4, e5, e6, e7, e8 = _nine(d, k)

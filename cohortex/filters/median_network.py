@@ -68,17 +68,19 @@ class _Network:
 
     def select(self, rank: int, core: list[Value], extra: list[Value]) -> Value:
         """Return the element of a rank of two sorted lists: the least of the greater ones of all splits of the elements up to it."""
-        pairs = [(core[p - 1] if p else None, extra[rank - p] if rank >= p else None) for p in range(rank + 2)
-                 if p <= len(core) and rank - p < len(extra)]
-        lone = [a or b for a, b in pairs if a is None or b is None]
-        both = [(a, b) for a, b in pairs if a is not None and b is not None]
-        found: Value | None = lone[0] if lone else None
-        for other in lone[1:]:
+        candidates: list[Value] = []
+        for taken in range(rank + 2):
+            if taken > len(core) or rank - taken >= len(extra):
+                continue
+            if taken == 0:
+                candidates.append(extra[rank])
+            elif taken == rank + 1:
+                candidates.append(core[rank])
+            else:
+                candidates.append(self._half(HIGH, core[taken - 1], extra[rank - taken]))
+        found = candidates[0]
+        for other in candidates[1:]:
             found = self._half(LOW, found, other)
-        for a, b in both:
-            larger = self._half(HIGH, a, b)
-            found = larger if found is None else self._half(LOW, found, larger)
-        assert found is not None
         return found
 
     def _half(self, kind: int, a: Value, b: Value) -> Value:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from cohortex.filters.arrays import checked
+from cohortex.filters.noise import given_or_estimated
+from cohortex.filters.steps import Resolved, Step, Triple, whole
 from cohortex.filters.transform_kernels import shrink
-from cohortex.measures.image_quality import noise_sigma
 
 Blocks = Literal["auto", "volume", "slices"]
 
@@ -74,45 +75,59 @@ def denoise_transform(
     the two passes follow Dabov et al., IEEE Trans. Image Processing 16 (2007) 2080-2095, without the search for similar blocks.
     """
     values = checked(array, spacing_mm)
+    options: dict[str, Any] = {"blocks": blocks, "block_size": block_size, "threshold": threshold, "strength": strength, "rician": rician}
+    return whole(STEP, values, _resolve(values, spacing_mm, sigma, **options))
+
+
+def _resolve(
+    array: Any,
+    spacing_mm: Sequence[float],
+    sigma: float | None = None,
+    *,
+    blocks: Blocks = "auto",
+    block_size: int = 4,
+    threshold: float = 2.8,
+    strength: float = 1.0,
+    rician: bool = False,
+) -> dict[str, Any]:
+    """Return the noise, and the order of the axes with the sizes of the blocks along them."""
     if not 2 <= block_size <= 8:
         raise ValueError(f"blocks have 2 to 8 voxels along an axis, not {block_size}")
     if not (threshold > 0 and strength >= 0):
         raise ValueError(f"threshold is above 0 and strength not below 0, they are {threshold} and {strength}")
-    if sigma is None:
-        sigma = noise_sigma(values)
-    if not (np.isfinite(sigma) and sigma >= 0):
-        raise ValueError(f"the noise sigma is a number not below 0, this one is {sigma}")
-    scale = float(sigma) * strength
+    # The kernel runs along the last axis fastest; with blocks in slices the first axis is the one across them.
+    order = _axis_order(array.shape, spacing_mm, blocks)
+    sizes = [min(block_size, array.shape[axis]) for axis in order]
+    if blocks == "slices" or (blocks == "auto" and _sliced(array.shape, spacing_mm)):
+        sizes[0] = 1
+    noise = given_or_estimated(array, sigma)
+    return {"sigma": noise, "scale": noise * strength, "order": order, "sizes": sizes, "threshold": threshold, "rician": rician}
+
+
+def _halo(resolved: Resolved) -> Triple:
+    """Return the reach of two passes over all blocks that hold a voxel."""
+    reach = dict(zip(resolved["order"], resolved["sizes"], strict=True))
+    x, y, z = (2 * (reach[axis] - 1) if resolved["scale"] else 0 for axis in range(3))
+    return x, y, z
+
+
+def _block(values: np.ndarray, resolved: Resolved, origin: Triple) -> np.ndarray:
+    """Denoise a part of an image."""
+    scale, order, sizes = resolved["scale"], resolved["order"], resolved["sizes"]
     if scale == 0:
         return values.copy()
-
-    # The kernel runs along the last axis fastest; with blocks in slices the first axis is the one across them.
-    order = _axis_order(values.shape, spacing_mm, blocks)
-    sizes = [min(block_size, values.shape[axis]) for axis in order]
-    if blocks == "slices" or (blocks == "auto" and _sliced(values.shape, spacing_mm)):
-        sizes[0] = 1
-    turned = np.transpose(values, order) * np.float32(1 / scale)
+    image = np.transpose(values, order) * np.float32(1 / scale)
     pads = [(size - 1, size - 1) for size in sizes]
-    padded = np.ascontiguousarray(np.pad(turned, pads, mode="symmetric"))
+    padded = np.ascontiguousarray(np.pad(image, pads, mode="symmetric"))
     bases = [_cosines(size) for size in sizes]
-    pilot = _averaged(padded, padded, bases, threshold)
+    pilot = _averaged(padded, padded, bases, resolved["threshold"])
     result = _averaged(padded, pilot, bases, 0.0)
-    inner = tuple(slice(low, low + size) for (low, _), size in zip(pads, turned.shape, strict=True))
+    inner = tuple(slice(low, low + size) for (low, _), size in zip(pads, image.shape, strict=True))
     out = np.ascontiguousarray(np.transpose(result[inner], np.argsort(order))) * np.float32(scale)
-    return rician_amplitude(out, sigma) if rician else out
+    return rician_amplitude(out, resolved["sigma"]) if resolved["rician"] else out
 
 
-def block_kind(shape: Sequence[int], spacing_mm: Sequence[float]) -> Literal["volume", "slices"]:
-    """Return what ``blocks: auto`` means for a grid."""
-    return "slices" if _sliced(shape, spacing_mm) else "volume"
-
-
-def block_halo(shape: Sequence[int], spacing_mm: Sequence[float], block_size: int = 4) -> tuple[int, int, int]:
-    """Return how far `denoise_transform` looks along each axis: the blocks of both passes that hold a voxel."""
-    halo = [2 * (block_size - 1)] * 3
-    if _sliced(shape, spacing_mm):
-        halo[_axis_order(shape, spacing_mm, "slices")[0]] = 0
-    return halo[0], halo[1], halo[2]
+STEP = Step(_resolve, _halo, _block)
 
 
 def rician_amplitude(mean: np.ndarray, sigma: float) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def _forward(source, i, j, basis_a, basis_b, basis_c, columns, half, coefficients):
     """Transform the blocks at (i, j, every k); `coefficients` is (a * b * c, number of blocks)."""
     na, nb, nc = basis_a.shape[0], basis_b.shape[0], basis_c.shape[0]
@@ -52,7 +52,7 @@ def _forward(source, i, j, basis_a, basis_b, basis_c, columns, half, coefficient
                     row[k] += factor * line[k + c]
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def _backward(coefficients, i, j, basis_a, basis_b, basis_c, columns, half, total):
     """Add the inverse transform of the blocks at (i, j, every k) to `total`."""
     na, nb, nc = basis_a.shape[0], basis_b.shape[0], basis_c.shape[0]
@@ -95,7 +95,7 @@ def _backward(coefficients, i, j, basis_a, basis_b, basis_c, columns, half, tota
                     target[k] += factor * line[k]
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def shrink(noisy, pilot, basis_a, basis_b, basis_c, threshold, total, weight):
     """Shrink every block of an image with noise of sigma 1 and add it, weighted, to `total`, its weight to `weight`.
 
