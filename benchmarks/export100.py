@@ -52,9 +52,9 @@ def make(folder: Path) -> tuple[int, int, int]:
         small[tuple(far.T)] = count
     scores = np.lib.format.open_memmap(folder / "scores.npy", "w+", np.float32, (CLASSES, *coarse))
     for k in range(CLASSES):
-        away = ndimage.distance_transform_edt(small != k) - ndimage.distance_transform_edt(small == k)
+        outside, within = (np.asarray(ndimage.distance_transform_edt(mask)) for mask in (small != k, small == k))
         noise = ndimage.gaussian_filter(generator.standard_normal(coarse, dtype=np.float32), 1.5)
-        scores[k] = -np.clip(away, -6, 15) + 2 * noise
+        scores[k] = -np.clip(outside - within, -6, 15) + 2 * noise
     scores.flush()
     return labels.shape
 
@@ -127,7 +127,7 @@ def measured(folder: Path, side: str, shape: tuple[int, int, int]) -> tuple[floa
 def main() -> None:
     """Make the scores, run all sides and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--side", choices=["ours", "lazy", "theirs", "nothing"])
+    parser.add_argument("--side", choices=["ours", "lazy", "theirs"])
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--shape", type=int, nargs=3)
     arguments = parser.parse_args()
@@ -136,7 +136,8 @@ def main() -> None:
 
         set_threads(1)
         shape = tuple(arguments.shape)
-        seconds = theirs(arguments.folder, shape) if arguments.side == "theirs" else ours(arguments.folder, shape, arguments.side == "lazy")
+        side = arguments.side
+        seconds = theirs(arguments.folder, shape) if side == "theirs" else ours(arguments.folder, shape, side == "lazy")
         # getrusage would tell the peak of the parent, if that was larger
         peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
         print(seconds, int(peak.split()[1]) / 1024)
@@ -152,10 +153,8 @@ def main() -> None:
 
         reference = np.asarray(nibabel.load(folder / "theirs.nii.gz").dataobj)  # type: ignore[attr-defined]
         equal = float(np.mean(read_nifti(folder / "ours.nii.gz").array() == reference))
-        megabytes = scores.nbytes / 2**20
-        print(
-            f"{CLASSES} classes on {scores.shape[1:]} ({megabytes:.0f} MB) to labels on {shape}, saved as .nii.gz; {equal:.4%} of the labels equal"
-        )
+        print(f"{CLASSES} classes on {scores.shape[1:]} ({scores.nbytes / 2**20:.0f} MB) to labels on {shape}, saved as .nii.gz")
+        print(f"{equal:.4%} of the labels are equal")
         print(f"{'':34}{'CPU s':>8}{'peak MB':>10}{'.nii.gz kB':>12}")
         for label, side, file in (
             ("class by class, then the largest", "theirs", "theirs.nii.gz"),

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -30,6 +33,14 @@ UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 1e-3}
 DEFLATE_MAX_RATIO = 1032
 LARGEST_HEADER = 64 * 2**20
 FORM_DISTANCE_MM = 1.0
+SLAB, PIECE = 64, 2**20
+"""Planes that are taken from a volume at once, and bytes that are compressed at once, when a file is written."""
+GZIP_START = bytes.fromhex("1f8b08000000000000ff")
+"""Deflate, no name, no time, unknown system."""
+WINDOW = -14
+"""zlib's word for raw deflate that looks back 16 kB: in images of bytes or words, what lies farther away costs more bits than it saves."""
+DEFLATE_END = b"\x03\0"
+"""An empty last block."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +115,11 @@ def _volumes(header: Header, data: np.ndarray, frames: Frames, role: str, name: 
         part = data[..., index]
         if not scaled:
             return part
+        values = np.empty(part.shape, np.float32, order="F")
         with np.errstate(over="ignore", invalid="ignore"):
-            values = (part * np.float64(header.slope) + header.intercept).astype(np.float32)
+            # in double precision, but of one plane at a time
+            for z in range(part.shape[2]):
+                values[:, :, z] = part[:, :, z] * np.float64(header.slope) + header.intercept
         if np.isinf(values).any() and (part.dtype.kind != "f" or np.isfinite(part).all()):
             raise BadInput("overflow", f"{name} scales its values (scl_slope) beyond what 32-bit floats hold: write its header again.")
         return values
@@ -296,8 +310,8 @@ def _by(shape: Any) -> str:
     return "x".join(str(int(n)) for n in shape)
 
 
-def write_nifti(path: Path, volume: Volume, compress: bool = True) -> None:
-    """Write a volume atomically; the same volume gives the same bytes.
+def write_nifti(path: Path, volume: Volume, compress: bool = True, threads: int = 1) -> None:
+    """Write a volume atomically; the same volume gives the same bytes, whatever the number of threads.
 
     Both forms are set. NIfTI-1 keeps the affine in single precision, so where that would round it, a comment extension holds
     it in full, and `read_nifti` takes that as long as it agrees with the sform. A field is written as ITK expects it:
@@ -310,24 +324,59 @@ def write_nifti(path: Path, volume: Volume, compress: bool = True) -> None:
     volume : Volume
         May be lazy; it is read in slabs along z.
     compress : bool
-        Gzip at isal's level 1 (no time stamp, no name in it).
+        Gzip at isal's level 1 (no time stamp, no name in it): one member, whose pieces are compressed by themselves.
+    threads : int
+        How many pieces are compressed at once.
     """
-    from isal import igzip
+    with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
+        pieces = _pieces(volume)
+        for data in gzipped(pieces, threads) if compress else pieces:
+            file.write(data)
 
-    header = _header_for(volume)
-    components = range(3) if volume.kind == "field" else (None,)
-    with atomic_path(Path(path)) as temporary, temporary.open("wb") as raw:
-        file: Any = igzip.IGzipFile(filename="", fileobj=raw, mode="wb", compresslevel=1, mtime=0) if compress else raw
-        file.write(header)
-        for component in components:
-            for z in range(0, volume.shape[2], 64):
-                slab = np.asarray(volume.data[:, :, z : z + 64] if component is None else volume.data[:, :, z : z + 64, component])
-                if component in (0, 1):
-                    slab = -slab
-                little = slab.dtype.newbyteorder("<")
-                file.write(np.ascontiguousarray(slab.T, dtype=little).data.cast("B"))
-        if compress:
-            file.close()
+
+def _pieces(volume: Volume) -> Iterator[bytes | memoryview]:
+    """Give the bytes of a file, the header first; where they are cut depends on the volume only."""
+    yield _header_for(volume)
+    for component in range(3) if volume.kind == "field" else (None,):
+        for z in range(0, volume.shape[2], SLAB):
+            slab = np.asarray(volume.data[:, :, z : z + SLAB] if component is None else volume.data[:, :, z : z + SLAB, component])
+            if component in (0, 1):
+                slab = -slab
+            data = np.ascontiguousarray(slab.T, dtype=slab.dtype.newbyteorder("<")).data.cast("B")
+            yield from (data[start : start + PIECE] for start in range(0, len(data), PIECE))
+
+
+def gzipped(pieces: Iterable[bytes | memoryview], threads: int = 1) -> Iterator[bytes]:
+    """Give one gzip member of all pieces (RFC 1952), each compressed without looking at the others, as pigz does.
+
+    A piece ends on a whole byte with an empty stored block, so the pieces are one deflate stream for every reader.
+    """
+    from isal import isal_zlib
+
+    check, size = 0, 0
+    yield GZIP_START
+    ahead: deque[Future[tuple[bytes, bytes]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for piece in pieces:
+            check, size = isal_zlib.crc32(piece, check), size + len(piece)
+            if threads <= 1:
+                yield from _deflated(piece)
+                continue
+            ahead.append(pool.submit(_deflated, piece))
+            # bounded, so that no more than some pieces are held
+            if len(ahead) > 2 * threads:
+                yield from ahead.popleft().result()
+        while ahead:
+            yield from ahead.popleft().result()
+    yield DEFLATE_END + check.to_bytes(4, "little") + (size % 2**32).to_bytes(4, "little")
+
+
+def _deflated(piece: bytes | memoryview) -> tuple[bytes, bytes]:
+    """Return a compressed piece and its end, which are not joined: that would cost a copy."""
+    from isal import isal_zlib
+
+    machine = isal_zlib.compressobj(1, isal_zlib.DEFLATED, WINDOW)
+    return machine.compress(piece), machine.flush(isal_zlib.Z_SYNC_FLUSH)
 
 
 def _header_for(volume: Volume) -> bytes:

@@ -47,6 +47,8 @@ CODECS = [
 ]
 COMMENT = json.dumps({"ome": {"version": "0.5"}}).encode()
 DATE = (1980, 1, 1, 0, 0, 0)
+MEMCPYED = 2
+"""Flag of a blosc frame whose bytes are not compressed."""
 LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
@@ -158,13 +160,11 @@ class Archived:
     @contextmanager
     def opened(self) -> Iterator[Reader]:
         """Open the file and give the function that reads a chunk."""
-        from numcodecs.blosc import Blosc
-
-        decode = Blosc().decode
+        decode = blosc().decode
         with self.path.open("rb") as file:
-            yield lambda index: self._chunk(file.fileno(), index, decode)
+            yield lambda index, first, last: self._planes(file.fileno(), index, first, last, decode)
 
-    def _chunk(self, descriptor: int, index: tuple[int, ...], decode: Any) -> np.ndarray:
+    def _planes(self, descriptor: int, index: tuple[int, ...], first: int, last: int, decode: Any) -> np.ndarray:
         from google_crc32c import value as crc32c
 
         key = _chunk_name(index)
@@ -181,7 +181,33 @@ class Archived:
         # the decoded size stands in the blosc header; it is believed only after it was compared
         if int.from_bytes(data[4:8], "little") != expected:
             raise BadInput("corrupt", f"{self.name} has a chunk of another size than declared ({key}): make it again.")
-        return np.frombuffer(decode(data[:-4]), dtype=self.dtype.newbyteorder("<")).reshape(self.chunk)
+        plane = expected // self.chunk[0]
+        frame, begin = part_of_frame(data[:-4], first * plane, last * plane)
+        values = np.frombuffer(
+            decode(frame), dtype=self.dtype.newbyteorder("<"), count=(last - first) * plane // self.dtype.itemsize, offset=begin
+        )
+        return values.reshape(last - first, *self.chunk[1:])
+
+
+def part_of_frame(frame: bytes, first: int, last: int) -> tuple[bytes, int]:
+    """Return a blosc frame with only the blocks that hold some of the bytes, and where the first of these bytes is in what it decodes to.
+
+    A frame has a header of 16 bytes, the place of each block, and the blocks, which are decoded one by one
+    (https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst). Frames that are laid out otherwise are returned as they are.
+    """
+    size, block = int.from_bytes(frame[4:8], "little"), int.from_bytes(frame[8:12], "little")
+    count = -(-size // block) if block else 1
+    low, high = first // block if block else 0, -(-last // block) if block else 1
+    if frame[2] & MEMCPYED or count < 2 or (low == 0 and high == count) or 16 + 4 * count > len(frame):
+        return frame, first
+    starts = np.append(np.frombuffer(frame, "<u4", count, 16).astype(np.int64), len(frame))
+    if (np.diff(starts) <= 0).any() or starts[0] < 16 + 4 * count:
+        return frame, first
+    body = frame[starts[low] : starts[high]]
+    places = (starts[low:high] - starts[low] + 16 + 4 * (high - low)).astype("<u4").tobytes()
+    decoded = min(high * block, size) - low * block
+    head = frame[:4] + b"".join(n.to_bytes(4, "little") for n in (decoded, block, 16 + len(places) + len(body)))
+    return head + places + body, first - low * block
 
 
 def _axes(kind: Kind) -> str:
@@ -256,15 +282,24 @@ def _encoded_rows(
 
 def _encode(block: np.ndarray, chunk: tuple[int, ...], dtype: np.dtype) -> bytes:
     from google_crc32c import value as crc32c
-    from numcodecs.blosc import BITSHUFFLE, Blosc
 
     if block.shape == chunk:
         full = np.ascontiguousarray(block, dtype=dtype.newbyteorder("<"))
     else:
         full = np.zeros(chunk, dtype=dtype.newbyteorder("<"))
         full[tuple(slice(n) for n in block.shape)] = block
-    data = bytes(Blosc(cname="zstd", clevel=1, shuffle=BITSHUFFLE).encode(full))
+    data = bytes(blosc().encode(full))
     return data + crc32c(data).to_bytes(4, "little")
+
+
+def blosc() -> Any:
+    """Return the codec of the chunks, told to work with one thread: several of its own lay the blocks of a frame in the order in which they
+    end, so the same data would give other bytes.
+    """
+    import numcodecs.blosc as library
+
+    library.use_threads = False
+    return library.Blosc(cname="zstd", clevel=1, shuffle=library.BITSHUFFLE)
 
 
 def _append(archive: zipfile.ZipFile, name: str, data: bytes) -> None:

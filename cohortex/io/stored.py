@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-Reader = Callable[[tuple[int, ...]], np.ndarray]
-"""Gives the chunk at an index; at the far borders it may be longer than the array."""
+Reader = Callable[[tuple[int, ...], int, int], np.ndarray]
+"""Gives of the chunk at an index the planes from a first to before a last along the slowest stored axis; at the far borders a chunk may
+be longer than the array along the other axes."""
 
 
 class ChunkSource(Protocol):
@@ -116,19 +117,26 @@ class Stored:
         first = [start // c for start, c in zip(starts, self.chunks, strict=True)]
         last = [-(-stop // c) for stop, c in zip(stops, self.chunks, strict=True)]
         where = [self.fixed.get(axis, 0) // c for axis, c in enumerate(self.source.chunk)]
-        inside = tuple(self.fixed[axis] % c if axis in self.fixed else slice(None) for axis, c in enumerate(self.source.chunk))
+        inside = [self.fixed[axis] % c if axis in self.fixed else slice(None) for axis, c in enumerate(self.source.chunk)]
+        lead = self.axes.index(0) if 0 in self.axes else None
+        if lead is None:
+            inside[0] = 0
         with self.source.opened() as chunk_at:
             for index in product(*(range(a, b) for a, b in zip(first, last, strict=True))):
-                for axis, i in zip(self.axes, index, strict=True):
+                into, out_of = [], []
+                for axis, i, c, start, stop in zip(self.axes, index, self.chunks, starts, stops, strict=True):
                     if axis is not None:
                         where[axis] = i
-                block = np.expand_dims(chunk_at(tuple(where))[inside].transpose(self._order), self._absent)
-                into, out_of = [], []
-                for i, c, start, stop in zip(index, self.chunks, starts, stops, strict=True):
                     low, high = max(start, i * c), min(stop, (i + 1) * c)
                     into.append(slice(low - start, high - start))
                     out_of.append(slice(low - i * c, high - i * c))
-                box[tuple(into)] = block[tuple(out_of)]
+                if lead is None:
+                    low = self.fixed[0] % self.source.chunk[0]
+                    planes = slice(low, low + 1)
+                else:
+                    planes, out_of[lead] = out_of[lead], slice(None)
+                block = chunk_at(tuple(where), planes.start, planes.stop)[tuple(inside)]
+                box[tuple(into)] = np.expand_dims(block.transpose(self._order), self._absent)[tuple(out_of)]
 
 
 def basic_index(key: Any, shape: tuple[int, ...]) -> tuple[list[range], set[int]]:

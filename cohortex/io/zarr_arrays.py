@@ -71,7 +71,7 @@ class ZarrArray:
     @contextmanager
     def opened(self) -> Iterator[Reader]:
         """Give the function that reads a chunk."""
-        yield self._chunk
+        yield lambda index, first, last: self._chunk(index)[first:last]
 
     def file_of(self, index: tuple[int, ...]) -> str:
         """Return the file of a chunk or shard, relative to the array."""

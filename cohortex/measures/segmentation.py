@@ -10,6 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cohortex.measures.components import measure_labels
+from cohortex.volume import ArrayLike
+
 
 def present(*maps: np.ndarray) -> list[int]:
     """Return the labels that occur in any of the maps, ascending, without background."""
@@ -74,11 +77,11 @@ def average_surface_distance_mm(a: np.ndarray, b: np.ndarray, spacing: Sequence[
     return float(np.concatenate(apart).mean()) if isinstance(apart, tuple) else apart
 
 
-def volumes_ml(labels: np.ndarray, spacing: Sequence[float]) -> dict[int, float]:
-    """Return the volume of every label that occurs, in millilitres."""
-    values, counts = np.unique(labels, return_counts=True)
+def volumes_ml(labels: ArrayLike, spacing: Sequence[float]) -> dict[int, float]:
+    """Return the volume of every label that occurs, in millilitres; the map may be lazy."""
+    found = measure_labels(labels)
     each = float(np.prod(np.asarray(spacing, float))) / 1000.0
-    return {int(v): int(n) * each for v, n in zip(values, counts, strict=True) if v != 0}
+    return {int(label): int(count) * each for label, count in zip(found.labels, found.voxels, strict=True)}
 
 
 def _counts(a: np.ndarray, b: np.ndarray, labels: Sequence[int] | None) -> dict[int, tuple[int, int, int]]:

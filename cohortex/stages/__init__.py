@@ -46,7 +46,7 @@ STAGES: dict[str, Stage] = {
     "superresolve": Stage("image", version=2, learned=True, mem_factor=24.0, seconds_mb=3.0, streams=True),
     "regseg": Stage("subject", learned=True, mem_factor=30.0, seconds_mb=4.0),
     "classify": Stage("subject", learned=True, mem_factor=16.0, seconds_mb=1.0),
-    "export": Stage("subject", mem_factor=8.0, seconds_mb=0.5, streams=True),
+    "export": Stage("subject", version=2, mem_factor=8.0, seconds_mb=0.5, streams=True),
 }
 """In the order in which they usually stand in ``stages:``."""
 

@@ -57,6 +57,25 @@ def state(folder):
     return {path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*.tsv")}
 
 
+def test_zarr_folders_and_tiff_stacks_are_images_and_never_dicom(make, tmp_path):
+    data = bids(tmp_path / "data", ["1"])
+    image = data / "sub-1" / "micr" / "sub-1_sample-A_SPIM.ome.zarr"
+    for name in (".zattrs", "0/.zarray", "0/0/0/0"):
+        touch(image / name, b"x" * 1000)
+    touch(data / "sub-1" / "micr" / "sub-1_sample-A_uCT.tif")
+    select = {"suffix": ["T1w", "SPIM", "uCT"]}
+    rows = make(data, select=select)
+    assert set(rows) == {"1_T1w", "1_SampleA_SPIM", "1_SampleA_uCT"}
+    assert rows["1_SampleA_SPIM"]["path"].endswith("sub-1_sample-A_SPIM.ome.zarr")
+    before = rows["1_SampleA_SPIM"]["fingerprint"]
+    (tmp_path / "new").write_bytes(b"other")
+    (tmp_path / "new").replace(image / "0" / ".zarray")
+    assert make(data, select=select)["1_SampleA_SPIM"]["fingerprint"] != before
+    shutil.copytree(image, tmp_path / "dicom" / "p1" / "a.zarr")
+    touch(tmp_path / "dicom" / "p2" / "CT" / "1")
+    assert set(make(tmp_path / "dicom")) == {"p2_CT"}
+
+
 # --- BIDS ---------------------------------------------------------------------------------------------------------
 
 

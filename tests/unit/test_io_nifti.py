@@ -281,3 +281,41 @@ def test_a_series_of_one_is_a_volume(tmp_path: Path) -> None:
 def test_vectors_are_no_image(tmp_path: Path) -> None:
     for frames in ("skip", "first", "each"):
         assert code(saved(tmp_path / "a.nii.gz", noise((*SHAPE, 1, 3))), frames) == "not-an-image"
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_every_reader_takes_what_is_written_and_neither_laziness_nor_threads_change_the_bytes(
+    tmp_path: Path, dtype: str, order: Any
+) -> None:
+    from cohortex.io.ozx import read_ozx, write_ozx
+
+    data = np.asarray(np.random.default_rng(0).normal(100, 30, (150, 70, 130)), dtype=dtype, order=order)
+    volume = Volume(data, np.diag([1.0, 2, 3, 1]))
+    write_nifti(tmp_path / "a.nii.gz", volume)
+    write_ozx(tmp_path / "a.ozx", volume)
+    write_nifti(tmp_path / "b.nii.gz", read_ozx(tmp_path / "a.ozx"))
+    write_nifti(tmp_path / "c.nii.gz", volume, threads=3)
+    content = (tmp_path / "a.nii.gz").read_bytes()
+    assert content == (tmp_path / "b.nii.gz").read_bytes() == (tmp_path / "c.nii.gz").read_bytes()
+    assert content[4:8] == bytes(4)
+    assert gzip.decompress(content)[352:] == data.tobytes("F")
+    assert np.array_equal(np.asarray(nib.load(tmp_path / "a.nii.gz").dataobj), data)
+    assert np.array_equal(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / "a.nii.gz"))).T, data)
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    class Broken:
+        shape = (8, 8, 200)
+        dtype = np.dtype(np.float32)
+
+        def __getitem__(self, key: Any) -> Any:
+            if key[2].start:
+                raise OSError(28, "No space left on device")
+            return np.zeros((8, 8, 64), np.float32)
+
+    (tmp_path / "a.nii.gz").write_bytes(b"old")
+    with pytest.raises(OSError, match="No space"):
+        write_nifti(tmp_path / "a.nii.gz", Volume(Broken(), np.eye(4)))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]
+    assert (tmp_path / "a.nii.gz").read_bytes() == b"old"

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cohortex.errors import BadInput
-from cohortex.io.ozx import DTYPES, read_ozx, write_ozx
+from cohortex.io.ozx import DTYPES, blosc, part_of_frame, read_ozx, write_ozx
 from cohortex.volume import Volume
 
 AFFINE = np.array([[0.9, 0.1, 0, -71.123456789], [-0.1, 0.9, 0, 12.3], [0, 0, 2.5, 1 / 3], [0, 0, 0, 1]])
@@ -66,6 +66,33 @@ def test_the_same_volume_gives_the_same_bytes_with_any_number_of_threads(tmp_pat
     write_ozx(tmp_path / "b.ozx", volume, threads=4)
     write_ozx(tmp_path / "c.ozx", read_ozx(file))
     assert file.read_bytes() == (tmp_path / "b.ozx").read_bytes() == (tmp_path / "c.ozx").read_bytes()
+
+
+def test_blosc_s_own_threads_do_not_change_the_bytes(tmp_path: Path) -> None:
+    import numcodecs.blosc as library
+
+    before = library.set_nthreads(4)
+    try:
+        # above a certain size its threads would share the blocks of a chunk
+        data = (noise((64, 64, 64)) * 100).astype(np.int16)
+        for i in range(12):
+            write_ozx(tmp_path / f"{i}.ozx", Volume(data, np.eye(4)))
+    finally:
+        library.set_nthreads(before)
+    assert len({(tmp_path / f"{i}.ozx").read_bytes() for i in range(12)}) == 1
+
+
+@given(start=st.integers(0, 63), length=st.integers(1, 64), kind=st.sampled_from(["noise", "zeros", "ramp"]))
+@settings(max_examples=30, deadline=None)
+def test_some_planes_of_a_chunk_are_what_the_whole_chunk_has(start: int, length: int, kind: str) -> None:
+    data = {"noise": noise((64, 64, 64)), "zeros": np.zeros((64, 64, 64), np.float32)}.get(kind)
+    data = np.arange(64**3, dtype=np.float32).reshape(64, 64, 64) if data is None else data
+    stop = min(64, start + length)
+    frame = bytes(blosc().encode(data))
+    part, begin = part_of_frame(frame, start * 64 * 64 * 4, stop * 64 * 64 * 4)
+    assert len(part) <= len(frame)
+    decoded = np.frombuffer(blosc().decode(part), np.float32, (stop - start) * 64 * 64, begin)
+    assert np.array_equal(decoded.reshape(-1, 64, 64), data[start:stop])
 
 
 def test_other_zarr_libraries_read_the_file(file: Path, volume: Volume) -> None:

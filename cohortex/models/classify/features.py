@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cohortex.measures.components import find_components
 from cohortex.models.classify.radiomics import radiomics
 from cohortex.models.classify.regrid import LESION, TISSUES, brain, isotropic, robust_scale
 
@@ -98,7 +99,7 @@ def scan_features(
     lesion = labels == LESION
     forms = radiomics(values, lesion, spacing, families=("shape",))
     found |= {f"lesion_{name}": forms[f"shape_{name}"] for name in SHAPES}
-    sizes = _component_sizes(lesion)
+    sizes = find_components(lesion).voxels
     found["lesion_count"] = float(sizes.size)
     found["lesion_largest_ml"] = float(sizes.max(initial=0)) * millilitres
     found["lesion_contrast"] = _contrast(values, lesion, inside)
@@ -148,11 +149,3 @@ def _contrast(values: np.ndarray, lesion: np.ndarray, inside: np.ndarray) -> flo
         return float("nan")
     middle, scale = robust_scale(values[inside & ~lesion])
     return (robust_scale(values[lesion])[0] - middle) / scale
-
-
-def _component_sizes(mask: np.ndarray) -> np.ndarray:
-    """Return the voxels of each 26-connected part of a mask."""
-    import cc3d
-
-    parts = np.asarray(cc3d.connected_components(np.ascontiguousarray(mask), connectivity=26))
-    return np.bincount(parts.ravel())[1:]
