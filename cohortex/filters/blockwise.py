@@ -1,8 +1,7 @@
-"""A chain of filters over a volume that may be lazy: every filter with a halo goes block by block."""
+"""Filters over a volume that may be lazy: every one with a halo goes block by block."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -10,52 +9,48 @@ from typing import Any
 import numpy as np
 
 from cohortex.blocks import map_blocks
-from cohortex.filters.chain import FILTERS, apply_chain
-from cohortex.filters.steps import Resolved, Step, Triple
+from cohortex.filters.chain import FILTERS, STEPS, apply_chain, filter_block, halo, resolve
+from cohortex.filters.steps import Resolved, Triple
 from cohortex.volume import ArrayLike
 
 
-def step_of(name: str) -> Step | None:
-    """Return what a filter is made of (``STEP`` in its module), None for one that is not in `FILTERS` or works on whole images only."""
-    return getattr(sys.modules[FILTERS[name].__module__], "STEP", None) if name in FILTERS else None
+def run_filter(name: str, data: ArrayLike, spacing_mm: Sequence[float], parameters: Mapping[str, Any]) -> Any:
+    """Run one filter of `cohortex.filters.chain.STEPS` over an array that may be lazy, in bounded memory.
+
+    One whose result at a voxel depends on the whole image (no halo) loads it.
+
+    Returns
+    -------
+    (x, y, z) float32 array-like
+        Equal byte for byte to what the filter returns for the whole image.
+    """
+    numbers = resolve(name, data, spacing_mm, parameters)
+    try:
+        around = halo(name, numbers)
+    except ValueError:
+        return FILTERS[name](np.asarray(data[...]), spacing_mm, **parameters)
+    return map_blocks(partial(_block, name, numbers), data, halo=around, placed=True)
 
 
 def run_chain(data: ArrayLike, spacing_mm: Sequence[float], chain: Sequence[Mapping[str, Mapping[str, Any] | None]]) -> Any:
-    """Run filters one after the other over an array that may be lazy.
-
-    A filter with a halo goes block by block, in bounded memory; one that looks at the whole image loads it.
+    """Run filters one after the other over an array that may be lazy; see `run_filter`.
 
     Parameters
     ----------
     data : (x, y, z) float32 array-like
         Finite.
     spacing_mm, chain
-        As in `cohortex.filters.chain.apply_chain`.
-
-    Returns
-    -------
-    (x, y, z) float32 array-like
-        Equal byte for byte to what `apply_chain` returns.
+        As in `cohortex.filters.chain.apply_chain`, which returns the same bytes of a whole image.
     """
     for link in chain:
         (name, parameters) = next(iter(link.items()), ("", None))
-        step = step_of(name) if len(link) == 1 else None
-        resolved, halo = ({}, None) if step is None else _plan(step, data, spacing_mm, parameters or {})
-        if step is None or halo is None:
-            data = apply_chain(np.asarray(data[...]), spacing_mm, [link])
+        if len(link) == 1 and name in FILTERS and name in STEPS:
+            data = run_filter(name, data, spacing_mm, parameters or {})
         else:
-            data = map_blocks(partial(_block, step, resolved), data, halo=halo, placed=True)
+            # refuses it, with the sentence that says why
+            data = apply_chain(np.asarray(data[...]), spacing_mm, [link])
     return data
 
 
-def _plan(step: Step, data: ArrayLike, spacing_mm: Sequence[float], parameters: Mapping[str, Any]) -> tuple[Resolved, Triple | None]:
-    """Return a filter's numbers for an image, and its halo, None where no block is like the whole."""
-    resolved = step.resolve(data, spacing_mm, **parameters)
-    try:
-        return resolved, step.halo(resolved)
-    except ValueError:
-        return resolved, None
-
-
-def _block(step: Step, resolved: Resolved, origin: Triple, values: np.ndarray) -> np.ndarray:
-    return step.block(np.ascontiguousarray(values, dtype=np.float32), resolved, origin)
+def _block(name: str, numbers: Resolved, origin: Triple, values: np.ndarray) -> np.ndarray:
+    return filter_block(name, values, numbers, origin)

@@ -130,19 +130,6 @@ def _block(values: np.ndarray, resolved: Resolved, origin: Triple) -> np.ndarray
 STEP = Step(_resolve, _halo, _block)
 
 
-def block_kind(shape: Sequence[int], spacing_mm: Sequence[float]) -> Literal["volume", "slices"]:
-    """Return what ``blocks: auto`` means for a grid."""
-    return "slices" if _sliced(shape, spacing_mm) else "volume"
-
-
-def block_halo(shape: Sequence[int], spacing_mm: Sequence[float], block_size: int = 4) -> tuple[int, int, int]:
-    """Return how far `denoise_transform` looks along each axis: the blocks of both passes that hold a voxel."""
-    halo = [2 * (block_size - 1)] * 3
-    if _sliced(shape, spacing_mm):
-        halo[_axis_order(shape, spacing_mm, "slices")[0]] = 0
-    return halo[0], halo[1], halo[2]
-
-
 def rician_amplitude(mean: np.ndarray, sigma: float) -> np.ndarray:
     """Return the amplitude whose magnitude under Rician noise has the given mean.
 

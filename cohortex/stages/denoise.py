@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cohortex.blocks import Box, Elementwise, map_blocks, read_block
+from cohortex.blocks import Box, Elementwise, read_block
 from cohortex.errors import BadInput, Skip
 from cohortex.items import Image, Made
 from cohortex.models.folder import Loaded, fits, load_used
@@ -107,16 +107,11 @@ def is_rician(lowest: float, modality: str, wanted: bool | str) -> bool:
 
 def apply_transform(data: ArrayLike, spacing_mm: tuple[float, float, float], sigma: float, strength: float, rician: bool) -> Any:
     """Return the data cleaned by `cohortex.filters.transform.denoise_transform`, block by block; as they are where there is no noise."""
-    from cohortex.filters.transform import block_halo, block_kind, denoise_transform
+    from cohortex.filters.blockwise import run_filter
 
     if sigma * strength <= 0:
         return data
-    kind = block_kind(data.shape, spacing_mm)
-
-    def one(values: np.ndarray) -> np.ndarray:
-        return denoise_transform(values, spacing_mm, sigma, blocks=kind, strength=strength, rician=rician)
-
-    return map_blocks(one, data, halo=block_halo(data.shape, spacing_mm))
+    return run_filter("transform", data, spacing_mm, {"sigma": sigma, "strength": strength, "rician": rician})
 
 
 def apply_network(model: Loaded, look: Survey, modality: str) -> tuple[Any, str]:
