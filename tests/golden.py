@@ -22,6 +22,7 @@ import yaml
 from cohortex import __version__
 from cohortex.config import check_config, resolve_weights
 from cohortex.items import Image, Made
+from cohortex.models.folder import model_sha256
 from cohortex.stages import STAGES
 from cohortex.tables import cell
 from cohortex.threads import set_threads
@@ -72,6 +73,12 @@ def images(stage: str, folder: Path) -> list[Image]:
     return made
 
 
+def models(stage: str) -> dict[str, str]:
+    """Return the sha256 of the weights that a stage is shipped with; they are part of every key by themselves."""
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    return {name: model_sha256(folder) for name, folder in resolve_weights(config[stage], stage, "work", ROOT).items()}
+
+
 def make(stage: str, folder: Path) -> list[Made]:
     """Run a stage as it is shipped on one thread."""
     set_threads(1)
@@ -120,7 +127,7 @@ def told(stage: str) -> dict[str, Any]:
                 digest.update(f"{path.relative_to(folder)}|{hashlib.sha256(raw).hexdigest()}|".encode())
                 numbers[f"{path.name} shape"] = float(np.prod(nib.load(path).shape)) if path.name.endswith(".nii.gz") else 1.0
         numbers = {name: float(f"{value:.9g}") for name, value in sorted(numbers.items()) if np.isfinite(value)}
-        return {"version": STAGES[stage].version, "sha256": digest.hexdigest(), "numbers": numbers}
+        return {"version": STAGES[stage].version, "models": models(stage), "sha256": digest.hexdigest(), "numbers": numbers}
 
 
 def main() -> None:

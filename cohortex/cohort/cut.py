@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from cohortex.cohort.table import Row
@@ -99,9 +99,9 @@ class Prints:
         except (OSError, ValueError):
             return "missing", 0.0
         if stat.S_ISDIR(found.st_mode):
-            return self._remember(path, self._state(path, found), lambda: self._folder(path))
+            return self._of_files(path, path, _below, self._state(path, found))
         if path.endswith(".series"):
-            return self._remember(path, self._state_of_series(path, found), lambda: self._series(path))
+            return self._of_files(path, os.path.dirname(path), _listed, self._state_of_series(path, found))  # noqa: PTH120
         if not stat.S_ISREG(found.st_mode):
             return "not-a-file", 0.0
         megabytes = found.st_size * factor(path) / 1e6
@@ -124,50 +124,54 @@ class Prints:
         """Return what changes when a list of files changes, or one of the folders that hold them."""
         top = os.path.dirname(path)  # noqa: PTH120 - called once an image
         times = [found.st_mtime_ns]
-        for folder in sorted({os.path.dirname(file) for file in _listed(path)}):  # noqa: PTH120
+        for folder in sorted({os.path.dirname(f"{top}/{file}") for file in _listed(path)}):  # noqa: PTH120
             try:
-                times.append(os.stat(f"{top}/{folder}").st_mtime_ns)  # noqa: PTH116
+                times.append(os.stat(folder).st_mtime_ns)  # noqa: PTH116
             except OSError:
                 times.append(0)
         return "-".join(map(str, times))
 
-    def _remember(self, path: str, state: str, find) -> tuple[str, float]:
+    def _of_files(self, path: str, top: str, names: Callable[[str], list[str]], state: str) -> tuple[str, float]:
+        """Return what several files are; by their content, whoever asks for that also sees a file that was overwritten in its place."""
+        if self.how == "sha256":
+            state += f"|{self._several(top, names(path), opened=False)[0]}"
+        return self._remember(path, state, lambda: self._several(top, names(path), opened=self.how == "sha256"))
+
+    def _remember(self, path: str, state: str, find: Callable[[], tuple[str, float]]) -> tuple[str, float]:
         key = f"{self.how}|{path}"
         held = self.before.get(key)
         if held is None or held[0] != state:
             fingerprint, megabytes = find()
             held = [state, fingerprint, round(megabytes, 3)]
-        if time.time_ns() - max(int(each) for each in state.split("-")) > RACY_NS:
+        if time.time_ns() - max(int(each) for each in state.partition("|")[0].split("-")) > RACY_NS:
             self.now[key] = held
         return held[1], held[2]
 
-    def _folder(self, path: str) -> tuple[str, float]:
-        files = []
-        for top, _, names in os.walk(path):
-            files += [f"{top}/{name}" for name in names if not name.startswith(".") or name in ZARR]
-        return self._several(path, sorted(files))
-
-    def _series(self, path: str) -> tuple[str, float]:
-        top = Path(path).parent
-        return self._several(str(top), [f"{top}/{line}" for line in _listed(path)])
-
-    def _several(self, top: str, files: list[str]) -> tuple[str, float]:
+    def _several(self, top: str, files: list[str], opened: bool) -> tuple[str, float]:
         digest, size = hashlib.sha256(), 0.0
         same = factor(top) if top.lower().endswith(".zarr") else None
-        for file in files:
-            fingerprint = "missing"
+        for name in files:
+            file, fingerprint = f"{top}/{name}", "missing"
             try:
                 found = os.stat(file)  # noqa: PTH116
                 size += found.st_size * (same or factor(file))
-                fingerprint = file_sha256(file) if self.how == "sha256" else self._print(found)
+                fingerprint = file_sha256(file) if opened else self._print(found)
             except OSError:
                 pass
-            digest.update(f"{file[len(top) :]}|{fingerprint}\n".encode(errors="surrogateescape"))
+            digest.update(f"/{name}|{fingerprint}\n".encode(errors="surrogateescape"))
         return f"{len(files)}-{digest.hexdigest()[:24]}", size / 1e6
 
     def text(self) -> str:
         """Return what is to be remembered."""
         return json.dumps(self.now, separators=(",", ":"), sort_keys=True)
+
+
+def _below(path: str) -> list[str]:
+    """Return the files below a folder, relative to it, sorted."""
+    files = []
+    for top, _, names in os.walk(path):
+        files += [f"{top}/{name}".removeprefix(f"{path}/") for name in names if not name.startswith(".") or name in ZARR]
+    return sorted(files)
 
 
 def _listed(path: str) -> list[str]:

@@ -234,6 +234,18 @@ def test_a_link_back_to_its_own_folder_gives_no_series_twice(make, tmp_path):
     assert set(make(tmp_path / "dicom")) == {"A_dicom", "B_dicom"}
 
 
+def test_by_content_a_slice_that_was_overwritten_in_its_place_is_noticed(make, tmp_path):
+    slices = [touch(tmp_path / "dicom" / "A" / f"{i}.dcm") for i in range(3)]
+    for path in (*slices, slices[0].parent):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    first = make(tmp_path / "dicom", fingerprint="sha256")["A_dicom"]["fingerprint"]
+    slices[1].write_bytes(b"y")
+    os.utime(slices[1], (1_000_000_005, 1_000_000_005))
+    assert make(tmp_path / "dicom", fingerprint="sha256")["A_dicom"]["fingerprint"] != first
+    slices[1].write_bytes(b"x")
+    assert make(tmp_path / "dicom", fingerprint="sha256")["A_dicom"]["fingerprint"] == first
+
+
 def test_a_slice_that_is_replaced_changes_the_fingerprint_of_a_list_of_files(make, tmp_path):
     slices = [touch(tmp_path / "flat" / f"{i}.dcm") for i in range(3)]
     listing = touch(tmp_path / "lists" / "a.series", b"../flat/0.dcm\n../flat/1.dcm\n")

@@ -308,7 +308,7 @@ def test_what_was_exported_and_deleted_is_exported_again(images, tmp_path):
     results, running = tmp_path / "results", tmp_path / "running"
     (made,) = run(images[:1], results)
     running.mkdir()
-    rows = [{"image": made.of, "exported": made.measures["exported"]}]
+    rows = [{"image": made.of, "status": "ok", "exported": made.measures["exported"]}]
     (running / "001.done.json").write_text(json.dumps({"key": "k", "rows": rows}))
     section = {"default": {}, "results": str(results)}
     job = Job("export", "b00001", tmp_path, None, None, None, tmp_path, running, None, section, {}, 0, "cpu", 1)
