@@ -55,6 +55,25 @@ def test_the_report_opens_with_the_three_broken_scans(run):
     assert all(name in head for name in ("broken1_T2w", "broken2_CT", "broken3_T1w"))
 
 
+def test_where_no_model_is_for_a_body_part_the_report_says_so_and_the_images_go_on(run):
+    page = (run[0] / "results" / "report" / "index.html").read_text()
+    odd = page[page.index("What looks odd") : page.index("Cohort at a glance")]
+    assert "There is nothing to register it to" in odd and "not for the chest" in odd and "not for the abdomen" in odd
+    assert "No classifier is configured" in odd
+    rows = last(run[0])
+    assert all(rows[name]["stage"] == "export" for name in ("lidc0314_CT", "abdct_CT", "abdmr_T1w", "nrrdbreast_T1w", "cord_MTw"))
+
+
+def test_finer_slices_hold_nothing_below_air_or_zero(run):
+    import nibabel as nib
+
+    found = list((run[0] / "results").rglob("*desc-cohortex_*.nii.gz"))
+    assert len(found) > 8
+    for path in found:
+        lowest = float(nib.load(path).get_fdata().min())
+        assert lowest >= (-1200 if path.name.endswith("_CT.nii.gz") else -0.2), path.name
+
+
 def test_the_input_is_untouched_and_its_place_is_named_nowhere(run, shared_data):
     folder = run[0]
     for sidecar in (folder / "results").rglob("*.json"):

@@ -1,12 +1,14 @@
 """Odd values, names of measures and the charts that are drawn of them."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cohortex.report import methods, page, pictures
 from cohortex.report.charts import short, stacked, strips, ticks
 from cohortex.report.measures import Group, charts_of, groups_of, odd_ones, robust_z, spoken, without_moment
 from cohortex.report.records import Records, Row
@@ -130,3 +132,32 @@ def test_pieces_of_a_bar_are_as_wide_as_their_share():
         float(width) for width in re.findall(r'class="s-\w+" x="[\d.]+" y="0" width="([\d.]+)"', stacked({"ok": 3, "failed": 1}, 6, "x"))
     ]
     assert widths == [150.0, 50.0]
+
+
+def test_the_methods_paragraph_says_what_was_done_not_what_was_configured():
+    model = {"zoo/x": {"sha256": "ab", "card": {"name": "x"}}}
+    done = replace(told("1_T2w", "head", 3.0), measures={"method": "spline"})
+    numbers = {stage: {"b1": {"section": {"default": {"method": "srcnn3d"}}, "models": model}} for stage in ("denoise", "superresolve")}
+    records = Records(["denoise", "superresolve"], {"1_T2w": {"subject": "1", "modality": "T2w"}}, numbers=numbers)
+    records.told = {"denoise": [replace(done, status="skipped")], "superresolve": [done]}
+    text = methods.paragraph(records, {})
+    assert "The stage denoise left all of them as they were." in text
+    assert "finer through-plane resolution (by default: method srcnn3d); used were spline (1)" in text
+    assert "Learned models" not in text
+    assert methods.models(records)[0]["images"] == 0
+    records.told["superresolve"] = [replace(done, measures={"method": "srcnn3d", "model": "x"})]
+    assert methods.models(records)[0]["images"] == 1
+    assert "Learned models: x" in methods.paragraph(records, {})
+
+
+def test_reasons_that_differ_in_more_than_numbers_stay_apart():
+    told_ = [
+        replace(told(f"{index}_T2w", "head", 1.0), status="skipped", code="no-fit", reason=reason)
+        for index, reason in enumerate(("is for CT, not for T2w", "is for voxels up to 5 mm, not 6.5", "is for voxels up to 5 mm, not 7.2"))
+    ]
+    assert [entry["count"] for entry in page._reasons(Records(["denoise"], told={"denoise": told_}))] == [1, 2]
+
+
+def test_a_colour_that_stands_for_several_labels_names_them():
+    assert pictures.legend([{2: "label 2", 10: "label 10"}, {1: "csf"}]) == {1: "csf", 2: "label 2, 10"}
+    assert pictures.legend([{k: f"label {k}" for k in range(1, 42)}])[1] == "label 1, 9, 17, 25, …"
