@@ -106,7 +106,7 @@ def libraries(image: np.ndarray) -> dict[str, tuple[str, Callable[[], Any], list
             "curvature diffusion, 5 steps",
             ours("anisotropic_diffusion", equation="curvature", **diffusion),
             [curvature],
-            1e-6,
+            5e-6,
         ),
         "wiener_vs_scipy": (
             "Wiener 5^3",
