@@ -1,7 +1,7 @@
 """A volume larger than memory through a filter and a network: how much longer than in memory, and whether the bytes are the same.
 
 ``python -m benchmarks.blocks [--gib 4] [--limit-gib 1] [--folder DIR]``. Two child processes do the same work on one file, one
-thread each: a Gaussian of one voxel, a network of two convolutions (1-4-1 channels, 3^3), and the result into another file. One
+thread each: a Gaussian of one voxel, a network of two convolutions (1-8-1 channels, 3^3), and the result into another file. One
 may map no more private memory than the limit (RLIMIT_DATA), the other holds everything. CPU seconds are compared, and the files
 byte for byte. Files are deleted at the end; a volume of n GiB takes about 5 n GiB of disk, its unlimited child 4 n GiB of memory.
 """
@@ -55,7 +55,7 @@ def work(source: Path, target: Path, memory_mb: int, limit: int) -> None:
 
     set_threads(1)
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv3d(1, 4, 3), nn.ReLU(), nn.Conv3d(4, 1, 3)).eval()
+    network = nn.Sequential(nn.Conv3d(1, 8, 3), nn.ReLU(), nn.Conv3d(8, 1, 3)).eval()
     with planned(Plan(memory_mb=memory_mb, scratch=target.parent)):
         volume = read_ozx(source)
         chain = [{"gaussian": {"sigma_mm": 1.0}}]
