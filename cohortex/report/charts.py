@@ -11,7 +11,7 @@ from markupsafe import Markup
 DOTS = 150
 """With more values than this only those in the tails are drawn as dots."""
 
-_LEFT, _RIGHT, _WIDTH, _ROW = 108, 14, 460, 34
+_LEFT, _RIGHT, _WIDTH, _ROW = 140, 14, 460, 34
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
