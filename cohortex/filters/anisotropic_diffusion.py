@@ -62,7 +62,7 @@ def anisotropic_diffusion(
     -----
     Edge rule: nothing flows through the border of the image. With "gradient" its mean is kept and no new extremes arise. On voxels of
     1 mm and with "exp" these are ITK's GradientAnisotropicDiffusion and CurvatureAnisotropicDiffusion with the conductance parameter
-    `contrast`, to 1e-6 and 5e-6 of the range of the image; on others they differ, since ITK divides a flow by the spacing once and not twice.
+    `contrast`, to 1e-6 and 5e-6 of the range of the image; on others they differ: ITK divides a flow by the spacing once, not twice.
 
     References
     ----------

@@ -99,7 +99,8 @@ def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
     chosen = {"pictures": PICTURES, "odd_z": ODD_Z} | dict(config.get("report") or {})
     found = tally(records, config)
     groups = measures.groups_of(records)
-    odd = measures.odd_ones(groups, float(chosen["odd_z"]))
+    # A class that few subjects belong to is not odd.
+    odd = measures.odd_ones((group for group in groups if not classes.is_probability(group.measure)), float(chosen["odd_z"]))
     gallery = pictures.Gallery()
     shown = pictures.choose(records, [row.image for row in found.lost] + [one.image for one in odd], int(chosen["pictures"]))
     pairs = pictures.pairs_by_stage(work, records, shown, gallery)

@@ -13,7 +13,7 @@ from cohortex.publish import write_text
 from cohortex.report.page import write_report
 from cohortex.report.pictures import choose, contour_paths
 from cohortex.report.records import read_previews, read_records, safe_cell, write_union
-from cohortex.tables import read_table
+from cohortex.tables import read_table, write_table
 from tests.fake_cohort import CONFIG, SCRIPT, STAGES, write_fake_cohort
 
 
@@ -90,6 +90,18 @@ def test_sections_come_in_the_order_of_what_matters(page):
         "models",
         "how",
     ]
+
+
+def test_a_class_that_few_subjects_belong_to_is_not_odd(plain, tmp_path):
+    work = shutil.copytree(plain, tmp_path / "work")
+    values = iter([0.99, *(0.01 + place / 1000 for place in range(9))])
+    for record in (work / "records" / "classify").iterdir():
+        rows = read_table(record / "manifest.tsv")
+        for row in rows:
+            row["p_tumour"] = f"{next(values):.3f}" if row["p_tumour"] else ""
+        write_table(record / "manifest.tsv", list(rows[0]), rows)
+    odd = re.search(r'<section id="odd".*?</section>', text_of(write_report(work, tmp_path / "results", CONFIG, STAGES)), re.S)[0]
+    assert "p tumour" not in odd
 
 
 def test_the_odd_scan_is_listed_with_its_measure_and_linked_to_its_picture(page):
