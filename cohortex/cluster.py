@@ -24,7 +24,7 @@ def client() -> Any:
     ``account``, ``interface``, ...), which dask-jobqueue reads.
     """
     if _client is None:
-        from dask_jobqueue import SLURMCluster  # pyright: ignore[reportMissingImports]
+        from dask_jobqueue.slurm import SLURMCluster  # pyright: ignore[reportMissingImports]
         from distributed import Client  # pyright: ignore[reportMissingImports]
 
         now = plan()
