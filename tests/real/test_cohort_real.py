@@ -59,7 +59,7 @@ def test_where_no_model_is_for_a_body_part_the_report_says_so_and_the_images_go_
     page = (run[0] / "results" / "report" / "index.html").read_text()
     odd = page[page.index("What looks odd") : page.index("Cohort at a glance")]
     assert "There is nothing to register it to" in odd and "not for the chest" in odd and "not for the abdomen" in odd
-    assert "No classifier is configured" in odd
+    assert "gives no probability for a real scan" in odd
     rows = last(run[0])
     assert all(rows[name]["stage"] == "export" for name in ("lidc0314_CT", "abdct_CT", "abdmr_T1w", "nrrdbreast_T1w", "cord_MTw"))
 
