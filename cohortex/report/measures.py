@@ -25,6 +25,7 @@ WORDS = {
     "psnr": "PSNR",
     "tre": "TRE",
     "dice": "Dice",
+    "csf": "CSF",
 }
 """Parts of the measures' names that are abbreviations, in words."""
 
