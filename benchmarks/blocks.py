@@ -46,6 +46,7 @@ def work(source: Path, target: Path, memory_mb: int, limit: int) -> None:
     import torch
     from torch import nn
 
+    from cohortex.allocator import keep_freed_memory
     from cohortex.blocks import Plan, planned
     from cohortex.filters.blockwise import run_chain
     from cohortex.inference import run_network
@@ -53,6 +54,7 @@ def work(source: Path, target: Path, memory_mb: int, limit: int) -> None:
     from cohortex.survey import survey
     from cohortex.threads import set_threads
 
+    keep_freed_memory()
     set_threads(1)
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv3d(1, 8, 3), nn.ReLU(), nn.Conv3d(8, 1, 3)).eval()

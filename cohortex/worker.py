@@ -311,10 +311,12 @@ def serve_ahead(task: Task, items: Sequence[Item], model: Any, connection: Any) 
 
 def work(task: Task, items: Sequence[Item], connection: Any) -> None:
     """Serve items by index until the parent closes the connection (runs in the child process)."""
+    from cohortex.allocator import keep_freed_memory
     from cohortex.blocks import Plan, set_plan
     from cohortex.threads import die_with_parent, set_threads
 
     die_with_parent()
+    keep_freed_memory()
     os.umask(0o027)
     set_threads(task.threads)
     given = {key: task.blocks[key] for key in ("memory_mb", "scheduler", "workers", "minutes") if key in task.blocks}

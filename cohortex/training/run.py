@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cohortex.allocator import keep_freed_memory
 from cohortex.device import choose_device
 from cohortex.errors import CohortexError, Refused
 from cohortex.items import Image
@@ -66,6 +67,7 @@ def tell(task: str, log: str | None) -> None:
 def run_training(snakemake: Any) -> None:
     """Train the model that a Snakemake job asks for (rule `train`)."""
     os.umask(0o027)
+    keep_freed_memory()
     set_threads(snakemake.threads)
     task, given = snakemake.wildcards.task, snakemake.params
     section: Mapping[str, Any] = json.loads(given.settings)
