@@ -163,6 +163,7 @@ class Run:
             "benchmark": benchmark,
             "command": " ".join(["python -m", f"benchmarks.{benchmark}", *_shown(sys.argv[1:])]),
             "date": datetime.now(UTC).date().isoformat(),
+            "commit": commit(),
             "machine": machine(),
             "versions": {"Python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
         }
@@ -172,7 +173,6 @@ class Run:
         line = figure_line(self.benchmark, figures)
         if save is not None:
             record = self.about | {
-                "commit": commit(),
                 "minutes": round((time.monotonic() - self.start) / 60, 1),
                 "tables": {name: {"columns": dict(table.columns), "rows": _rounded(table.rows)} for name, table in tables.items()},
                 "figures": {name: float(f"{value:.4g}") for name, value in figures.items()},
