@@ -116,7 +116,8 @@ def _geometry(
         "contrast": float(contrast),
         "rational": True if conductance == "rational" else None,
         "curvature": True if equation == "curvature" else None,
-        "order": row_order(shape),
+        # a short last axis changes places with the one before; planes along x stay what they are
+        "order": (0, 1, 2) if row_order(shape) == (0, 1, 2) else (0, 2, 1),
         "size": int(np.prod(shape)),
     }
 
@@ -160,15 +161,15 @@ def _sums(values: np.ndarray, resolved: Resolved) -> np.ndarray:
     """Return the sums over the planes along x of four times the squared gradient."""
     order = resolved["order"]
     image = turned(values, order)
-    lines = _lines(image.shape, order)
+    lines = _lines(image.shape)
     inverse = np.ascontiguousarray(resolved["inverse"][list(order)])
-    squared_gradients(image.reshape(-1), image.shape, 0, len(image), inverse, lines.reshape(-1), order[0] != 0, _workplace(image.shape))
+    squared_gradients(image.reshape(-1), image.shape, 0, len(image), inverse, lines.reshape(-1), _workplace(image.shape))
     return _plane_sums(lines, image.shape[2])
 
 
-def _lines(shape: Sequence[int], order: Sequence[int]) -> np.ndarray:
-    """Return zeros, a line for every plane along x, which is the second axis where the order of the axes was changed."""
-    return aligned((shape[0] if order[0] == 0 else shape[1], pitch(shape[2])))
+def _lines(shape: Sequence[int]) -> np.ndarray:
+    """Return zeros, a line for every plane along x."""
+    return aligned((shape[0], pitch(shape[2])))
 
 
 def _plane_sums(lines: np.ndarray, length: int) -> np.ndarray:
@@ -197,9 +198,8 @@ def _iterated(values: np.ndarray, resolved: Resolved, most: int) -> tuple[np.nda
     work = _Work(
         target=np.empty_like(image),
         inverse=np.ascontiguousarray(resolved["inverse"][order]),
-        lines=_lines(shape, order),
+        lines=_lines(shape),
         rows=[_workplace(shape) for _ in pieces],
-        second=order[0] != 0,
     )
     source, rounds = image, resolved["iterations"] if known is None else len(known)
     with ThreadPoolExecutor(count) as pool:
@@ -214,7 +214,7 @@ def _iterated(values: np.ndarray, resolved: Resolved, most: int) -> tuple[np.nda
                 summed = known is None  # nothing moves, and nothing will
                 continue
             # the gradients of the new image are summed while its rows are at hand
-            summed = known is None and i + 1 < rounds and not work.second
+            summed = known is None and i + 1 < rounds
             kind = np.float32(squared), np.float32(resolved["time_step"]), resolved["rational"], resolved["curvature"]
             work.step(source, pieces, run, kind, summed)
             source = work.target
@@ -237,25 +237,20 @@ class _Work:
         See `_lines`.
     rows : list of arrays
         A workplace a piece.
-    second : bool
-        Whether the lines go along the second axis.
     """
 
     target: np.ndarray
     inverse: np.ndarray
     lines: np.ndarray
     rows: list[np.ndarray]
-    second: bool
 
     def gradients(self, source: np.ndarray, pieces: list[tuple[int, int]], run: Any) -> None:
         """Sum the squared gradients of an image in the lines."""
         self.lines[...] = 0
         flat, lines, shape = source.reshape(-1), self.lines.reshape(-1), source.shape
-        if self.second:  # every piece holds voxels of every plane along x, so one does all
-            pieces = [(0, len(source))]
 
         def added(piece: tuple[int, int], rows: np.ndarray) -> None:
-            squared_gradients(flat, shape, *piece, self.inverse, lines, self.second, rows)
+            squared_gradients(flat, shape, *piece, self.inverse, lines, rows)
 
         list(run(added, pieces, self.rows))
 
@@ -273,7 +268,7 @@ class _Work:
         list(run(moved, pieces, beside, self.rows))
         for a, b in pieces if summed else []:
             for plane in sorted({a, b - 1}):
-                squared_across(target, shape, plane, self.inverse[0], lines, False, self.rows[0])
+                squared_across(target, shape, plane, self.inverse[0], lines, self.rows[0])
 
 
 def _halo(resolved: Resolved) -> Triple:

@@ -197,14 +197,10 @@ def _bring(image, begin, length, rows, here):
 
 
 @njit(**_OPTIONS)
-def squared_gradients(image, shape, start, stop, inverse, lines, second, rows):
-    """Add four times the squared central gradients of the rows in the planes start to stop - 1 to `lines`.
-
-    A row goes to the line of its plane along the first axis, or, if `second`, along the second one.
-    """
-    nx, ny, length = shape
+def squared_gradients(image, shape, start, stop, inverse, lines, rows):
+    """Add four times the squared central gradients of the rows in the planes start to stop - 1 to the lines of their planes."""
+    _, ny, length = shape
     step = pitch(length)
-    line = lines.size // (ny if second else nx)
     for i in range(start, stop):
         for j in range(ny):
             if j == 0:
@@ -212,19 +208,17 @@ def squared_gradients(image, shape, start, stop, inverse, lines, second, rows):
             if j + 1 < ny:
                 _bring(image, (i * ny + j + 1) * length, length, rows, LEFT + (j + 1) % 3 * step)
             left, right = LEFT + max(j - 1, 0) % 3 * step, LEFT + min(j + 1, ny - 1) % 3 * step
-            to = (j if second else i) * line
-            _add_within(lines, to, rows, length, LEFT + j % 3 * step, left, right, inverse[1], inverse[2])
-        squared_across(image, shape, i, inverse[0], lines, second, rows)
+            _add_within(lines, i * step, rows, length, LEFT + j % 3 * step, left, right, inverse[1], inverse[2])
+        squared_across(image, shape, i, inverse[0], lines, rows)
 
 
 @njit(**_OPTIONS)
-def squared_across(image, shape, i, ix, lines, second, rows):
+def squared_across(image, shape, i, ix, lines, rows):
     """Add the part of `squared_gradients` along x of one plane."""
     nx, ny, length = shape
-    line = lines.size // (ny if second else nx)
     for j in range(ny):
         up, down = (min(i + 1, nx - 1) * ny + j) * length, (max(i - 1, 0) * ny + j) * length
-        _add_across(lines, (j if second else i) * line, image, up, down, rows, length, LEFT, ix)
+        _add_across(lines, i * pitch(length), image, up, down, rows, length, LEFT, ix)
 
 
 @njit(**_OPTIONS)
@@ -243,17 +237,16 @@ def diffuse(source, target, before, after, shape, start, stop, inverse, scale, t
     scale, time_step : float32
         `scale` is the square of kappa.
     rational, curvature : None or True
-    lines : (x * pitch,) float32 array
+    lines : (x * pitch(z),) float32 array
         If `summed`, four times the squared gradients of the new image are added to the lines of their planes, as by `squared_gradients`,
         except the part along x of the planes start and stop - 1, which needs the new planes beside them.
     summed : bool
     rows : (workplace_rows(y) * pitch(z),) float32 array
         The workplace, finite.
     """
-    nx, ny, length = shape
+    _, ny, length = shape
     ix, iy, iz = inverse[0], inverse[1], inverse[2]
     step = pitch(length)
-    line = lines.size // nx
     # Squares of differences become powers of two of gradients over kappa; across, two central differences are averaged.
     fall = np.float32(-1.4426950408889634) / scale
     sixteenth = np.float32(0.0625) * fall
@@ -297,8 +290,8 @@ def diffuse(source, target, before, after, shape, start, stop, inverse, scale, t
                 rows[new - 1], rows[new + length] = rows[new], rows[new + length - 1]
                 if j > 0:
                     first = made + max(j - 2, 0) % 3 * step
-                    _add_within(lines, i * line, rows, length, made + (j - 1) % 3 * step, first, new, iy, iz)
+                    _add_within(lines, i * step, rows, length, made + (j - 1) % 3 * step, first, new, iy, iz)
                 if j == ny - 1:
-                    _add_within(lines, i * line, rows, length, new, made + max(j - 1, 0) % 3 * step, new, iy, iz)
+                    _add_within(lines, i * step, rows, length, new, made + max(j - 1, 0) % 3 * step, new, iy, iz)
                 if i > start + 1:
-                    _add_across(lines, (i - 1) * line, target, to, to - 2 * ny * length, rows, length, spare, ix)
+                    _add_across(lines, (i - 1) * step, target, to, to - 2 * ny * length, rows, length, spare, ix)
