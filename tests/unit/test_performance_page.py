@@ -28,7 +28,9 @@ def test_the_page_is_what_the_records_give():
 
 def test_every_recorded_table_has_a_place_on_the_page():
     places = {(benchmark, table) for _, benchmark, table, _ in PLACE.findall(PAGE.read_text())}
-    assert places == {(name, table) for name, record in read().items() for table in record["tables"]} | {("figures", "")}
+    recorded = {(name, table) for name, record in read().items() for table in record["tables"]}
+    assert recorded | {("figures", "")} <= places
+    assert {benchmark for benchmark, _ in places} == TARGETS.keys() | {"figures"}
 
 
 def test_the_records_hold_the_figures_that_are_asked_for_and_no_paths_of_a_machine():
@@ -49,9 +51,11 @@ def test_places_are_filled_and_what_stands_outside_is_left():
     assert page(made, {"blocks": RECORD}) == made
 
 
-def test_a_place_without_a_record_is_refused_by_name():
-    with pytest.raises(KeyError, match="no record of filters libraries"):
-        page("<!-- measured: filters libraries -->\n<!-- end -->\n", {"blocks": RECORD})
+def test_a_table_that_there_is_not_is_refused_and_one_not_measured_is_said_to_be_absent():
+    for place, message in {"blocks other": "record of 'blocks' has no table 'other'", "wavelets all": "record of 'wavelets'"}.items():
+        with pytest.raises(KeyError, match=message):
+            page(f"<!-- measured: {place} -->\n<!-- end -->\n", {"blocks": RECORD})
+    assert "Not measured yet" in page("<!-- measured: filters libraries -->\n<!-- end -->\n", {"blocks": RECORD})
 
 
 def test_the_table_of_figures_says_which_are_missed_and_which_were_not_measured():
@@ -59,6 +63,8 @@ def test_the_table_of_figures_says_which_are_missed_and_which_were_not_measured(
     assert any("`outofcore_time` | at most 1.2 | 1.3 | **no**" in line for line in lines)
     assert any("`outofcore_equal` | at least 1 | 1 | yes" in line for line in lines)
     assert any("`labels_equal` | at least 0.995 |  | not measured" in line for line in lines)
+    smaller = RECORD | {"command": "python -m benchmarks.blocks --gib 0.1"}
+    assert any("`outofcore_time` | at most 1.2 | 1.3 | other sizes" in line for line in summary({"blocks": smaller}))
     assert "load 0.1 when it began" in " ".join(about(RECORD))
 
 
