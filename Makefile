@@ -1,9 +1,9 @@
-# make install | demo | test | lint | zoo | clean
+# make install | demo | test | lint | figures | zoo | clean
 VENV := .venv
 PYTHON ?= python3.11
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint zoo clean
+.PHONY: install demo test lint figures zoo clean
 
 install: $(STAMP)
 
@@ -27,6 +27,10 @@ lint: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/snakefmt --check Snakefile rules
 	$(VENV)/bin/pyright
+
+# Measure all of docs/performance.md again, 15 minutes on an idle machine; BM4D=python of an environment that has the package bm4d.
+figures: install
+	$(VENV)/bin/python -m benchmarks.tables --run $(if $(BM4D),--bm4d $(BM4D))
 
 # Train the shipped weights again (hours): the workflow's own rules on simulated heads, see zoo/train.yaml.
 MODELS := build/zoo/work/models

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+
+from benchmarks.record import Run, Table, add_save, child, peak_mb
 
 HALO = 2
 BLOCK = (64, 64, 64)
@@ -73,15 +72,7 @@ def work(source: Path, target: Path, memory_mb: int, limit: int) -> None:
         write_ozx(target, volume.with_data(data))
         marks.append(time.process_time())
     parts = dict(zip(("read", "filter", "network", "write"), np.diff(marks).round(1).tolist(), strict=True))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(json.dumps({"seconds": marks[-1] - marks[0], "peak_mb": peak, "in_memory": isinstance(data, np.ndarray), **parts}))
-
-
-def child(source: Path, target: Path, memory_mb: int, limit: int) -> dict:
-    """Run `work` in a process of its own."""
-    line = [sys.executable, "-m", "benchmarks.blocks", "--work", str(source), str(target), str(memory_mb), str(limit)]
-    done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    return json.loads(done.stdout.splitlines()[-1])
+    print(json.dumps({"seconds": marks[-1] - marks[0], "peak_mb": peak_mb(), "in_memory": isinstance(data, np.ndarray), **parts}))
 
 
 def same(a: Path, b: Path) -> bool:
@@ -97,11 +88,12 @@ def same(a: Path, b: Path) -> bool:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--gib", type=float, default=4.0)
-    parser.add_argument("--limit-gib", type=float, default=1.0)
-    parser.add_argument("--folder", type=Path, default=None)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gib", type=float, default=4.0, help="size of the volume")
+    parser.add_argument("--limit-gib", type=float, default=1.0, help="private memory that the limited process may map")
+    parser.add_argument("--folder", type=Path, default=None, help="where the files go; by default the temporary folder")
     parser.add_argument("--work", nargs=4, default=None, help=argparse.SUPPRESS)
+    add_save(parser)
     options = parser.parse_args()
     if options.work:
         source, target, memory_mb, limit = options.work
@@ -110,18 +102,29 @@ def main() -> None:
     from cohortex.io.ozx import write_ozx
     from cohortex.volume import Volume
 
+    run = Run("blocks", ["torch", "numpy", "zarr"])
     edge = round((options.gib * 2**30 / 4) ** (1 / 3) / 64) * 64
+    size = edge**3 * 4 / 2**30
+    parts = ("read", "filter", "network", "write")
+    table = Table({"volume": "", "memory": "", "CPU s": ".1f"} | dict.fromkeys(parts, ".1f") | {"peak MB": ".0f", "ratio": ".3f"})
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         write_ozx(folder / "in.ozx", Volume(Made((edge,) * 3), np.eye(4), "CT"))
-        print(f"{edge}^3 float32, {edge**3 * 4 / 2**30:.2f} GiB; file {(folder / 'in.ozx').stat().st_size / 2**30:.2f} GiB")
-        # half of the limit for blocks: torch and the libraries take the rest
-        limited = child(folder / "in.ozx", folder / "limited.ozx", int(options.limit_gib * 400), int(options.limit_gib * 2**30))
-        print("limited  ", limited)
-        free = child(folder / "in.ozx", folder / "free.ozx", 2**20, 0)
-        print("unlimited", free)
+
+        def worked(target: str, memory_mb: int, limit: int) -> dict:
+            return child("benchmarks.blocks", "--work", folder / "in.ozx", folder / target, memory_mb, limit)
+
+        free = worked("free.ozx", 2**20, 0)
+        volume = f"{edge}^3, {size:.2f} GiB"
+        table.add(volume, "all there is", free["seconds"], *(free[part] for part in parts), free["peak_mb"], 1.0)
+        # less than half of the limit for blocks: torch and the libraries take the rest
+        limited = worked("limited.ozx", int(options.limit_gib * 400), int(options.limit_gib * 2**30))
+        ratio = limited["seconds"] / free["seconds"]
+        limit = f"limit {options.limit_gib:g} GiB"
+        table.add(volume, limit, limited["seconds"], *(limited[part] for part in parts), limited["peak_mb"], ratio)
         equal = same(folder / "limited.ozx", folder / "free.ozx")
-    print(f"FIGURE outofcore_time={limited['seconds'] / free['seconds']:.3f} outofcore_equal={int(equal and not limited['in_memory'])}")
+    figures = {"outofcore_time": ratio, "outofcore_equal": int(equal and not limited["in_memory"])}
+    run.end({"blocks": table}, figures, options.save)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Labels of 100 classes from a network's logits onto the grid of the scan, saved: `python -m benchmarks.export100`.
+"""Labels of 100 classes from a network's logits onto the grid of the scan, saved: part of `python -m benchmarks.inference`.
 
 The scores are made of the real labels of a T1 brain (46 FreeSurfer labels, each cut in pieces until there are 100 classes): every class
 scores minus its clipped distance to the voxel plus smooth noise, on a grid of 1.9 mm as a network would give them; the labels are wanted
@@ -11,13 +11,14 @@ compiled before; memory is the peak of the process.
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
+import json
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+
+from benchmarks.record import Table, child, peak_mb
 
 CLASSES = 100
 FACTOR = 1.9
@@ -117,56 +118,51 @@ class FromDisk:
         return out
 
 
-def measured(folder: Path, side: str, shape: tuple[int, int, int]) -> tuple[float, float]:
-    """Return CPU seconds and peak megabytes of a child process."""
-    command = [sys.executable, "-m", "benchmarks.export100", "--side", side, "--folder", str(folder), "--shape", *map(str, shape)]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    return float(told[-2]), float(told[-1])
+def compared() -> tuple[dict[str, Table], dict[str, float]]:
+    """Make the scores, run all sides, print the table and return the figures."""
+    import nibabel
 
+    from cohortex.io.nifti import read_nifti
 
-def main() -> None:
-    """Make the scores, run all sides and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--side", choices=["ours", "lazy", "theirs"])
-    parser.add_argument("--folder", type=Path)
-    parser.add_argument("--shape", type=int, nargs=3)
-    arguments = parser.parse_args()
-    if arguments.side:
-        from cohortex.threads import set_threads
-
-        set_threads(1)
-        shape = tuple(arguments.shape)
-        side = arguments.side
-        seconds = theirs(arguments.folder, shape) if side == "theirs" else ours(arguments.folder, shape, side == "lazy")
-        # getrusage would tell the peak of the parent, if that was larger
-        peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-        print(seconds, int(peak.split()[1]) / 1024)
-        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shape = make(folder)
         scores = np.load(folder / "scores.npy", mmap_mode="r")
-        rows = {side: measured(folder, side, shape) for side in ("ours", "lazy", "theirs")}
-        import nibabel
-
-        from cohortex.io.nifti import read_nifti
-
-        reference = np.asarray(nibabel.load(folder / "theirs.nii.gz").dataobj)  # type: ignore[attr-defined]
-        equal = float(np.mean(read_nifti(folder / "ours.nii.gz").array() == reference))
         print(f"{CLASSES} classes on {scores.shape[1:]} ({scores.nbytes / 2**20:.0f} MB) to labels on {shape}, saved as .nii.gz")
-        print(f"{equal:.4%} of the labels are equal")
-        print(f"{'':34}{'CPU s':>8}{'peak MB':>10}{'.nii.gz kB':>12}")
-        for label, side, file in (
-            ("class by class, then the largest", "theirs", "theirs.nii.gz"),
-            ("Cohortex, scores in memory", "ours", "ours.nii.gz"),
-            ("Cohortex, scores read in slabs", "lazy", "ours.nii.gz"),
-        ):
-            print(f"{label:34}{rows[side][0]:8.2f}{rows[side][1]:10.0f}{(folder / file).stat().st_size / 1e3:12.0f}")
-        in_memory, ratio = rows["theirs"][1] / rows["ours"][1], rows["theirs"][0] / rows["lazy"][0]
-        print(f"With the scores in memory: {rows['theirs'][0] / rows['ours'][0]:.1f} times faster, {in_memory:.1f} times less memory.")
-        if equal < 0.999:
-            raise SystemExit(f"only {equal:.4%} of the labels are equal")
-        print(f"FIGURE export100_time={ratio:.1f} export100_memory={rows['theirs'][1] / rows['lazy'][1]:.1f}")
+        table = Table({"way": "", "CPU s": ".2f", "peak MB": ".0f", "times faster": ".1f", "times less memory": ".1f", ".nii.gz kB": ".0f"})
+        sides = {
+            "theirs": "every class by skimage's `resize` (order 1), then the largest, as nnU-Net's export",
+            "ours": "Cohortex, logits in memory",
+            "lazy": "Cohortex, logits read in slabs from the disk",
+        }
+        found: dict[str, tuple[float, float]] = {}
+        for side, words in sides.items():
+            told = child("benchmarks.export100", side, folder, *shape)
+            found[side] = told["seconds"], told["peak_mb"]
+            kilobytes = (folder / told["file"]).stat().st_size / 1e3
+            times, less = (theirs / own for theirs, own in zip(found["theirs"], found[side], strict=True))
+            table.add(words, *found[side], times, less, kilobytes)
+            reference = np.asarray(nibabel.load(folder / "theirs.nii.gz").dataobj)  # type: ignore[attr-defined]
+            equal = float(np.mean(read_nifti(folder / told["file"]).array() == reference))
+            if equal < 0.999:
+                raise SystemExit(f"only {equal:.4%} of the labels are equal")
+    return {"export100": table}, {"export100_time": times, "export100_memory": less}
+
+
+def main() -> None:
+    """Run one side in this process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("side", choices=["ours", "lazy", "theirs"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("shape", type=int, nargs=3)
+    options = parser.parse_args()
+    from cohortex.threads import set_threads
+
+    set_threads(1)
+    shape = tuple(options.shape)
+    seconds = theirs(options.folder, shape) if options.side == "theirs" else ours(options.folder, shape, options.side == "lazy")
+    file = "theirs.nii.gz" if options.side == "theirs" else "ours.nii.gz"
+    print(json.dumps({"seconds": seconds, "peak_mb": peak_mb(), "file": file}))
 
 
 if __name__ == "__main__":

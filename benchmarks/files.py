@@ -7,10 +7,9 @@ axis fastest, unless said otherwise. Every result is compared before its time co
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import nibabel
 import nilearn
 import numpy as np
 
+from benchmarks.record import Run, Table, add_save, measured
 from cohortex.filters.median import median
 from cohortex.io.nifti import read_nifti, write_nifti
 from cohortex.io.ozx import read_ozx, write_ozx
@@ -42,16 +42,6 @@ def scan() -> np.ndarray:
     return np.asfortranarray(4000 * np.hypot(values + real, imaginary))
 
 
-def seconds(work: Callable[[], Any], times: int) -> float:
-    """Return the least CPU seconds of several runs."""
-    found = []
-    for _ in range(times):
-        start = time.process_time()
-        work()
-        found.append(time.process_time() - start)
-    return min(found)
-
-
 def nib_save(array: np.ndarray, path: Path) -> None:
     """Write as users of nibabel do."""
     nibabel.save(nibabel.Nifti1Image(array, AFFINE), path)  # type: ignore[attr-defined]
@@ -63,19 +53,19 @@ def nib_load(path: Path) -> np.ndarray:
     return image.get_fdata(dtype=np.float32)
 
 
-def write(array: np.ndarray, folder: Path, label: str) -> float:
+def write(array: np.ndarray, folder: Path, label: str, table: Table) -> float:
     """Print and return how many times faster than nibabel an array is written, at no larger size."""
     theirs, ours = folder / "theirs.nii.gz", folder / "ours.nii.gz"
     volume = Volume(array, AFFINE)
-    slow, fast = seconds(lambda: nib_save(array, theirs), 2), seconds(lambda: write_nifti(ours, volume), 5)
+    slow, fast = measured(lambda: nib_save(array, theirs), 2)[0], measured(lambda: write_nifti(ours, volume), 5)[0]
     if not np.array_equal(np.asarray(nibabel.load(ours).dataobj), array):  # type: ignore[attr-defined]
         raise SystemExit("nibabel reads other values than were written")
     size = ours.stat().st_size / theirs.stat().st_size
-    print(f"{'write ' + label:44}{slow:10.3f}{fast:10.3f}{slow / fast:8.1f}   size {size:.3f} of nibabel's")
+    table.add(f"write .nii.gz, {label}", "nibabel", slow, fast, slow / fast, size)
     return slow / fast
 
 
-def step(array: np.ndarray, folder: Path) -> float:
+def step(array: np.ndarray, folder: Path, table: Table) -> float:
     """Read, median of 3^3, write: against nibabel and scipy."""
     from scipy import ndimage
 
@@ -92,19 +82,19 @@ def step(array: np.ndarray, folder: Path) -> float:
         write_nifti(ours, volume.with_data(median(turned, volume.spacing[::-1], MEDIAN_MM).transpose()))
 
     fast()
-    read = seconds(lambda: read_nifti(source), 3)
-    values = read_nifti(source).array(np.float32)
-    filtered = seconds(lambda: median(values, (1.0, 1.0, 1.0), MEDIAN_MM), 2)
-    a, b = seconds(slow, 1), seconds(fast, 3)
+    a, b = measured(slow, 1)[0], measured(fast, 3)[0]
     if not np.array_equal(nib_load(theirs), nib_load(ours)):
         raise SystemExit("the medians differ")
-    print(
-        f"{'.nii.gz int16 -> median 3^3 -> .nii.gz':44}{a:10.3f}{b:10.3f}{a / b:8.1f}   of which reading {read:.3f}, median {filtered:.3f}"
-    )
+    table.add(".nii.gz int16, median 3^3, .nii.gz float32", "nibabel + scipy", a, b, a / b, None)
+    read = measured(lambda: read_nifti(source), 3)[0]
+    values = read_nifti(source).array(np.float32)
+    filtered = measured(lambda: median(values, (1.0, 1.0, 1.0), MEDIAN_MM), 2)[0]
+    table.add("of this, reading", "", None, read, None, None)
+    table.add("of this, the median", "", None, filtered, None, None)
     return a / b
 
 
-def block(array: np.ndarray, folder: Path) -> float:
+def block(array: np.ndarray, folder: Path, table: Table) -> float:
     """A random block of 64^3 voxels out of .ozx and out of .nii.gz (nibabel's slicing, which reads up to the block)."""
     nib_save(array, folder / "scan.nii.gz")
     write_ozx(folder / "scan.ozx", Volume(array, AFFINE))
@@ -121,31 +111,37 @@ def block(array: np.ndarray, folder: Path) -> float:
     for a, b, box in zip(from_nifti(), from_ozx(), boxes, strict=True):
         if not (np.array_equal(a, b) and np.array_equal(b, array[box])):
             raise SystemExit("the blocks differ")
-    slow, fast = seconds(from_nifti, 1) / BLOCKS, seconds(from_ozx, 3) / BLOCKS
-    print(f"{'random block of 64^3, .nii.gz against .ozx':44}{slow:10.4f}{fast:10.4f}{slow / fast:8.1f}   file opened every time")
+    slow, fast = measured(from_nifti, 1)[0] / BLOCKS, measured(from_ozx, 3)[0] / BLOCKS
+    table.add("random block of 64^3, .ozx against .nii.gz, file opened every time", "nibabel", slow, fast, slow / fast, None)
     return slow / fast
 
 
 def main() -> None:
     """Print the table and the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_save(parser)
+    options = parser.parse_args()
     set_threads(1)
+    run = Run("files", ["numpy", "nibabel", "scipy", "isal"])
+    columns = {"what": "", "library": "", "library's CPU s": ".4f", "CPU s": ".4f", "times faster": ".1f"}
+    table, figures = Table(columns | {"size, of nibabel's": ".3f"}), {}
     values = scan()
     whole = values.astype(np.int16)
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
         folder = Path(name)
         write_nifti(folder / "warm.nii.gz", Volume(np.zeros((4, 4, 4), np.int16), AFFINE))
         median(np.zeros((8, 8, 8), np.float32), (1.0, 1.0, 1.0), MEDIAN_MM)
-        print(f"{'MNI152 T1 with noise, 197x233x189':44}{'library':>10}{'Cohortex':>10}{'ratio':>8}   CPU s")
-        small, large = write(whole, folder, "int16"), write(values, folder, "float32")
-        write(np.ascontiguousarray(whole), folder, "int16, last axis fastest")
+        figures["write_int16_vs_nibabel"] = write(whole, folder, "int16", table)
+        figures["write_float32_vs_nibabel"] = write(values, folder, "float32", table)
+        write(np.ascontiguousarray(whole), folder, "int16, last axis fastest", table)
         if REAL.is_file():
             real: Any = nibabel.load(REAL)  # type: ignore[attr-defined]
             found = np.asfortranarray(np.asarray(real.dataobj).astype(np.int16))
-            write(found, folder, "int16, a real T2w (406x448x36)")
-            write(found.astype(np.float32), folder, "float32 of whole numbers, the same")
-        both = step(whole, folder), block(whole, folder)
-    written = f"write_int16_vs_nibabel={small:.1f} write_float32_vs_nibabel={large:.1f}"
-    print(f"FIGURE {written} step_vs_nibabel={both[0]:.1f} block_vs_nifti={both[1]:.1f}")
+            write(found, folder, "int16, a real T2w (406 x 448 x 36)", table)
+            write(found.astype(np.float32), folder, "float32 of whole numbers, the same", table)
+        figures["step_vs_nibabel"] = step(whole, folder, table)
+        figures["block_vs_nifti"] = block(whole, folder, table)
+    run.end({"files": table}, figures, options.save)
 
 
 if __name__ == "__main__":

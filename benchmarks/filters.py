@@ -1,12 +1,12 @@
 """The filters beside the libraries that have them: CPU time of one thread and equality, in one run.
 
-    python -m benchmarks.filters [--size 256] [--crop 96] [--repeats 3] [--bm4d /path/to/other/python] [--only FIGURE ...]
+    python -m benchmarks.filters [--size 256] [--crop 48] [--repeats 3] [--bm4d /path/to/other/python] [--only FIGURE ...]
 
 Images are noise over a smooth field, size^3 float32. A row is shown with its largest difference from the library, over the range of the
 image, and fails where that is above its limit. What takes longer than two seconds runs once. Compiling is done before and shown apart.
 The denoiser `transform` is measured on a crop of the MNI152 T1 that nilearn ships, with Rician noise, sigma known, bias undone
 afterwards. Its peer BM4D (PyPI: bm4d, not a dependency) runs with the Python of another environment that has it; without one its
-figures are absent and the last line says so.
+figures are absent and a line says so.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import SimpleITK
 from scipy import ndimage, signal
 from skimage import restoration
 
+from benchmarks.record import TARGETS, Run, Table, add_save, measured
 from cohortex.filters.chain import FILTERS
 from cohortex.filters.transform import denoise_transform, rician_amplitude
 from cohortex.filters.wiener import wiener
@@ -45,18 +46,6 @@ seconds = time.process_time() - start
 np.save(sys.argv[2], np.asarray(found, dtype=np.float32))
 print(seconds)
 """
-
-
-def measured(function: Callable[[], Any], repeats: int) -> tuple[float, Any]:
-    """Return the least CPU seconds of a few calls, and the result."""
-    best, result = np.inf, None
-    for _ in range(repeats):
-        start = time.process_time()
-        result = function()
-        best = min(best, time.process_time() - start)
-        if best > 2:
-            break
-    return best, result
 
 
 def itk(filter_: Callable[..., Any], image: np.ndarray, *options: Any) -> np.ndarray:
@@ -125,8 +114,8 @@ def libraries(image: np.ndarray) -> dict[str, tuple[str, Callable[[], Any], list
     }
 
 
-def compared(size: int, repeats: int, only: list[str]) -> dict[str, float]:
-    """Print a row a filter; return the ratios."""
+def compared(size: int, repeats: int, only: list[str]) -> tuple[Table, dict[str, float]]:
+    """Print a row a filter; return them and the ratios."""
     generator = np.random.default_rng(0)
     image = ndimage.zoom(generator.normal(size=(8, 8, 8)), size / 8, order=1, grid_mode=True, mode="nearest").astype(np.float32)
     image = np.ascontiguousarray(image[:size, :size, :size] + 0.3 * generator.standard_normal(image.shape, dtype=np.float32))
@@ -136,8 +125,8 @@ def compared(size: int, repeats: int, only: list[str]) -> dict[str, float]:
         if not only or figure in only:
             ours()
     print(f"compiling or loading the kernels: {time.process_time() - start:.1f} CPU s; images of {size}^3 float32\n")
-    print("| filter | CPU s | library | CPU s | times faster | largest difference / range |")
-    print("|---|---|---|---|---|---|")
+    columns = {"filter": "", "CPU s": ".3f", "library": "", "library's CPU s": ".2f", "times faster": ".1f"}
+    table = Table(columns | {"largest difference / range": ".1e"})
     figures = {}
     for figure, (words, ours, peers, limit) in libraries(image).items():
         if only and figure not in only:
@@ -150,11 +139,11 @@ def compared(size: int, repeats: int, only: list[str]) -> dict[str, float]:
             # The libraries' edge rules: SimpleITK's median repeats the outer voxel, so only the inside is compared.
             inside = (slice(2, -2),) * 3 if peer == "SimpleITK Median" else ...
             difference = float(np.abs(found[inside] - wanted[inside]).max() / np.ptp(image))
-            print(f"| {words} | {seconds:.3f} | {peer} | {theirs:.2f} | {theirs / seconds:.1f} | {difference:.1e} |", flush=True)
+            table.add(words, seconds, peer, theirs, theirs / seconds, difference)
             if difference > limit:
                 raise SystemExit(f"{words} differs from {peer} by {difference:.1e} of the range, allowed is {limit:.0e}")
         figures[figure] = best / seconds
-    return figures
+    return table, {name: value for name, value in figures.items() if name in TARGETS["filters"]}
 
 
 def brain(edge: int) -> np.ndarray:
@@ -165,15 +154,15 @@ def brain(edge: int) -> np.ndarray:
     return np.ascontiguousarray(image[tuple(slice((size - edge) // 2, (size - edge) // 2 + edge) for size in image.shape)])
 
 
-def denoised(edge: int, repeats: int, bm4d: str | None) -> dict[str, float]:
-    """Print a row a noise level; return the largest gap to BM4D and the least ratio of times."""
+def denoised(edge: int, repeats: int, bm4d: str | None) -> tuple[Table, dict[str, float]]:
+    """Print a row a noise level; return them, the largest gap to BM4D and the least ratio of times."""
     truth = brain(edge)
     inside = truth > 0
     denoise_transform(np.ascontiguousarray(truth[:12, :12, :12]), ISO, 0.05)
     gaps, ratios = [], []
     print(f"\nRician noise on {edge}^3 voxels of the MNI152 T1, PSNR in the brain (range 1), CPU s of one thread\n")
-    print("| noise | noisy dB | Gaussian dB | transform dB | CPU s | BM4D dB | CPU s | gap dB | times faster |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    columns = {"noise": "", "noisy dB": ".2f", "Gaussian dB": ".2f", "transform dB": ".2f", "CPU s": ".2f"}
+    table = Table(columns | {"BM4D dB": ".2f", "BM4D's CPU s": ".1f", "gap dB": ".2f", "times faster": ".0f"})
     for sigma in (0.05, 0.1):
         generator = np.random.default_rng(0)
         real, imaginary = (sigma * generator.standard_normal(truth.shape, dtype=np.float32) for _ in range(2))
@@ -181,16 +170,16 @@ def denoised(edge: int, repeats: int, bm4d: str | None) -> dict[str, float]:
         blurred = max(psnr(truth, FILTERS["gaussian"](noisy, ISO, sigma_mm=width), 1.0, inside) for width in (0.5, 0.6, 0.7, 0.85, 1.0))
         seconds, found = measured(lambda image=noisy, noise=sigma: denoise_transform(image, ISO, noise, rician=True), repeats)
         quality = psnr(truth, found, 1.0, inside)
-        row = f"| {100 * sigma:g} % | {psnr(truth, noisy, 1.0, inside):.2f} | {blurred:.2f} | {quality:.2f} | {seconds:.2f} |"
+        row = f"{100 * sigma:g} %", psnr(truth, noisy, 1.0, inside), blurred, quality, seconds
         if bm4d is None:
-            print(row + " absent | | | |", flush=True)
+            table.add(*row, None, None, None, None)
             continue
         peer, theirs = with_bm4d(bm4d, noisy, sigma)
         best = psnr(truth, rician_amplitude(peer, sigma), 1.0, inside)
         gaps.append(best - quality)
         ratios.append(theirs / seconds)
-        print(row + f" {best:.2f} | {theirs:.1f} | {best - quality:.2f} | {theirs / seconds:.0f} |", flush=True)
-    return {"transform_gap_db": max(gaps), "transform_vs_bm4d": min(ratios)} if gaps else {}
+        table.add(*row, best, theirs, best - quality, theirs / seconds)
+    return table, {"transform_gap_db": max(gaps), "transform_vs_bm4d": min(ratios)} if gaps else {}
 
 
 def with_bm4d(python: str, noisy: np.ndarray, sigma: float) -> tuple[np.ndarray, float]:
@@ -208,22 +197,23 @@ def main() -> None:
     """Print both tables and the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=256, help="edge of the images in voxels")
-    parser.add_argument("--crop", type=int, default=96, help="edge of the piece of brain in voxels")
+    parser.add_argument("--crop", type=int, default=48, help="edge of the piece of brain in voxels")
     parser.add_argument("--repeats", type=int, default=3, help="the best of so many runs counts")
     parser.add_argument("--bm4d", help="a Python in whose environment the package bm4d is installed")
     parser.add_argument("--only", nargs="+", default=[], help="only these figures, for example wiener_vs_scipy; none of the denoiser")
+    add_save(parser)
     options = parser.parse_args()
     set_threads(1)
-    figures = compared(options.size, options.repeats, options.only)
+    run = Run("filters", ["numpy", "numba", "scipy", "SimpleITK", "scikit-image"])
+    tables = {}
+    tables["libraries"], figures = compared(options.size, options.repeats, options.only)
     if not options.only:
-        figures |= denoised(options.crop, options.repeats, options.bm4d)
-    line = "FIGURE " + " ".join(f"{name}={value:.2f}" for name, value in figures.items())
-    if options.bm4d is None and not options.only:
-        print(
-            "BM4D is absent (name a Python that has it with --bm4d): transform_gap_db and transform_vs_bm4d are not measured",
-            file=sys.stderr,
-        )
-    print(line)
+        tables["denoiser"], more = denoised(options.crop, options.repeats, options.bm4d)
+        figures |= more
+        if options.bm4d is None:
+            absent = "BM4D is absent (name a Python that has it with --bm4d): transform_gap_db and transform_vs_bm4d are not measured"
+            print(absent, file=sys.stderr)
+    run.end(tables, figures, options.save)
 
 
 if __name__ == "__main__":

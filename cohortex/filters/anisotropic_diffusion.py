@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from cohortex import threads
-from cohortex.filters.arrays import checked, relative_spacing
-from cohortex.filters.diffusion_kernels import LEFT, diffuse, squared_gradients
+from cohortex.filters.arrays import aligned, checked, relative_spacing
+from cohortex.filters.diffusion_kernels import diffuse, pitch, squared_across, squared_gradients, workplace_rows
 from cohortex.filters.steps import Resolved, Step, Triple, row_order, slabs, turned, turned_back
 
 Conductance = Literal["exp", "rational"]
@@ -115,7 +116,8 @@ def _geometry(
         "contrast": float(contrast),
         "rational": True if conductance == "rational" else None,
         "curvature": True if equation == "curvature" else None,
-        "order": row_order(shape),
+        # a short last axis changes places with the one before; planes along x stay what they are
+        "order": (0, 1, 2) if row_order(shape) == (0, 1, 2) else (0, 2, 1),
         "size": int(np.prod(shape)),
     }
 
@@ -158,20 +160,26 @@ def _resolve(
 def _sums(values: np.ndarray, resolved: Resolved) -> np.ndarray:
     """Return the sums over the planes along x of four times the squared gradient."""
     order = resolved["order"]
-    rows, inverse = _with_borders(turned(values, order)), np.ascontiguousarray(resolved["inverse"][list(order)])
-    return _plane_sums(rows, values.shape[order[2]], inverse, order, [(0, rows.shape[0])], map)
+    image = turned(values, order)
+    lines = _lines(image.shape)
+    inverse = np.ascontiguousarray(resolved["inverse"][list(order)])
+    squared_gradients(image.reshape(-1), image.shape, 0, len(image), inverse, lines.reshape(-1), _workplace(image.shape))
+    return _plane_sums(lines, image.shape[2])
 
 
-def _plane_sums(
-    rows: np.ndarray, length: int, inverse: np.ndarray, order: Sequence[int], pieces: list[tuple[int, int]], run: Any
-) -> np.ndarray:
-    """Return the sums over the planes along x, which are the second axis where the order of the axes was changed."""
-    second = order[0] != 0
-    lines = np.zeros((rows.shape[1] if second else rows.shape[0], length), dtype=np.float32)
-    if second:  # every piece holds voxels of every plane, so one does all
-        pieces = [(0, rows.shape[0])]
-    list(run(lambda piece: squared_gradients(rows, piece[0], piece[1], inverse, lines, second), pieces))
-    return lines.sum(axis=1, dtype=np.float64)
+def _lines(shape: Sequence[int]) -> np.ndarray:
+    """Return zeros, a line for every plane along x."""
+    return aligned((shape[0], pitch(shape[2])))
+
+
+def _plane_sums(lines: np.ndarray, length: int) -> np.ndarray:
+    """Return the sums of the lines."""
+    return lines[:, :length].sum(axis=1, dtype=np.float64)
+
+
+def _workplace(shape: Sequence[int]) -> np.ndarray:
+    """Return room for the rows that the kernels have at hand."""
+    return aligned((workplace_rows(shape[1]) * pitch(shape[2]),))
 
 
 def _squared_kappa(sums: np.ndarray, resolved: Resolved) -> float:
@@ -183,43 +191,84 @@ def _iterated(values: np.ndarray, resolved: Resolved, most: int) -> tuple[np.nda
     """Return the image after the iterations, with the given squares of kappa or those of the image, and these."""
     order = list(resolved["order"])
     image = turned(values, order)
-    inverse = np.ascontiguousarray(resolved["inverse"][order])
-    length = image.shape[2]
-    current, newer = _with_borders(image), _with_borders(image, fill=False)
+    shape, size = image.shape, len(image)
     known, used = resolved["squared_kappas"], []
-    size = image.shape[0]
     count = max(1, min(most, size // 8))
     pieces = [(size * i // count, size * (i + 1) // count) for i in range(count)]
-    step = np.float32(resolved["time_step"])
+    work = _Work(
+        target=np.empty_like(image),
+        inverse=np.ascontiguousarray(resolved["inverse"][order]),
+        lines=_lines(shape),
+        rows=[_workplace(shape) for _ in pieces],
+    )
+    source, rounds = image, resolved["iterations"] if known is None else len(known)
     with ThreadPoolExecutor(count) as pool:
         run = map if count == 1 else pool.map
-        for i in range(resolved["iterations"] if known is None else len(known)):
-            squared = known[i] if known is not None else _squared_kappa(_plane_sums(current, length, inverse, order, pieces, run), resolved)
+        summed = False
+        for i in range(rounds):
+            if known is None and not summed:
+                work.gradients(source, pieces, run)
+            squared = known[i] if known is not None else _squared_kappa(_plane_sums(work.lines, shape[2]), resolved)
             used.append(squared)
             if not np.float32(squared) > np.finfo(np.float32).tiny:
+                summed = known is None  # nothing moves, and nothing will
                 continue
+            # the gradients of the new image are summed while its rows are at hand
+            summed = known is None and i + 1 < rounds
+            kind = np.float32(squared), np.float32(resolved["time_step"]), resolved["rational"], resolved["curvature"]
+            work.step(source, pieces, run, kind, summed)
+            source = work.target
+    if source is image:
+        work.target[...] = image
+    return turned_back(work.target, order), used
 
-            kind = np.float32(squared), step, resolved["rational"], resolved["curvature"]
 
-            def moved(piece: tuple[int, int], source=current, target=newer, kind=kind) -> None:
-                diffuse(source, target, length, *piece, inverse, *kind)
+@dataclass(frozen=True)
+class _Work:
+    """What the iterations over one image share.
 
-            list(run(moved, pieces))
-            current, newer = newer, current
-    return turned_back(current[:, :, LEFT : LEFT + length], order), used
+    Attributes
+    ----------
+    target : array
+        The image after the first iteration; later ones change it in place.
+    inverse : (3,) float32 array
+        One over the spacings in the order of the axes.
+    lines : array
+        See `_lines`.
+    rows : list of arrays
+        A workplace a piece.
+    """
 
+    target: np.ndarray
+    inverse: np.ndarray
+    lines: np.ndarray
+    rows: list[np.ndarray]
 
-def _with_borders(image: np.ndarray, fill: bool = True) -> np.ndarray:
-    """Return an image whose rows are laid out as the kernels want them, or room for one."""
-    x, y, z = image.shape
-    width = LEFT + (z + LEFT) // LEFT * LEFT
-    raw = np.empty(x * y * width + LEFT, dtype=np.float32)
-    begin = -raw.ctypes.data // raw.itemsize % LEFT
-    rows = raw[begin : begin + x * y * width].reshape(x, y, width)
-    if fill:
-        rows[:, :, LEFT : LEFT + z] = image
-        rows[:, :, LEFT - 1], rows[:, :, LEFT + z] = image[:, :, 0], image[:, :, -1]
-    return rows
+    def gradients(self, source: np.ndarray, pieces: list[tuple[int, int]], run: Any) -> None:
+        """Sum the squared gradients of an image in the lines."""
+        self.lines[...] = 0
+        flat, lines, shape = source.reshape(-1), self.lines.reshape(-1), source.shape
+
+        def added(piece: tuple[int, int], rows: np.ndarray) -> None:
+            squared_gradients(flat, shape, *piece, self.inverse, lines, rows)
+
+        list(run(added, pieces, self.rows))
+
+    def step(self, source: np.ndarray, pieces: list[tuple[int, int]], run: Any, kind: tuple[Any, Any, Any, Any], summed: bool) -> None:
+        """Do one iteration; if `summed`, sum the squared gradients of the new image in the lines."""
+        flat, target, lines, shape = source.reshape(-1), self.target.reshape(-1), self.lines.reshape(-1), source.shape
+        # The planes beside a piece are changed while it is at work.
+        beside = [(source[max(a - 1, 0)].flatten(), source[min(b, len(source) - 1)].flatten()) for a, b in pieces]
+        if summed:
+            self.lines[...] = 0
+
+        def moved(piece: tuple[int, int], planes: tuple[np.ndarray, np.ndarray], rows: np.ndarray) -> None:
+            diffuse(flat, target, *planes, shape, *piece, self.inverse, *kind, lines, summed, rows)
+
+        list(run(moved, pieces, beside, self.rows))
+        for a, b in pieces if summed else []:
+            for plane in sorted({a, b - 1}):
+                squared_across(target, shape, plane, self.inverse[0], lines, self.rows[0])
 
 
 def _halo(resolved: Resolved) -> Triple:

@@ -1,0 +1,198 @@
+"""What the benchmarks share: CPU time, child processes, tables, and the record from which docs/performance.md is made.
+
+A record is a JSON file: command, date, commit, machine, versions, tables, figures and how long it took. Nothing heavy is imported here,
+since children whose memory is limited or measured import it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TARGETS: dict[str, dict[str, tuple[str, float]]] = {
+    "filters": {
+        "median3_vs_scipy": (">=", 100),
+        "median5_vs_best": (">=", 10),
+        "tv_vs_skimage": (">=", 12),
+        "diffusion_vs_sitk": (">=", 50),
+        "wiener_vs_scipy": (">=", 30),
+        "gaussian_vs_scipy": (">=", 2.5),
+        "wavelet_vs_skimage": (">=", 3),
+        "transform_gap_db": ("<=", 1.3),
+        "transform_vs_bm4d": (">=", 15),
+    },
+    "files": {
+        "write_int16_vs_nibabel": (">=", 6),
+        "write_float32_vs_nibabel": (">=", 14),
+        "step_vs_nibabel": (">=", 25),
+        "block_vs_nifti": (">=", 15),
+    },
+    "inference": {
+        "cnn_vs_monai": (">=", 5),
+        "labels_equal": (">=", 0.995),
+        "export100_time": (">=", 10),
+        "export100_memory": (">=", 10),
+    },
+    "blocks": {"outofcore_time": ("<=", 1.2), "outofcore_equal": (">=", 1)},
+}
+"""The figures of every benchmark, in the order in which its last line has them, and what is asked of them."""
+
+
+@dataclass
+class Table:
+    """A table that is printed row by row as it is measured.
+
+    Attributes
+    ----------
+    columns : mapping
+        Heading to format, as `format` takes it; text where it is empty.
+    rows : list
+        Cells are text, numbers, or None where there is nothing to say.
+    """
+
+    columns: Mapping[str, str]
+    rows: list[list[Any]] = field(default_factory=list)
+
+    def add(self, *cells: Any) -> None:
+        """Print a row, the headings before the first one."""
+        if len(cells) != len(self.columns):
+            raise ValueError(f"{len(cells)} cells for the columns {list(self.columns)}")
+        self.rows.append([None if cell is None else cell if isinstance(cell, str | int) else float(cell) for cell in cells])
+        lines = markdown({"columns": dict(self.columns), "rows": self.rows})
+        print("\n".join(lines if len(self.rows) == 1 else lines[-1:]), flush=True)
+
+
+def markdown(table: Mapping[str, Any]) -> list[str]:
+    """Return the lines of a recorded table."""
+
+    def cell(value: Any, form: str) -> str:
+        return "" if value is None else value if isinstance(value, str) else format(value, form)
+
+    rows = [[cell(value, form) for value, form in zip(row, table["columns"].values(), strict=True)] for row in table["rows"]]
+    lines = [list(table["columns"]), *rows]
+    out = ["| " + " | ".join(line) + " |" for line in lines]
+    return [out[0], "|" + "---|" * len(table["columns"]), *out[1:]]
+
+
+def measured(function: Callable[[], Any], repeats: int, enough_s: float = 2.0) -> tuple[float, Any]:
+    """Return the least CPU seconds of a few calls, of one if it took longer than enough, and what the last call returned."""
+    best, result = math.inf, None
+    for _ in range(repeats):
+        start = time.process_time()
+        result = function()
+        best = min(best, time.process_time() - start)
+        if best > enough_s:
+            break
+    return best, result
+
+
+def peak_mb() -> float:
+    """Return the largest memory that this process had; getrusage would tell that of its parent, if it was larger."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def child(module: str, *arguments: Any) -> dict[str, Any]:
+    """Run a benchmark's module as a process of one thread; return the JSON object of its last line."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on: processor, memory, and how busy the machine is."""
+    info = Path("/proc/cpuinfo").read_text()
+    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in info.splitlines())}
+    flags = found.get("flags", "").split()
+    kinds = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bfloat16 products", "amx_tile": "AMX"}
+    return {
+        "processor": found.get("model name", platform.processor()),
+        "has": [name for flag, name in kinds.items() if flag in flags],
+        "cores": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def commit() -> str:
+    """Return the commit, with a plus where files were changed since."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "benchmarks/*.py", "cohortex")
+    return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
+
+
+def figure_line(benchmark: str, figures: Mapping[str, float]) -> str:
+    """Return the last line that a benchmark prints: its figures, as many as were measured."""
+    unknown = figures.keys() - TARGETS[benchmark].keys()
+    if unknown:
+        raise ValueError(f"{sorted(unknown)} are no figures of {benchmark}")
+    return "FIGURE " + " ".join(f"{name}={figures[name]:.4g}" for name in TARGETS[benchmark] if name in figures)
+
+
+class Run:
+    """One run of a benchmark: when and where it began, and in the end its record.
+
+    Parameters
+    ----------
+    benchmark : str
+    packages : sequence of str
+        Whose versions count.
+    """
+
+    def __init__(self, benchmark: str, packages: Sequence[str]) -> None:
+        self.benchmark = benchmark
+        self.start = time.monotonic()
+        self.about = {
+            "benchmark": benchmark,
+            "command": " ".join(["python -m", f"benchmarks.{benchmark}", *_shown(sys.argv[1:])]),
+            "date": datetime.now(UTC).date().isoformat(),
+            "commit": commit(),
+            "machine": machine(),
+            "versions": {"Python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
+        }
+
+    def end(self, tables: Mapping[str, Table], figures: Mapping[str, float], save: Path | None) -> None:
+        """Print the figures, and write the record if it is wanted."""
+        line = figure_line(self.benchmark, figures)
+        if save is not None:
+            record = self.about | {
+                "minutes": round((time.monotonic() - self.start) / 60, 1),
+                "tables": {name: {"columns": dict(table.columns), "rows": _rounded(table.rows)} for name, table in tables.items()},
+                "figures": {name: float(f"{value:.4g}") for name, value in figures.items()},
+            }
+            save.parent.mkdir(parents=True, exist_ok=True)
+            save.write_text(json.dumps(record, indent=1) + "\n")
+        print(line)
+
+
+def add_save(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the file of the record."""
+    parser.add_argument("--save", type=Path, help="write what was measured to this JSON file (see benchmarks.tables)")
+
+
+def _shown(arguments: Sequence[str]) -> list[str]:
+    """Return a command's arguments without the file of the record, and without folders."""
+    kept = [word for i, word in enumerate(arguments) if word != "--save" and (i == 0 or arguments[i - 1] != "--save")]
+    return [Path(word).name if "/" in word else word for word in kept]
+
+
+def _rounded(rows: list[list[Any]]) -> list[list[Any]]:
+    """Return the rows with 5 digits of every number that is not whole."""
+    return [[float(f"{cell:.5g}") if isinstance(cell, float) else cell for cell in row] for row in rows]

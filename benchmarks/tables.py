@@ -1,0 +1,106 @@
+"""The tables of docs/performance.md out of the records in benchmarks/results.
+
+``python -m benchmarks.tables`` writes them between the page's markers; what stands outside of markers is left as it is.
+``python -m benchmarks.tables --run [files filters inference blocks] [--bm4d /path/to/other/python]`` measures first, on a machine that
+should have nothing else to do: about 15 minutes, of which `blocks` takes 9, 17 GB of memory and 20 GB of disk.
+
+A place for a table is ``<!-- measured: BENCHMARK TABLE -->`` to ``<!-- end -->``; ``<!-- measured: figures -->`` is that of all figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import operator
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import ROOT, TARGETS, markdown
+
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "performance.md"
+PLACE = re.compile(r"(<!-- measured: ([a-z0-9]+) ?([a-z0-9]*) -->\n).*?(<!-- end -->)", re.DOTALL)
+MEETS = {">=": operator.ge, "<=": operator.le}
+
+
+def read(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """Return the records by benchmark."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+def page(text: str, records: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a page with what was measured at its places.
+
+    Raises
+    ------
+    KeyError
+        A place for a benchmark or table that there is not. One that was not run yet is said to be absent.
+    """
+
+    def filled(place: re.Match[str]) -> str:
+        begin, benchmark, table, end = place.groups()
+        if benchmark == "figures":
+            lines = summary(records)
+        elif benchmark in TARGETS and benchmark not in records:
+            lines = [f"Not measured yet: `python -m benchmarks.tables --run {benchmark}`."]
+        elif table not in records.get(benchmark, {}).get("tables", {}):
+            raise KeyError(f"the record of {benchmark!r} has no table {table!r}")
+        else:
+            lines = [*about(records[benchmark]), "", *markdown(records[benchmark]["tables"][table])]
+        return "\n".join([begin, *lines, "", end])
+
+    return PLACE.sub(filled, text)
+
+
+def summary(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the lines of the table of all figures."""
+    rows = []
+    for benchmark, targets in TARGETS.items():
+        record = records.get(benchmark, {"figures": {}, "command": ""})
+        # sizes other than the usual ones are asked for by options; the name of another Python is none of them
+        usual = not record["command"].split()[3:] or record["command"].split()[3] == "--bm4d"
+        for name, (relation, asked) in targets.items():
+            value = record["figures"].get(name)
+            met = "not measured" if value is None else "other sizes" if not usual else "yes" if MEETS[relation](value, asked) else "**no**"
+            sign = {">=": "at least", "<=": "at most"}[relation]
+            rows.append([f"`{benchmark}`", f"`{name}`", f"{sign} {asked:g}", None if value is None else f"{value:.4g}", met])
+    return markdown({"columns": dict.fromkeys(["benchmark", "figure", "asked", "measured", "met"], ""), "rows": rows})
+
+
+def about(record: Mapping[str, Any]) -> list[str]:
+    """Return the lines that say how a record came about."""
+    machine, versions = record["machine"], ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    processor = " with ".join([machine["processor"], *([", ".join(machine["has"])] if machine["has"] else [])])
+    return [
+        f"`{record['command']}`: {record['minutes']:g} minutes on {record['date']}, commit {record['commit']}.",
+        f"{processor}; {machine['cores']} cores, {machine['memory_gb']} GB, load {machine['load']:g} when it began; {versions}.",
+    ]
+
+
+def measure(benchmarks: list[str], bm4d: str | None) -> None:
+    """Run benchmarks one after the other; each leaves its record."""
+    for benchmark in benchmarks:
+        command = [sys.executable, "-m", f"benchmarks.{benchmark}", "--save", str(RESULTS / f"{benchmark}.json")]
+        if benchmark == "filters" and bm4d is not None:
+            command += ["--bm4d", bm4d]
+        print("$ python", *command[1:], flush=True)
+        subprocess.run(command, check=True, cwd=ROOT)
+
+
+def main() -> None:
+    """Measure, if asked to, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", nargs="*", choices=list(TARGETS), help="measure these first, all if none is named")
+    parser.add_argument("--bm4d", help="a Python in whose environment the package bm4d is installed, for `filters`")
+    options = parser.parse_args()
+    if options.run is not None:
+        measure(options.run or list(TARGETS), options.bm4d)
+    PAGE.write_text(page(PAGE.read_text(), read()))
+
+
+if __name__ == "__main__":
+    main()
