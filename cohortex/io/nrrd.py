@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ TYPES = {
 """The names of http://teem.sourceforge.net/nrrd/format.html; a block of bytes has none."""
 WAYS = {"raw": "raw", "gzip": "gzip", "gz": "gzip"}
 """Encodings that are read in parts; ASCII, hexadecimal and bzip2 go through SimpleITK as a whole."""
+
+SKIPS = {"line skip", "lineskip", "byte skip", "byteskip"}
 
 
 def read_nrrd(path: Path, role: str = "image", frames: Frames = "skip", name: str | None = None) -> list[Volume]:
@@ -66,14 +69,15 @@ def read_nrrd(path: Path, role: str = "image", frames: Frames = "skip", name: st
     affine[:dimension, 3] = reader.GetOrigin()
     affine = check_affine(lps_to_ras(affine), name)
     shape = (*(int(n) for n in reader.GetSize()), *(1,) * (3 - dimension))
-    # the components come first or last, and where they are in between ITK puts them first
-    first = components == 1 or sizes[0] == components and tuple(sizes[1:]) == shape[:dimension]
-    last = tuple(sizes[:dimension]) == shape[:dimension]
-    if fields["encoding"].lower() in WAYS and not {"line skip", "lineskip", "byte skip", "byteskip"} & set(fields) and (first or last):
+    # an axis without a direction in space is that of the components, which SimpleITK puts first
+    axes = re.findall(r"none|\([^)]*\)", fields["space directions"].lower())
+    at = axes.index("none") if components > 1 and "none" in axes else 0
+    parts = fields["encoding"].lower() in WAYS and not SKIPS & set(fields) and at in (0, len(sizes) - 1)
+    if parts:
         numbers = _numbers(path, begin, fields, dtype, sizes, name)
 
         def frame(index: int) -> ArrayLike:
-            return frame_of(numbers, shape, index, components, interleaved=components > 1 and first)
+            return frame_of(numbers, shape, index, components, interleaved=components > 1 and at == 0)
     else:
         frame = _through_itk(reader, components, dimension, name)
     return framed(frame, components, frames, affine, role, name, read_step("nrrd"))

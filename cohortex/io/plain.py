@@ -131,12 +131,12 @@ def gunzipped(file: Any, name: str) -> Iterator[Any]:
 
 
 class Inflated(io.RawIOBase):
-    """The content of one zlib stream, which must be whole and the last thing in its file; raises as `gunzipped` does."""
+    """The content of one zlib (or gzip) stream, which must be whole and the last thing in its file; raises as `gunzipped` does."""
 
     def __init__(self, file: Any, name: str):
         self._file = file
         self._name = name
-        self._machine = zlib.decompressobj()
+        self._machine = zlib.decompressobj(47)
 
     def readable(self) -> bool:
         """It is."""

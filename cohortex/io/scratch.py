@@ -62,18 +62,17 @@ class Scratch:
 
     def __getitem__(self, key: Any) -> np.ndarray:
         ranges, drop = basic_index(key, self.shape)
-        out = np.empty([len(r) for r in ranges], self.dtype)
-        if out.size:
-            lows = [min(r[0], r[-1]) for r in ranges]
-            highs = [max(r[0], r[-1]) + 1 for r in ranges]
-            plain = all(r.step == 1 for r in ranges)
-            box = out if plain else np.empty([high - low for low, high in zip(lows, highs, strict=True)], self.dtype)
-            with self.path.open("rb") as file:
-                self._move(file, box, lows, write=False)
-            if not plain:
-                # the box is the hull of what was asked for; steps and reversals are taken out of it
-                out = box[tuple(slice(r.start - s, None if r.stop < s else r.stop - s, r.step) for r, s in zip(ranges, lows, strict=True))]
-        return out[tuple(0 if axis in drop else slice(None) for axis in range(len(ranges)))]
+        if not all(len(r) for r in ranges):
+            return np.empty([len(r) for axis, r in enumerate(ranges) if axis not in drop], self.dtype)
+        lows, highs = ([f(r[0], r[-1]) for r in ranges] for f in (min, max))
+        box = np.empty([high + 1 - low for low, high in zip(lows, highs, strict=True)], self.dtype)
+        with self.path.open("rb") as file:
+            self._move(file, box, lows, write=False)
+        if any(r.step != 1 for r in ranges):
+            # the box is the hull of what was asked for; steps and reversals are taken out of it
+            picked = tuple(slice(r.start - s, None if r.stop < s else r.stop - s, r.step) for r, s in zip(ranges, lows, strict=True))
+            box = np.ascontiguousarray(box[picked])
+        return box[tuple(0 if axis in drop else slice(None) for axis in range(len(ranges)))]
 
     def __setitem__(self, key: Any, values: Any) -> None:
         ranges, _ = basic_index(key, self.shape)

@@ -153,25 +153,15 @@ def read_tiff(
     name: str | None = None,
     spacing_mm: Sequence[float] | None = None,
 ) -> list[Volume]:
-    """Open a TIFF file of several pages as a volume.
+    """Open a TIFF file of several pages as a volume; parameters as in `cohortex.io.read`.
 
-    Parameters
-    ----------
-    path : Path
-        Grey values; the pages are slices along z unless ImageJ's or OME's metadata say that they are times.
-    role : {"image", "mask", "labels"}
-    frames : {"skip", "first", "mean", "each"}
-        What to do with several times.
-    name : str, optional
-        How messages call it.
-    spacing_mm : three floats, optional
-        Voxel size along x, y and z, used where the file does not say it.
+    Its values are grey, and the pages are slices along z unless ImageJ's or OME's metadata say that they are times.
 
     Returns
     -------
     list of Volume
-        Their data are read when they are indexed. Like a picture a slice lies with its first row in front and its first column on the
-        right, the first slice lowest, centred at the origin; a note says that this is assumed.
+        Like a picture a slice lies with its first row in front and its first column on the right, the first slice lowest, centred at the
+        origin; a note says that this is assumed.
 
     Raises
     ------
