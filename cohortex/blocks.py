@@ -142,13 +142,14 @@ def at_hand(
             spool[tuple(slice(a, b) for a, b in box)] = block
             return None if look is None else look(box, block)
         except BadInput as bad:
-            return bad.with_traceback(None)
+            # not itself: it holds the frames that it came through, and these the scratch file
+            return BadInput(bad.code, bad.sentence)
 
     found = run_all(one, list(boxes(array.shape, block_for(array.shape), ALIGN)) if slow is None else slabs(array.shape, slow))
     # whichever thread met it first: the same file is refused with the same words
     for each in found:
         if isinstance(each, BadInput):
-            raise each
+            raise BadInput(each.code, each.sentence)
     return spool, found
 
 

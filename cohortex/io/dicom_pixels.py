@@ -91,7 +91,7 @@ def check_size(dataset: Any, size: int, file: str) -> None:
     syntax = dataset.file_meta.TransferSyntaxUID
     values = [number(dataset, key) or 1 for key in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "NumberOfFrames")]
     expected = int(np.prod([int(v) for v in values], dtype=object)) // 8
-    compressed = syntax.is_compressed or syntax.is_deflated
+    compressed = not syntax.is_transfer_syntax or syntax.is_compressed or syntax.is_deflated
     if text(dataset, "PhotometricInterpretation") == "YBR_FULL_422":
         expected = expected * 2 // 3
     if expected > size * (MAX_COMPRESSION if compressed else 1):
@@ -114,9 +114,8 @@ def check_decoder(dataset: Any, file: str) -> None:
     except NotImplementedError:
         available = False
     if not available:
-        raise BadInput(
-            "no-decoder", f"{file} is compressed as {syntax.name}, which cannot be decoded here: install pylibjpeg or convert it."
-        )
+        what = syntax.name if syntax.is_transfer_syntax else "something unknown"
+        raise BadInput("no-decoder", f"{file} is compressed as {what}, which cannot be decoded here: install pylibjpeg or convert it.")
 
 
 def pixels(path: Path, file: str, frames: Sequence[int], dataset: Any) -> Iterator[tuple[np.ndarray, Note | None]]:
