@@ -24,7 +24,7 @@ def read(
     spacing_mm: Sequence[float] | None = None,
     missing_chunks: str = "refuse",
 ) -> list[Volume]:
-    """Read what is at a path: NIfTI, DICOM (a file, a folder, a list of files), OME-Zarr, TIFF, NRRD, MetaImage, k-space, a picture, .ozx.
+    """Read what is at a path: NIfTI, DICOM (a file, a folder, a list of files), OME-Zarr, TIFF, NRRD, MetaImage, raw data, a picture, .ozx.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def read(
     name : str, optional
         How messages call the path; its last two parts by default.
     spacing_mm : three floats, optional
-        Voxel size of OME-Zarr images and TIFF stacks that do not say it themselves.
+        Voxel size of OME-Zarr images and TIFF stacks that do not say it themselves, and of projections.
     missing_chunks : {"refuse", "fill"}
         Whether chunks that an OME-Zarr folder lacks may stand for its fill value.
 
@@ -91,9 +91,9 @@ def read(
 
         return read_metaimage(path, role, frames, name)
     if last in (".h5", ".hdf5", ".npy"):
-        from cohortex.io.kspace import read_kspace
+        from cohortex.io.kspace import read_raw
 
-        return read_kspace(path, role, frames, name)
+        return read_raw(path, role, frames, name, spacing_mm)
     if last in (".tif", ".tiff"):
         from cohortex.io.tiff import is_stack, read_tiff
 
@@ -113,5 +113,5 @@ def read(
     raise BadInput(
         "unknown-format",
         f"{name} is {what_it_is(start)} with an ending that no reader takes: "
-        "give NIfTI, DICOM, OME-Zarr, TIFF, NRRD, MetaImage, k-space (.h5, .npy) or a picture.",
+        "give NIfTI, DICOM, OME-Zarr, TIFF, NRRD, MetaImage, raw data (.h5, .npy) or a picture.",
     )

@@ -1,6 +1,7 @@
 """Raw Cartesian k-space to a magnitude image: centred inverse FFT and root-sum-of-squares over the coils.
 
 Layouts: fastMRI (dataset ``kspace``), ISMRMRD (acquisitions under ``dataset``, see `cohortex.io.ismrmrd`) and plain ``.npy``.
+Projections in the same container go to `cohortex.io.sinogram`.
 """
 
 from __future__ import annotations
@@ -26,8 +27,14 @@ METHOD = "centred inverse FFT, root sum of squares"
 AFFINE_ATTRIBUTE = "cohortex_affine"
 
 
-def read_kspace(path: Path, role: str = "image", frames: Frames = "skip", name: str | None = None) -> list[Volume]:
-    """Reconstruct raw k-space, a slice at a time when it is indexed.
+def read_raw(
+    path: Path,
+    role: str = "image",
+    frames: Frames = "skip",
+    name: str | None = None,
+    spacing_mm: Sequence[float] | None = None,
+) -> list[Volume]:
+    """Reconstruct raw data, k-space or projections (`cohortex.io.sinogram`), a slice at a time when it is indexed.
 
     fastMRI layout: ``kspace`` with axes (slices, coils, ky, kx), or (slices, ky, kx) for a single coil; the optional
     ``ismrmrd_header`` gives the fields of view, from which voxel sizes follow and to which the image is cropped (readout
@@ -44,15 +51,15 @@ def read_kspace(path: Path, role: str = "image", frames: Frames = "skip", name: 
     Raises
     ------
     BadInput
-        ``not-kspace``, ``bad-shape``, ``bad-header``, ``non-cartesian``, those of `cohortex.io.hdf5` and `cohortex.io.ismrmrd`; while
-        slices are reconstructed ``non-finite``, ``all-zero``, ``corrupt``.
+        ``not-kspace``, ``bad-shape``, ``bad-header``, ``non-cartesian``, those of `cohortex.io.hdf5`, `cohortex.io.ismrmrd` and
+        `cohortex.io.sinogram`; while slices are reconstructed ``non-finite``, ``all-zero``, ``corrupt``.
     Skip
         ``four-d`` by policy.
     """
     path = Path(path)
     name = name or shown_name(path)
     if role != "image":
-        raise BadInput("bad-labels", f"{name} is raw k-space, but the table calls it {role}: correct its role.")
+        raise BadInput("bad-labels", f"{name} is raw data, but the table calls it {role}: correct its role.")
     if path.suffix.lower() == ".npy":
         return [_volume(_npy(path, name), lambda: nullcontext(_npy(path, name)), None, None, "npy", name)]
 
@@ -68,9 +75,17 @@ def read_kspace(path: Path, role: str = "image", frames: Frames = "skip", name: 
             encoding = None if header is None else encoding_of(text_of(header, name), name)
             affine = _attribute(file, kspace, name)
             return [_volume(kspace, again, encoding, affine, "fastMRI", name)]
+        exchange = member(file, "exchange", name)
+        if exchange is not None and hasattr(exchange, "keys"):
+            from cohortex.io.sinogram import read_projections
+
+            return read_projections(path, exchange, name, spacing_mm)
         dataset = member(file, "dataset", name)
         if dataset is None or not hasattr(dataset, "keys"):
-            raise BadInput("not-kspace", f"{name} has neither `kspace` nor `dataset`: give the fastMRI or ISMRMRD layout.")
+            raise BadInput(
+                "not-kspace",
+                f"{name} has neither `kspace`, `dataset` nor `exchange`: give the layout of fastMRI, ISMRMRD or Data Exchange.",
+            )
         return read_acquisitions(path, dataset, frames, name)
 
 
