@@ -24,6 +24,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from cohortex.errors import BadInput
 from cohortex.volume import ArrayLike
 
 Edge = Literal["own", "reflect", "edge"]
@@ -100,40 +101,56 @@ def fits_memory(shape: Sequence[int], itemsize: int = 4) -> bool:
     return prod(shape) * itemsize <= plan().memory_mb * 2**20 // COPIES
 
 
-def at_hand(array: ArrayLike, dtype: Any = np.float32, look: Callable[[Box, np.ndarray], Any] | None = None) -> tuple[ArrayLike, list[Any]]:
+def at_hand(
+    array: ArrayLike, dtype: Any = np.float32, look: Callable[[Box, np.ndarray], Any] | None = None, beside: int = 1
+) -> tuple[ArrayLike, list[Any]]:
     """Return an array where blocks of it are cheap to read: in memory if it may stay there, else in a scratch file, decoded once.
 
     Parameters
     ----------
     array : (x, y, z) array-like
+        One that is decoded in slices along an axis (its attribute `slow`) is taken in whole slices.
     dtype
         That blocks will have.
     look : callable, optional
         ``look(box, block)`` is called for every block on the way.
+    beside : int
+        So many arrays of this size are held together.
 
     Returns
     -------
     array-like, list
         And what `look` gave, in the order of the blocks.
     """
-    if isinstance(array, np.ndarray) or fits_memory(array.shape, np.dtype(dtype).itemsize):
+    if isinstance(array, np.ndarray) or fits_memory((beside, *array.shape), np.dtype(dtype).itemsize):
         whole = np.ascontiguousarray(np.asarray(array[...]), dtype=dtype)
         return whole, [] if look is None else over_blocks(look, whole)
     from cohortex.io.scratch import Scratch
 
+    slow: int | None = getattr(array, "slow", None)
     there = array if isinstance(array, Scratch) and array.dtype == dtype else None
-    if there is None and plan().scheduler == "slurm":
+    if there is None and slow is None and plan().scheduler == "slurm":
         # workers on other nodes read the volume's own file
         there = array if np.dtype(array.dtype) == dtype else Elementwise(partial(np.asarray, dtype=dtype), array, dtype)
     if there is not None:
         return there, [] if look is None else over_blocks(look, there)
-    spool = new_array(array.shape, dtype)
+    spool = Scratch(plan().folder, array.shape, dtype, slow or 0)
 
-    def one(box: Box, block: np.ndarray) -> Any:
-        spool[tuple(slice(a, b) for a, b in box)] = block
-        return None if look is None else look(box, block)
+    def one(box: Box) -> Any:
+        try:
+            block = read_block(array, box, (0, 0, 0))
+            spool[tuple(slice(a, b) for a, b in box)] = block
+            return None if look is None else look(box, block)
+        except BadInput as bad:
+            # not itself: it holds the frames that it came through, and these the scratch file
+            return BadInput(bad.code, bad.sentence)
 
-    return spool, over_blocks(one, array)
+    found = run_all(one, list(boxes(array.shape, block_for(array.shape), ALIGN)) if slow is None else slabs(array.shape, slow))
+    # whichever thread met it first: the same file is refused with the same words
+    for each in found:
+        if isinstance(each, BadInput):
+            raise BadInput(each.code, each.sentence)
+    return spool, found
 
 
 def align_of(array: Any) -> int:
@@ -141,11 +158,11 @@ def align_of(array: Any) -> int:
     return int(getattr(array, "align", ALIGN))
 
 
-def new_array(shape: Sequence[int], dtype: Any = np.float32) -> Any:
+def new_array(shape: Sequence[int], dtype: Any = np.float32, shared: bool = True) -> Any:
     """Return an empty array for a result: in memory where it may stay there, else in a scratch file, or a folder that workers share."""
     if fits_memory(shape, np.dtype(dtype).itemsize):
         return np.empty(tuple(shape), dtype)
-    if plan().scheduler == "slurm":
+    if shared and plan().scheduler == "slurm":
         from cohortex.io.sharded import Sharded
 
         return Sharded.create(plan().folder, shape, dtype)
@@ -197,6 +214,14 @@ def block_for(shape: Sequence[int], halo: Sequence[int] = (0, 0, 0)) -> tuple[in
     return tuple(block)
 
 
+def slabs(shape: Sequence[int], axis: int) -> list[Box]:
+    """Return blocks of whole slices along an axis, as many slices in each as suits the current plan."""
+    now = plan()
+    slice_voxels = max(1, prod(shape) // shape[axis])
+    most = max(1, now.memory_mb * 2**20 // (4 * COPIES * now.threads) // slice_voxels)
+    return [tuple(piece if a == axis else (0, n) for a, n in enumerate(shape)) for piece in cut(shape[axis], most)]
+
+
 # --- what is read ----------------------------------------------------------------------------------------------
 
 
@@ -234,6 +259,7 @@ class Elementwise:
         self.array = array
         self.shape = array.shape
         self.dtype = np.dtype(dtype)
+        self.slow = getattr(array, "slow", None)
 
     def __getitem__(self, key: Any) -> np.ndarray:
         return self.function(np.asarray(self.array[key]))

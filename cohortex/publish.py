@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Error numbers that are the disk's fault, never an image's."""
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Error numbers that are the disk's fault (full, over quota, over the limit of a file's size, read-only), never an image's."""
 
 
 @contextmanager

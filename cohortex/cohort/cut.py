@@ -18,6 +18,8 @@ FACTORS = {
     ".nii.gz": 4.0,
     ".nii": 2.0,
     ".nrrd": 4.0,
+    ".mha": 4.0,
+    ".zraw": 4.0,
     ".ozx": 2.0,
     ".h5": 0.5,
     ".npz": 4.0,
@@ -104,6 +106,9 @@ class Prints:
             return self._of_files(path, os.path.dirname(path), _listed, self._state_of_series(path, found))  # noqa: PTH120
         if not stat.S_ISREG(found.st_mode):
             return "not-a-file", 0.0
+        if path.endswith(".mhd"):
+            top, file = os.path.split(path)
+            return self._several(top, [f"{file[:-4]}{end}" for end in (".mhd", ".raw", ".zraw")], opened=self.how == "sha256")
         megabytes = found.st_size * factor(path) / 1e6
         if self.how == "sha256":
             state = f"{found.st_mtime_ns}-{found.st_size}"

@@ -13,7 +13,7 @@ from cohortex.cohort.table import COLUMNS, Row, image_id, read_table, some
 from cohortex.config import MODALITIES
 from cohortex.errors import Refused
 
-NOT_DICOM = (".nii", ".nii.gz", ".nrrd", ".mha", ".ozx", ".h5", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".npz")
+NOT_DICOM = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".ozx", ".h5", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".npz")
 ASIDE = (".txt", ".md", ".json", ".tsv", ".csv", ".pdf", ".html", ".xml", ".log", ".sh", ".py")
 """Files that lie about beside images and are none."""
 DEEP = 5

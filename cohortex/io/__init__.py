@@ -24,7 +24,7 @@ def read(
     spacing_mm: Sequence[float] | None = None,
     missing_chunks: str = "refuse",
 ) -> list[Volume]:
-    """Read what is at a path: NIfTI, DICOM (a file, a folder, a list of files), OME-Zarr, TIFF, NRRD, raw k-space, a picture, .ozx.
+    """Read what is at a path: NIfTI, DICOM (a file, a folder, a list of files), OME-Zarr, TIFF, NRRD, MetaImage, raw data, a picture, .ozx.
 
     Parameters
     ----------
@@ -38,20 +38,22 @@ def read(
     name : str, optional
         How messages call the path; its last two parts by default.
     spacing_mm : three floats, optional
-        Voxel size of OME-Zarr images and TIFF stacks that do not say it themselves.
+        Voxel size of OME-Zarr images and TIFF stacks that do not say it themselves, and of projections.
     missing_chunks : {"refuse", "fill"}
         Whether chunks that an OME-Zarr folder lacks may stand for its fill value.
 
     Returns
     -------
     list of Volume
-        One, or several for a series with ``each``. OME-Zarr images, TIFF stacks and .ozx are read when they are indexed. Their
-        first history entry says how they were read and what was odd (`cohortex.io.series.notes_of`).
+        One, or several for a series with ``each``. Their data are read when they are indexed, a chunk or a slice at a time
+        (`cohortex.io.stored`, `cohortex.io.slices`); pictures are in memory, and so is what was compressed as one stream where the plan of
+        `cohortex.blocks` lets it stay. Their first history entry says how they were read and what was odd
+        (`cohortex.io.series.notes_of`, after `settled`).
 
     Raises
     ------
     BadInput
-        What is there cannot be used.
+        What is there cannot be used; also while the data are read.
     Skip
         It is a series and the policy is to skip those.
     """
@@ -65,10 +67,8 @@ def read(
         from cohortex.io.dicom import read_dicom
 
         return read_dicom(path, role, frames, name)
-    check_file(path, name)
-    suffixes = "".join(path.suffixes).lower()
     last = path.suffix.lower()
-    if suffixes.endswith((".nii", ".nii.gz")):
+    if path.name.lower().endswith((".nii", ".nii.gz")):
         from cohortex.io.nifti import read_nifti_series
 
         return read_nifti_series(path, role, frames, name)
@@ -79,16 +79,21 @@ def read(
     if last == ".series":
         from cohortex.io.dicom import read_dicom
 
+        check_file(path, name)
         files = [path.parent / line for line in path.read_text(encoding="utf-8").splitlines() if line]
         return read_dicom(files, role, frames, name)
     if last == ".nrrd":
         from cohortex.io.nrrd import read_nrrd
 
         return read_nrrd(path, role, frames, name)
-    if last in (".h5", ".hdf5", ".npy"):
-        from cohortex.io.kspace import read_kspace
+    if last in (".mha", ".mhd"):
+        from cohortex.io.metaimage import read_metaimage
 
-        return read_kspace(path, role, frames, name)
+        return read_metaimage(path, role, frames, name)
+    if last in (".h5", ".hdf5", ".npy"):
+        from cohortex.io.kspace import read_raw
+
+        return read_raw(path, role, frames, name, spacing_mm)
     if last in (".tif", ".tiff"):
         from cohortex.io.tiff import is_stack, read_tiff
 
@@ -98,6 +103,7 @@ def read(
         from cohortex.io.pictures import read_picture
 
         return read_picture(path, role, frames, name)
+    check_file(path, name)
     with path.open("rb") as file:
         start = file.read(512)
     if start[128:132] == b"DICM":
@@ -107,5 +113,5 @@ def read(
     raise BadInput(
         "unknown-format",
         f"{name} is {what_it_is(start)} with an ending that no reader takes: "
-        "give NIfTI, DICOM, OME-Zarr, TIFF, NRRD, k-space (.h5, .npy) or a picture.",
+        "give NIfTI, DICOM, OME-Zarr, TIFF, NRRD, MetaImage, raw data (.h5, .npy) or a picture.",
     )

@@ -6,8 +6,9 @@ No tag value of a patient enters a message; modality and body part are passed on
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from cohortex.io.dicom_pixels import check_decoder, check_size, in_units, number
 from cohortex.io.geometry import centred_affine, check_affine
 from cohortex.io.paths import check_file, shown_name, what_it_is
 from cohortex.io.series import Frames, Note, chosen_frames, framed, read_step
+from cohortex.io.slices import Slices
 from cohortex.volume import Volume
 
 PICTURES = {"CR": "XR", "DX": "XR", "RF": "XR", "XA": "XR", "PX": "XR", "IO": "XR", "MG": "MG", "US": "US"}
@@ -86,20 +88,25 @@ def read_dicom(path: Path | Sequence[Path], role: str = "image", frames: Frames 
     """Read a DICOM file, a folder with its subfolders, or a list of files as one series.
 
     Of several series the one with most slices is taken, and a note says so. Slices are sorted by their position along the
-    slice normal, rescaled one by one and checked for gaps, copies, uneven distances, tilt and mixed geometry. Radiographs and
+    slice normal and checked for gaps, copies, uneven distances, tilt and mixed geometry, all by their headers. Radiographs and
     ultrasound frames become pictures of shape (x, y, 1).
+
+    Returns
+    -------
+    list of Volume
+        Slices and frames are decoded, and rescaled each by its own numbers, when they are indexed.
 
     Raises
     ------
     BadInput
         ``not-dicom``, ``empty``, ``truncated``, ``corrupt``, ``not-an-image``, ``mixed-patients``, ``mosaic``,
-        ``no-affine``, ``bad-tag``, ``no-decoder``, ``corrupt-pixels``, ``no-hu`` and those of
-        `cohortex.io.dicom_geometry.arrange`.
+        ``no-affine``, ``bad-tag``, ``no-decoder`` and those of `cohortex.io.dicom_geometry.arrange`; while slices are decoded
+        ``truncated``, ``corrupt-pixels``, ``no-hu``, ``unsupported-type``.
     Skip
         ``four-d``: several volumes (time points, echoes), by policy.
     """
     paths = [path] if isinstance(path, Path) else list(path)
-    # tags are converted when they are looked at, so the whole reading is kept quiet
+    # tags are converted when they are looked at, so the whole reading is kept quiet, and `pixels` while a slice is worked on
     with quiet():
         return _read(paths, role, frames, name or shown_name(paths[0]))
 
@@ -203,7 +210,7 @@ def _placed(header: Any) -> bool:
     return "ImagePositionPatient" in header or "PerFrameFunctionalGroupsSequence" in header
 
 
-def _slices(item: Found, notes: list[Note]) -> list[Slice]:
+def _slices(item: Found) -> list[Slice]:
     """Return the frames of a file with their geometry."""
     header = item.header
     shared = _group(header.get("SharedFunctionalGroupsSequence"), 0)
@@ -248,7 +255,7 @@ def _slices(item: Found, notes: list[Note]) -> list[Slice]:
             order,
         )
         one.extra["rescale"] = (slope[0] if slope else None, intercept[0] if intercept else None)
-        one.extra["pixels"] = lambda one=one: pixels(item.path, item.name, one.frame, header, notes)
+        one.extra["pixels"] = lambda one=one: next(raw for raw, _ in pixels(item.path, item.name, [one.frame], header))
         slices.append(one)
     return slices
 
@@ -264,7 +271,7 @@ def _inner(group: Any, keyword: str) -> Any:
 def _volumes(
     found: list[Found], role: str, frames: Frames, name: str, notes: list[Note], volume: dict[str, str], modality: str
 ) -> list[Volume]:
-    slices = [one for item in found for one in _slices(item, notes)]
+    slices = [one for item in found for one in _slices(item)]
     groups = by_orientation(slices)
     if len(groups) > 1:
         # a scout or two beside the volume is usual, anything more is not one volume
@@ -279,17 +286,29 @@ def _volumes(
     chosen_frames(len(lines), frames, name)
     first = lines[0][0]
 
-    def frame(index: int) -> np.ndarray:
-        data = np.empty((first.columns, first.rows, len(lines[index])), dtype=np.float32 if role == "image" else np.int32)
-        for z, one in enumerate(lines[index]):
-            raw = one.extra["pixels"]()
-            if raw.shape != (one.rows, one.columns):
-                raise BadInput("corrupt-pixels", f"{one.file} decodes to another size than it declares: copy it again from its source.")
-            data[:, :, z] = (in_units(raw, one.data.header, one.extra["rescale"], modality, one.file) if role == "image" else raw).T
-        return data
+    def frame(index: int) -> Slices:
+        return _decoded(lines[index], (first.columns, first.rows), role, modality)
 
-    made = framed(frame, len(lines), frames, affine, role, name, read_step("dicom", slices=len(lines[0])), **volume)
-    return _with_notes(made, notes)
+    step = read_step("dicom", notes, slices=len(lines[0]))
+    return framed(frame, len(lines), frames, affine, role, name, step, **volume)
+
+
+def _decoded(line: Sequence[Slice], size: tuple[int, int], role: str, modality: str) -> Slices:
+    """Return slices that are decoded and rescaled when they are indexed; labels stay as stored."""
+    odd: dict[int, Note] = {}
+
+    def read(wanted: Sequence[int]) -> Iterator[np.ndarray]:
+        # the frames of one file follow each other, so that its header is read once
+        for _, group in groupby(wanted, key=lambda z: id(line[z].data)):
+            numbers = list(group)
+            item = line[numbers[0]].data
+            for z, (raw, note) in zip(numbers, pixels(item.path, item.name, [line[z].frame for z in numbers], item.header), strict=True):
+                if note is not None:
+                    odd[z] = note
+                one = line[z]
+                yield (in_units(raw, item.header, one.extra["rescale"], modality, one.file) if role == "image" else raw).T
+
+    return Slices((*size, len(line)), np.float32 if role == "image" else np.int32, read, lambda: [odd[z] for z in sorted(odd)])
 
 
 def _pictures(found: list[Found], role: str, frames: Frames, name: str, notes: list[Note], volume: dict[str, str]) -> list[Volume]:
@@ -300,16 +319,16 @@ def _pictures(found: list[Found], role: str, frames: Frames, name: str, notes: l
     header = item.header
     spacing, source = _picture_spacing(header)
     rescale = (number(header, "RescaleSlope"), number(header, "RescaleIntercept"))
+    size = (int(header.Columns), int(header.Rows))
 
-    def frame(index: int) -> np.ndarray:
-        raw = pixels(item.path, item.name, index, header, notes)
-        values = in_units(raw, header, rescale, text(header, "Modality"), item.name) if role == "image" else raw
-        return np.ascontiguousarray(values.T[:, :, None])
+    def frame(index: int) -> Slices:
+        nowhere = np.zeros(0)
+        one = Slice(item.name, index, item, size[1], size[0], nowhere, nowhere, spacing, (), {"rescale": rescale})
+        return _decoded([one], size, role, text(header, "Modality"))
 
-    shape = (int(header.Columns), int(header.Rows), 1)
-    affine = check_affine(centred_affine(shape, (spacing[1], spacing[0], 1.0)), name)
-    step = read_step("dicom", pixel_size=source, position="unknown, centred")
-    return _with_notes(framed(frame, item.frames, frames, affine, role, name, step, **volume), notes)
+    affine = check_affine(centred_affine((*size, 1), (spacing[1], spacing[0], 1.0)), name)
+    step = read_step("dicom", notes, pixel_size=source, position="unknown, centred")
+    return framed(frame, item.frames, frames, affine, role, name, step, **volume)
 
 
 def _picture_spacing(header: Any) -> tuple[tuple[float, float], str]:
@@ -325,12 +344,3 @@ def _picture_spacing(header: Any) -> tuple[tuple[float, float], str]:
         if x and y and number(region, "PhysicalUnitsXDirection") == 3 and number(region, "PhysicalUnitsYDirection") == 3:
             return (abs(y) * 10, abs(x) * 10), "SequenceOfUltrasoundRegions"
     return (1.0, 1.0), "unknown, 1 mm assumed"
-
-
-def _with_notes(volumes: list[Volume], notes: list[Note]) -> list[Volume]:
-    """Put what was found odd into the first history entry (some is known only once the pixels were read)."""
-    distinct = list(dict.fromkeys(notes))
-    if not distinct:
-        return volumes
-    told = [{"code": code, "sentence": sentence} for code, sentence in distinct]
-    return [replace(v, history=({**v.history[0], "notes": told}, *v.history[1:])) for v in volumes]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,21 @@ MAX_COMPRESSION = 5000
 AIR_HU = -1024.0
 
 
+_SILENCE = threading.RLock()
+
+
 @contextmanager
 def quiet() -> Iterator[list[warnings.WarningMessage]]:
-    """Keep pydicom's warnings and log lines, which hold tag values, away from the user; give the warnings."""
+    """Keep pydicom's warnings and log lines, which hold tag values, away from the user; give the warnings.
+
+    What is switched belongs to the whole process, so one thread at a time is inside.
+    """
+    with _SILENCE, _switched() as caught:
+        yield caught
+
+
+@contextmanager
+def _switched() -> Iterator[list[warnings.WarningMessage]]:
     from pydicom import config
 
     logger = logging.getLogger("pydicom")
@@ -78,7 +91,7 @@ def check_size(dataset: Any, size: int, file: str) -> None:
     syntax = dataset.file_meta.TransferSyntaxUID
     values = [number(dataset, key) or 1 for key in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "NumberOfFrames")]
     expected = int(np.prod([int(v) for v in values], dtype=object)) // 8
-    compressed = syntax.is_compressed or syntax.is_deflated
+    compressed = not syntax.is_transfer_syntax or syntax.is_compressed or syntax.is_deflated
     if text(dataset, "PhotometricInterpretation") == "YBR_FULL_422":
         expected = expected * 2 // 3
     if expected > size * (MAX_COMPRESSION if compressed else 1):
@@ -101,43 +114,52 @@ def check_decoder(dataset: Any, file: str) -> None:
     except NotImplementedError:
         available = False
     if not available:
-        raise BadInput(
-            "no-decoder", f"{file} is compressed as {syntax.name}, which cannot be decoded here: install pylibjpeg or convert it."
-        )
+        what = syntax.name if syntax.is_transfer_syntax else "something unknown"
+        raise BadInput("no-decoder", f"{file} is compressed as {what}, which cannot be decoded here: install pylibjpeg or convert it.")
 
 
-def pixels(path: Path, file: str, frame: int, dataset: Any, notes: list[Note]) -> np.ndarray:
-    """Decode one frame as stored, with axes (row, column), colours as grey.
+def pixels(path: Path, file: str, frames: Sequence[int], dataset: Any) -> Iterator[tuple[np.ndarray, Note | None]]:
+    """Decode frames of a file one by one as stored, with axes (row, column), colours as grey; with each what is odd about it.
 
     Raises
     ------
     BadInput
-        ``truncated`` (no or too few pixels), ``corrupt-pixels`` (the decoder fails).
+        ``truncated`` (no or too few pixels), ``corrupt-pixels`` (the decoder fails or gives another size than the header).
     """
     import pydicom
     from pydicom.pixels.processing import apply_color_lut
-    from pydicom.pixels.utils import pixel_array
+    from pydicom.pixels.utils import iter_pixels
 
     compressed = dataset.file_meta.TransferSyntaxUID.is_compressed
+    done = 0
     with quiet() as caught:
         try:
             # a file of one frame is read as a whole, for only then the amount of its pixel data is checked
             whole = (number(dataset, "NumberOfFrames") or 1) <= 1
-            array = pixel_array(pydicom.dcmread(path) if whole else path, index=frame)
-            if text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
-                array = apply_color_lut(array, pydicom.dcmread(path, stop_before_pixels=True))
+            for array in iter_pixels(pydicom.dcmread(path) if whole else path, indices=list(frames)):
+                if text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
+                    array = apply_color_lut(array, pydicom.dcmread(path, stop_before_pixels=True))
+                told = any("excess padding" in str(warning.message) or "extra frames" in str(warning.message) for warning in caught)
+                note = ("extra-bytes", f"{file} has more pixel data than it declares; the rest was not used.") if told else None
+                done += 1
+                yield _grey(array, dataset, file), note
         except (AttributeError, KeyError, EOFError):
             raise BadInput("truncated", f"{file} has no complete pixel data: copy it again from its source.") from None
         except (ValueError, RuntimeError, NotImplementedError, TypeError, IndexError, OverflowError) as error:
             if not compressed and isinstance(error, ValueError):
                 raise BadInput("truncated", f"{file} has less pixel data than it declares: copy it again from its source.") from None
             raise BadInput("corrupt-pixels", f"{file} has pixel data that cannot be decoded: copy it again from its source.") from None
-    if any("excess padding" in str(warning.message) or "extra frames" in str(warning.message) for warning in caught):
-        notes.append(("extra-bytes", f"{file} has more pixel data than it declares; the rest was not used."))
+    if done != len(frames):
+        raise BadInput("truncated", f"{file} has {done} of {len(frames)} frames: copy it again from its source.")
+
+
+def _grey(array: np.ndarray, dataset: Any, file: str) -> np.ndarray:
     if array.ndim == 3 and array.shape[-1] in (3, 4):
         array = array[..., :3].astype(np.float32) @ LUMA
     if array.ndim != 2:
         raise BadInput("unsupported-type", f"{file} is not a grey or coloured picture: convert it.")
+    if array.shape != (int(dataset.Rows), int(dataset.Columns)):
+        raise BadInput("corrupt-pixels", f"{file} decodes to another size than it declares: copy it again from its source.")
     return array
 
 

@@ -60,6 +60,8 @@ class Oriented:
         self.flipped = tuple(flipped)
         self.shape = tuple(int(array.shape[axis]) for axis in self.order)
         self.dtype = np.dtype(array.dtype)
+        slow = getattr(array, "slow", None)
+        self.slow = None if slow is None else self.order.index(slow)
 
     def __getitem__(self, key: Any) -> np.ndarray:
         keys = [slice(None) if part is Ellipsis else part for part in (key if isinstance(key, tuple) else (key,))]

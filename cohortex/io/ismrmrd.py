@@ -5,17 +5,21 @@ Format: Inati et al., ISMRM Raw data format, Magn Reson Med 77 (2017) 411-421.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cohortex.blocks import new_array
 from cohortex.errors import BadInput
 from cohortex.io.geometry import centred_affine, check_affine, lps_to_ras
-from cohortex.io.hdf5 import member, text_of
+from cohortex.io.hdf5 import member, opened, text_of
 from cohortex.io.series import Frames, Note, framed, read_step
-from cohortex.physics.fourier import centred_ifft, root_sum_of_squares
-from cohortex.volume import Volume
+from cohortex.io.slices import Once, Slices
+from cohortex.physics.fourier import centred_ifft
+from cohortex.volume import ArrayLike, Volume
 
 # numbers of bits, counted from 1 as in the format's definition: noise, calibration only, navigation, phase correction,
 # helper, surface coil correction, dummy
@@ -78,20 +82,29 @@ def _three(values: Any) -> Any:
     return (values[0], values[1], values[2])
 
 
-def read_acquisitions(group: Any, frames: Frames, name: str) -> list[Volume]:
+def read_acquisitions(path: Path, group: Any, frames: Frames, name: str) -> list[Volume]:
     """Reconstruct the Cartesian acquisitions of an ISMRMRD group, 2-D multi-slice or 3-D.
 
     Averages and segments are averaged; contrasts, phases and repetitions make a series. Readout oversampling (and any other) is
     cropped to the reconstructed field of view. Position and directions are those of the acquisition headers.
 
+    Returns
+    -------
+    list of Volume
+        Of 2-D slices one after the other is reconstructed when it is indexed, from its own readouts. Of a 3-D acquisition the Fourier
+        transform mixes all three axes, so a volume is made as a whole when it is first looked at: its samples lie in a scratch file where
+        they do not fit into memory, and in memory are those of one coil, their transform and the sum over the coils. The headers of all
+        readouts are in memory in either case.
+
     Raises
     ------
     BadInput
-        ``not-kspace``, ``bad-header``, ``bad-shape``, ``non-cartesian``, ``non-finite``, ``all-zero``, ``mixed-geometry``.
+        ``not-kspace``, ``bad-header``, ``non-cartesian``, ``mixed-geometry``, ``bad-shape``; while slices are reconstructed ``bad-shape``,
+        ``non-finite``, ``all-zero``.
     Skip
         ``four-d`` by policy.
     """
-    from cohortex.io.kspace import METHOD, check_coils
+    from cohortex.io.kspace import METHOD
 
     xml, table = member(group, "xml", name), member(group, "data", name)
     if xml is None:
@@ -101,56 +114,105 @@ def read_acquisitions(group: Any, frames: Frames, name: str) -> list[Volume]:
     encoding = encoding_of(text_of(xml, name), name)
     if encoding.trajectory != "cartesian":
         raise BadInput("non-cartesian", f"{name} was not sampled on a Cartesian grid: reconstruct it before.")
-    records = table[:]
-    heads = records["head"]
+    heads = table.fields("head")[:]
     wanted = np.array([not any(int(flags) >> (bit - 1) & 1 for bit in NOT_IMAGING) for flags in heads["flags"]], dtype=bool)
     if not wanted.any():
         raise BadInput("not-kspace", f"{name} holds no acquisition of an image (noise or calibration only): give the scan itself.")
-    records, heads = records[wanted], heads[wanted]
+    rows = np.flatnonzero(wanted)
+    heads = heads[rows]
     slices = sorted({int(s) for s in heads["idx"]["slice"]})
     series = sorted({(int(i["contrast"]), int(i["phase"]), int(i["repetition"])) for i in heads["idx"]})
     affine, order, located = _affine(encoding, heads, slices, name)
-    notes: list[Note] = []
-
-    def frame(index: int) -> np.ndarray:
-        volumes = []
-        for number in order:
-            chosen = [i for i, head in enumerate(heads) if _is(head, number, series[index])]
-            kspace = _gridded(records[chosen], encoding, name)
-            check_coils((np.abs(kspace) ** 2).sum(axis=(1, 2, 3)), name, notes)
-            image = root_sum_of_squares(centred_ifft(kspace, axes=(1, 2, 3)), axis=0)
-            volumes.append(_cropped(image.T, encoding))
-        return np.concatenate(volumes, axis=2)
-
+    scan = Scan(path, name, encoding, heads, rows)
     position = "acquisition headers" if located else "not in the file: axial, centred on the isocentre"
     step = read_step("ISMRMRD", reconstruction=METHOD, coils=int(heads["active_channels"].max()), position=position)
-    made = framed(frame, len(series), frames, affine, "image", name, step)
-    if not notes:
-        return made
-    told = [{"code": code, "sentence": sentence} for code, sentence in dict.fromkeys(notes)]
-    return [replace(v, history=({**v.history[0], "notes": told},)) for v in made]
+    return framed(lambda index: scan.volume(order, series[index]), len(series), frames, affine, "image", name, step)
 
 
-def _is(head: Any, number: int, series: tuple[int, int, int]) -> bool:
-    idx = head["idx"]
-    return int(idx["slice"]) == number and (int(idx["contrast"]), int(idx["phase"]), int(idx["repetition"])) == series
+@dataclass(frozen=True)
+class Scan:
+    """The acquisitions of a file that are of an image: their headers, and the rows of the table where their samples are."""
 
+    path: Path
+    name: str
+    encoding: Encoding
+    heads: Any
+    rows: np.ndarray
 
-def _gridded(records: Any, encoding: Encoding, name: str) -> np.ndarray:
-    """Sort readouts into k-space with axes (coil, kz, ky, kx), repeated lines averaged."""
-    if not len(records):
-        raise BadInput("bad-shape", f"{name} lacks a whole slice of its series: write it again.")
-    nx, ny, nz = encoding.matrix
-    nz = max(1, nz)
-    coils = int(records["head"]["active_channels"][0])
-    if coils < 1 or coils * nx * ny * nz > MOST_SAMPLES:
-        raise BadInput("bad-shape", f"{name} declares {coils} coils on a {nx}x{ny}x{nz} matrix, which cannot be: write it again.")
-    kspace = np.zeros((coils, nz, ny, nx), dtype=np.complex64)
-    count = np.zeros((nz, ny), dtype=np.float32)
-    for record in records:
-        head, idx = record["head"], record["head"]["idx"]
+    def volume(self, order: Sequence[int], series: tuple[int, int, int]) -> ArrayLike:
+        """Return the image of one contrast, phase and repetition, lazy: its slices, or the stacks of its slabs."""
+        nx, ny, nz = _sizes(self.encoding)
+        odd: dict[int, list[Note]] = {}
+
+        def read(wanted: Sequence[int]) -> Iterator[np.ndarray]:
+            for z in wanted:
+                yield self._stack(order[z], series, odd.setdefault(z, []))[:, :, 0]
+
+        def make() -> ArrayLike:
+            whole = new_array((nx, ny, nz * len(order)), np.float32, shared=False)
+            for z, number in enumerate(order):
+                whole[:, :, z * nz : (z + 1) * nz] = self._stack(number, series, odd.setdefault(z, []))
+            return whole
+
+        def told() -> list[Note]:
+            return [note for z in sorted(odd) for note in odd[z]]
+
+        if max(1, self.encoding.matrix[2]) == 1:
+            return Slices((nx, ny, len(order)), np.float32, read, told)
+        return Once((nx, ny, nz * len(order)), np.float32, make, told)
+
+    def _stack(self, number: int, series: tuple[int, int, int], notes: list[Note]) -> np.ndarray:
+        """Reconstruct a slice (of one partition) or a slab, axes (x, y, z)."""
+        from cohortex.io.kspace import check_coils
+
+        chosen = np.array([i for i, head in enumerate(self.heads) if _is(head, number, series)], dtype=np.int64)
+        kspace, count = self._gridded(chosen)
+        coils, nz, ny, nx = kspace.shape
+        energy, power = np.zeros(coils), np.zeros((nz, ny, nx), np.float32)
+        for coil in range(coils):
+            samples = np.asarray(kspace[coil]) / np.maximum(count, 1)[:, :, None]
+            energy[coil] = (np.abs(samples) ** 2).sum()
+            image = centred_ifft(samples, axes=(0, 1, 2))
+            power += np.real(image) ** 2 + np.imag(image) ** 2
+        notes.clear()
+        check_coils(energy, self.name, notes)
+        return _cropped(np.sqrt(power).T, self.encoding)
+
+    def _gridded(self, chosen: np.ndarray) -> tuple[Any, np.ndarray]:
+        """Sort readouts into k-space with axes (coil, kz, ky, kx), repeated lines added up; return it and how often each line was read."""
+        name, encoding = self.name, self.encoding
+        if not len(chosen):
+            raise BadInput("bad-shape", f"{name} lacks a whole slice of its series: write it again.")
+        nx, ny, nz = encoding.matrix
+        nz = max(1, nz)
+        coils = int(self.heads["active_channels"][chosen[0]])
+        if coils < 1 or coils * nx * ny * nz > MOST_SAMPLES:
+            raise BadInput("bad-shape", f"{name} declares {coils} coils on a {nx}x{ny}x{nz} matrix, which cannot be: write it again.")
+        kspace = new_array((coils, nz, ny, nx), np.complex64, shared=False)
+        count = np.zeros((nz, ny), dtype=np.float32)
+        partitions = self.heads["idx"]["kspace_encode_step_2"][chosen].astype(np.int64)
+        if encoding.centre[1] is not None and nz > 1:
+            partitions = partitions + nz // 2 - encoding.centre[1]
+        if partitions.min() < 0 or partitions.max() >= nz:
+            raise self._outside()
+        with opened(self.path, name) as file:
+            table = file["dataset/data"]
+            # a partition at a time, so that each is written once
+            for z in range(nz):
+                plane = np.zeros((coils, ny, nx), dtype=np.complex64)
+                for i in chosen[partitions == z]:
+                    y, x, line = self._readout(table, int(i), coils)
+                    plane[:, y, x : x + line.shape[1]] += line
+                    count[z, y] += 1
+                kspace[:, z : z + 1] = plane[:, None]
+        return kspace, count
+
+    def _readout(self, table: Any, i: int, coils: int) -> tuple[int, int, np.ndarray]:
+        """Return where a readout lies in its partition (ky, first kx), and its samples (coil, kx)."""
+        name, encoding, head = self.name, self.encoding, self.heads[i]
+        nx, ny, _ = encoding.matrix
         samples, channels = int(head["number_of_samples"]), int(head["active_channels"])
-        values = np.asarray(record["data"], dtype=np.float32)
+        values = np.asarray(table.fields("data")[int(self.rows[i])], dtype=np.float32)
         if channels != coils or values.size != 2 * samples * channels:
             raise BadInput(
                 "bad-shape",
@@ -164,15 +226,22 @@ def _gridded(records: Any, encoding: Encoding, name: str) -> np.ndarray:
         if int(head["flags"]) >> (REVERSED - 1) & 1:
             line = line[:, ::-1]
         x = nx // 2 - (int(head["center_sample"]) - before)
-        y = int(idx["kspace_encode_step_1"]) + (ny // 2 - encoding.centre[0] if encoding.centre[0] is not None else 0)
-        z = int(idx["kspace_encode_step_2"]) + (nz // 2 - encoding.centre[1] if encoding.centre[1] is not None and nz > 1 else 0)
-        if not (0 <= y < ny and 0 <= z < nz and x >= 0 and x + line.shape[1] <= nx):
-            raise BadInput(
-                "bad-shape", f"{name} has a readout outside its {nx}x{ny}x{nz} matrix: its header and data disagree, write it again."
-            )
-        kspace[:, z, y, x : x + line.shape[1]] += line
-        count[z, y] += 1
-    return kspace / np.maximum(count, 1)[None, :, :, None]
+        y = int(head["idx"]["kspace_encode_step_1"]) + (ny // 2 - encoding.centre[0] if encoding.centre[0] is not None else 0)
+        if not (0 <= y < ny and x >= 0 and x + line.shape[1] <= nx):
+            raise self._outside()
+        return y, x, line
+
+    def _outside(self) -> BadInput:
+        nx, ny, nz = self.encoding.matrix
+        return BadInput(
+            "bad-shape",
+            f"{self.name} has a readout outside its {nx}x{ny}x{max(1, nz)} matrix: its header and data disagree, write it again.",
+        )
+
+
+def _is(head: Any, number: int, series: tuple[int, int, int]) -> bool:
+    idx = head["idx"]
+    return int(idx["slice"]) == number and (int(idx["contrast"]), int(idx["phase"]), int(idx["repetition"])) == series
 
 
 def _cropped(image: np.ndarray, encoding: Encoding) -> np.ndarray:

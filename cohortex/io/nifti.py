@@ -1,36 +1,35 @@
 """NIfTI-1 and NIfTI-2, strictly: what nibabel forgives silently is refused or noted here.
 
-A gzipped file is read to its end through isal, so its checksum is verified; sizes are compared with the file before
-anything is allocated; the affine is the sform, or else the qform, and never a guess.
+A gzipped file is read to its end through isal, so its checksum is verified (`cohortex.io.plain`); sizes are compared with the file
+before anything is allocated; the affine is the sform, or else the qform, and never a guess.
 """
 
 from __future__ import annotations
 
 import json
-import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 
 from cohortex.errors import BadInput
 from cohortex.io.geometry import check_affine
 from cohortex.io.paths import check_file, shown_name, what_it_is
+from cohortex.io.plain import DEFLATE_MAX_RATIO, Numbers, frame_of, gunzipped, size_of, unpacked
 from cohortex.io.series import Frames, Note, chosen_frames, framed, read_step
 from cohortex.publish import atomic_path
-from cohortex.volume import Volume
+from cohortex.volume import ArrayLike, Volume
 
 VECTOR, LABEL = 1007, 1002
 COMMENT = 6
 TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 REFUSED_TYPES = {1: "one bit a voxel", 32: "complex", 128: "RGB", 1536: "128-bit float", 1792: "complex", 2048: "complex", 2304: "RGBA"}
 UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 1e-3}
-DEFLATE_MAX_RATIO = 1032
 LARGEST_HEADER = 64 * 2**20
 FORM_DISTANCE_MM = 1.0
 SLAB, PIECE = 64, 2**20
@@ -72,7 +71,8 @@ def read_nifti(path: Path, role: str = "image", name: str | None = None) -> Volu
     Returns
     -------
     Volume
-        Axes as stored (not yet canonical), scaled to float32 where the header scales, RAS+ mm.
+        Axes as stored (not yet canonical), scaled to float32 where the header scales, RAS+ mm. Lazy as in `read_nifti_series`, but a
+        field is in memory.
 
     Raises
     ------
@@ -80,56 +80,58 @@ def read_nifti(path: Path, role: str = "image", name: str | None = None) -> Volu
         See `read_nifti_series`; ``four-d`` for several volumes.
     """
     name = name or shown_name(Path(path))
-    header, data = _load(Path(path), name)
+    header, numbers = _load(Path(path), name)
     if header.intent == VECTOR and len(header.shape) == 5 and header.shape[3:] == (1, 3):
-        field = data[:, :, :, 0, :].astype(np.float32)
+        field = np.stack([np.asarray(frame_of(numbers, header.shape[:3], i)[...], np.float32) for i in range(3)], axis=-1)
         field[..., :2] *= -1
         return Volume(field, header.affine, kind="field", history=(read_step("nifti", header.notes),))
     if prod(header.shape[3:]) != 1:
         raise BadInput("four-d", f"{name} has shape {_by(header.shape)} where one volume is wanted: split it.")
-    return _volumes(header, data, "first", role, name)[0]
+    return _volumes(header, numbers, "first", role, name)[0]
 
 
 def read_nifti_series(path: Path, role: str = "image", frames: Frames = "skip", name: str | None = None) -> list[Volume]:
     """Read the volumes of a NIfTI file; several (4-D) by the policy `frames`.
 
+    Returns
+    -------
+    list of Volume
+        What is not compressed is read a slice at a time when it is indexed. A gzipped file is decompressed here, into memory where the
+        plan of `cohortex.blocks` lets it stay and else into a scratch file, of which slices are read then.
+
     Raises
     ------
     BadInput
         ``empty``, ``truncated``, ``corrupt``, ``not-nifti``, ``bad-header``, ``unsupported-type``, ``no-affine``,
-        those of `check_affine`, ``not-an-image`` (vectors), ``overflow`` (scaling beyond float32).
+        those of `check_affine`, ``not-an-image`` (vectors); while slices are read ``overflow`` (scaling beyond float32).
     Skip
         ``four-d`` by policy.
     """
     name = name or shown_name(Path(path))
-    header, data = _load(Path(path), name, frames)
-    return _volumes(header, data, frames, role, name)
+    header, numbers = _load(Path(path), name, frames)
+    return _volumes(header, numbers, frames, role, name)
 
 
-def _volumes(header: Header, data: np.ndarray, frames: Frames, role: str, name: str) -> list[Volume]:
+def _volumes(header: Header, numbers: Numbers, frames: Frames, role: str, name: str) -> list[Volume]:
     count = prod(header.shape[3:])
-    data = data.reshape(*header.shape[:3], count, order="F")
     scaled = (header.slope, header.intercept) != (1.0, 0.0)
 
-    def frame(index: int) -> np.ndarray:
-        part = data[..., index]
-        if not scaled:
-            return part
-        values = np.empty(part.shape, np.float32, order="F")
+    def units(stored: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):
-            # in double precision, but of one plane at a time
-            for z in range(part.shape[2]):
-                values[:, :, z] = part[:, :, z] * np.float64(header.slope) + header.intercept
-        if np.isinf(values).any() and (part.dtype.kind != "f" or np.isfinite(part).all()):
+            # in double precision, but of one slice at a time
+            values = (stored * np.float64(header.slope) + header.intercept).astype(np.float32)
+        if np.isinf(values).any() and (stored.dtype.kind != "f" or np.isfinite(stored).all()):
             raise BadInput("overflow", f"{name} scales its values (scl_slope) beyond what 32-bit floats hold: write its header again.")
         return values
+
+    def frame(index: int) -> ArrayLike:
+        shape = header.shape[:3]
+        return frame_of(numbers, shape, index, count, dtype=np.float32, change=units) if scaled else frame_of(numbers, shape, index, count)
 
     return framed(frame, count, frames, header.affine, role, name, read_step("nifti", header.notes))
 
 
-def _load(path: Path, name: str, frames: Frames | None = None) -> tuple[Header, np.ndarray]:
-    from isal import igzip, isal_zlib
-
+def _load(path: Path, name: str, frames: Frames | None = None) -> tuple[Header, Numbers]:
     size = check_file(path, name)
     with path.open("rb") as raw:
         start = raw.read(512)
@@ -138,17 +140,18 @@ def _load(path: Path, name: str, frames: Frames | None = None) -> tuple[Header, 
         if not zipped and path.name.lower().endswith(".gz"):
             hint = "rename it to .nii or gzip it" if "NIfTI" in what_it_is(start) else "copy it again from its source"
             raise BadInput("not-gzip", f"{name} is called .gz but is {what_it_is(start)}: {hint}.")
-        try:
-            with igzip.IGzipFile(fileobj=raw, mode="rb") if zipped else raw as file:
-                header = _header(file, name, size * DEFLATE_MAX_RATIO if zipped else size)
-                if frames is not None:
-                    _refuse_series(header, frames, name)
-                data = _voxels(file, header, name)
-        except EOFError:
-            raise BadInput("truncated", f"{name} ends too early: copy it again from its source.") from None
-        except (igzip.BadGzipFile, zlib.error, cast(type[Exception], isal_zlib.error)):
-            raise BadInput("corrupt", f"{name} is damaged (its gzip data or checksum is wrong): copy it again from its source.") from None
-    return header, data
+        if not zipped:
+            header = _header(raw, name, size)
+            if frames is not None:
+                _refuse_series(header, frames, name)
+            return header, Numbers(path, header.offset, header.dtype, name)
+        with gunzipped(raw, name) as file:
+            header = _header(file, name, size * DEFLATE_MAX_RATIO)
+            if frames is not None:
+                _refuse_series(header, frames, name)
+            whole = size_of(header.shape, header.dtype)
+            wanted = size_of(header.shape[:3], header.dtype) if frames == "first" else whole
+            return header, Numbers(unpacked(file, wanted, name, whole - wanted), 0, header.dtype, name)
 
 
 def _refuse_series(header: Header, frames: Frames, name: str) -> None:
@@ -280,21 +283,6 @@ def _extensions(block: bytes, word: Literal["little", "big"], name: str) -> np.n
                 exact = None
         position += size
     return exact
-
-
-def _voxels(file: Any, header: Header, name: str) -> np.ndarray:
-    buffer = np.empty(prod(header.shape) * header.dtype.itemsize, dtype=np.uint8)
-    view, filled = buffer.data, 0
-    while filled < len(buffer):
-        got = file.readinto(view[filled : filled + 2**23])
-        if not got:
-            raise BadInput("truncated", f"{name} holds {filled} of {len(buffer)} bytes of voxels: copy it again from its source.")
-        filled += got
-    # to the end: the checksum stands behind the last byte
-    while file.read(2**20):
-        pass
-    data = buffer.view(header.dtype).reshape(header.shape, order="F")
-    return data if header.dtype.isnative else data.astype(header.dtype.newbyteorder("="))
 
 
 def _exactly(file: Any, count: int, name: str, short: str = "truncated") -> bytes:

@@ -51,27 +51,13 @@ def read_ome_zarr(
     spacing_mm: Sequence[float] | None = None,
     missing_chunks: str = "refuse",
 ) -> list[Volume]:
-    """Open the largest resolution of an OME-Zarr image.
-
-    Parameters
-    ----------
-    path : Path
-        The folder with the metadata ``multiscales``.
-    role : {"image", "mask", "labels"}
-    frames : {"skip", "first", "mean", "each"}
-        What to do with several points of time.
-    name : str, optional
-        How messages call it.
-    spacing_mm : three floats, optional
-        Voxel size along x, y and z, used where the metadata have no unit of length.
-    missing_chunks : {"refuse", "fill"}
-        Whether a chunk that is not there may stand for the fill value.
+    """Open the largest resolution of an OME-Zarr image, a folder with the metadata ``multiscales``; parameters as in `cohortex.io.read`.
 
     Returns
     -------
     list of Volume
-        Their data are read when they are indexed. Axes (x, y, z); without an anatomical orientation in the metadata x, y and z run to
-        R, A and S, which a note says. A folder that Cohortex wrote has its whole affine.
+        Axes (x, y, z); without an anatomical orientation in the metadata x, y and z run to R, A and S, which a note says. A folder that
+        Cohortex wrote has its whole affine.
 
     Raises
     ------

@@ -19,9 +19,14 @@ from typing import Any
 
 import numpy as np
 
+from cohortex.io.stored import basic_index
+
+WINDOW = 64 * 2**20
+"""Bytes of the file that are mapped at once: pages of a mapped file count as the memory of a process."""
+
 
 class Scratch:
-    """A writable array, read and written in boxes; its pages are in memory only while a box is copied.
+    """A writable array, read and written in boxes; its pages are in memory only while a box is copied, `WINDOW` of them at once.
 
     Parameters
     ----------
@@ -29,6 +34,9 @@ class Scratch:
         Where its file lies; the name begins with a dot and ends in ``.tmp``, so that what a killed process leaves is swept.
     shape : ints
     dtype
+    slow : int
+        The axis along which the file is laid. A box of whole slices along it is one piece of the file; of a file that is written so along
+        another axis every page would be touched for every box.
 
     Raises
     ------
@@ -40,38 +48,112 @@ class Scratch:
     Any number of threads may write boxes that do not touch. `whole` tells whether as many voxels were written as there are.
     """
 
-    def __init__(self, folder: Path, shape: Sequence[int], dtype: Any = np.float32):
-        self.path = Path(folder) / f".scratch.{uuid.uuid4().hex}.tmp"
+    def __init__(self, folder: Path, shape: Sequence[int], dtype: Any = np.float32, slow: int = 0):
+        self.path = scratch_file(folder, self)
         self.shape = tuple(int(n) for n in shape)
         self.dtype = np.dtype(dtype)
+        axes = range(len(self.shape))
+        self._order = tuple(axes) if slow == 0 else (slow, *(axis for axis in reversed(axes) if axis != slow))
         self._lock = threading.Lock()
         self._written = 0
-        weakref.finalize(self, _remove, self.path, os.getpid())
         with self.path.open("wb") as file:
             os.fchmod(file.fileno(), 0o640)
             _reserve(file, prod(self.shape) * self.dtype.itemsize)
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
-            values = np.frombuffer(pages, self.dtype).reshape(self.shape)
-            copy = np.array(values[key])
-            # the map cannot be closed while an array looks at it
-            del values
-        return copy
+        ranges, drop = basic_index(key, self.shape)
+        if not all(len(r) for r in ranges):
+            return np.empty([len(r) for axis, r in enumerate(ranges) if axis not in drop], self.dtype)
+        lows, highs = ([f(r[0], r[-1]) for r in ranges] for f in (min, max))
+        box = np.empty([high + 1 - low for low, high in zip(lows, highs, strict=True)], self.dtype)
+        with self.path.open("rb") as file:
+            self._move(file, box, lows, write=False)
+        if any(r.step != 1 for r in ranges):
+            # the box is the hull of what was asked for; steps and reversals are taken out of it
+            picked = tuple(slice(r.start - s, None if r.stop < s else r.stop - s, r.step) for r, s in zip(ranges, lows, strict=True))
+            box = np.ascontiguousarray(box[picked])
+        return box[tuple(0 if axis in drop else slice(None) for axis in range(len(ranges)))]
 
     def __setitem__(self, key: Any, values: Any) -> None:
-        with self.path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as pages:
-            there = np.frombuffer(pages, self.dtype).reshape(self.shape)
-            box = there[key]
-            box[...] = values
-            size = box.size
-            del box, there
+        ranges, _ = basic_index(key, self.shape)
+        if any(r.step != 1 for r in ranges):
+            raise IndexError("a scratch array is written in boxes, without steps")
+        box = np.broadcast_to(values, [len(r) for r in ranges])
+        if not box.size:
+            return
+        with self.path.open("r+b") as file:
+            self._move(file, box, [r.start for r in ranges], write=True)
         with self._lock:
-            self._written += size
+            self._written += box.size
+
+    def _move(self, file: Any, box: np.ndarray, lows: Sequence[int], write: bool) -> None:
+        """Copy a box into the file or out of it, through one window after the other."""
+        sizes = [self.shape[axis] for axis in self._order]
+        starts = [lows[axis] for axis in self._order]
+        turned = box.transpose(self._order)
+        plane = prod(sizes[1:]) * self.dtype.itemsize
+        if plane <= WINDOW or len(sizes) == 1:
+            most = max(1, WINDOW // plane)
+            for i in range(0, turned.shape[0], most):
+                part = turned[i : i + most]
+                inside = tuple(slice(start, start + n) for start, n in zip(starts[1:], part.shape[1:], strict=True))
+                self._copy(file, (starts[0] + i) * plane, (part.shape[0], *sizes[1:]), (slice(None), *inside), part, write)
+            return
+        # one slice is more than a window: its rows are taken in pieces
+        row = prod(sizes[2:]) * self.dtype.itemsize
+        most = max(1, WINDOW // row)
+        for i in range(turned.shape[0]):
+            for j in range(0, turned.shape[1], most):
+                part = turned[i, j : j + most]
+                inside = tuple(slice(start, start + n) for start, n in zip(starts[2:], part.shape[1:], strict=True))
+                begin = (starts[0] + i) * plane + (starts[1] + j) * row
+                self._copy(file, begin, (part.shape[0], *sizes[2:]), (slice(None), *inside), part, write)
+
+    def _copy(self, file: Any, begin: int, shape: tuple[int, ...], inside: tuple[slice, ...], part: np.ndarray, write: bool) -> None:
+        shift = begin % mmap.ALLOCATIONGRANULARITY
+        length = shift + prod(shape) * self.dtype.itemsize
+        access = mmap.ACCESS_WRITE if write else mmap.ACCESS_READ
+        with mmap.mmap(file.fileno(), length, access=access, offset=begin - shift) as pages:
+            there = np.frombuffer(pages, self.dtype, prod(shape), shift).reshape(shape)
+            if write:
+                there[inside] = part
+            else:
+                part[...] = there[inside]
+            # the map cannot be closed while an array looks at it
+            del there
 
     def whole(self) -> bool:
         """Tell whether every voxel was written; what was not would be read as 0."""
         return self._written == prod(self.shape)
+
+
+class Spool:
+    """Bytes that come one after the other and are then read anywhere, in a scratch file."""
+
+    def __init__(self, folder: Path):
+        self.path = scratch_file(folder, self)
+        with self.path.open("wb") as file:
+            os.fchmod(file.fileno(), 0o640)
+
+    def append(self, data: Any) -> None:
+        """Write what comes next.
+
+        Raises
+        ------
+        OSError
+            ENOSPC where the disk is full.
+        """
+        with self.path.open("ab", buffering=0) as file:
+            left = memoryview(data)
+            while left:
+                left = left[file.write(left) :]
+
+
+def scratch_file(folder: Path, owner: Any) -> Path:
+    """Return the path of a new scratch file that goes when its owner goes."""
+    path = Path(folder) / f".scratch.{uuid.uuid4().hex}.tmp"
+    weakref.finalize(owner, _remove, path, os.getpid())
+    return path
 
 
 def _reserve(file: Any, size: int) -> None:

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
 from cohortex.errors import BadInput, Skip
-from cohortex.volume import Kind, Volume
+from cohortex.io.slices import Averaged, Note
+from cohortex.volume import ArrayLike, Kind, Volume
 
 Frames = Literal["skip", "first", "mean", "each"]
-Note = tuple[str, str]
-"""A code and a sentence: something was odd, but the image can be used."""
 
 
 def read_step(form: str, notes: Sequence[Note] = (), **facts: Any) -> dict[str, Any]:
     """Return the first history entry of a volume: how it was read and what was odd about it."""
     step: dict[str, Any] = {"step": "read", "format": form, **facts}
     if notes:
-        step["notes"] = [{"code": code, "sentence": sentence} for code, sentence in notes]
+        step["notes"] = _told(notes)
     return step
+
+
+def _told(notes: Sequence[Note]) -> list[dict[str, str]]:
+    return [{"code": code, "sentence": sentence} for code, sentence in dict.fromkeys(notes)]
+
+
+def settled(volume: Volume) -> Volume:
+    """Return a volume whose first history entry also tells what was found odd while its data were read."""
+    late = getattr(volume.data, "odd", list)()
+    if not late:
+        return volume
+    first = volume.history[0]
+    return replace(volume, history=({**first, "notes": _told([*notes_of(volume), *late])}, *volume.history[1:]))
 
 
 def notes_of(volume: Volume) -> list[Note]:
@@ -50,7 +63,7 @@ def chosen_frames(count: int, frames: Frames, name: str, what: str = "volumes") 
 
 
 def framed(
-    read_frame: Callable[[int], np.ndarray],
+    frame_of: Callable[[int], ArrayLike],
     count: int,
     frames: Frames,
     affine: np.ndarray,
@@ -63,8 +76,8 @@ def framed(
 
     Parameters
     ----------
-    read_frame : function
-        Gives the (x, y, z) data of one volume.
+    frame_of : function
+        Gives the (x, y, z) data of one volume, which may be lazy.
     frames : {"skip", "first", "mean", "each"}
         What to do with several.
     step : mapping
@@ -79,12 +92,10 @@ def framed(
             raise BadInput(
                 "bad-labels", f"{name} holds {count} label maps, and labels have no mean: set `acquire: volume:` to first or each."
             )
-        total = np.zeros(read_frame(0).shape, dtype=np.float64)
-        for index in wanted:
-            total += read_frame(index)
-        return [Volume((total / count).astype(np.float32), affine, kind=kind, history=({**step, "mean_of_volumes": count},), **volume)]
+        mean = Averaged([frame_of(i) for i in wanted])
+        return [Volume(mean, affine, kind=kind, history=({**step, "mean_of_volumes": count},), **volume)]
     facts = {} if count == 1 else {"volumes": count}
     return [
-        Volume(read_frame(i), affine, kind=kind, history=({**step, **facts, **({"volume": i} if count > 1 else {})},), **volume)
+        Volume(frame_of(i), affine, kind=kind, history=({**step, **facts, **({"volume": i} if count > 1 else {})},), **volume)
         for i in wanted
     ]

@@ -6,10 +6,9 @@ ImageJ's or OME's metadata (Schneider et al., Nature Methods 9, 2012; Goldberg e
 
 from __future__ import annotations
 
-import os
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -21,8 +20,9 @@ from cohortex.errors import BadInput
 from cohortex.io.geometry import FINEST_MICROSCOPY_MM, centred_affine, check_affine
 from cohortex.io.ome_zarr import UNITS_MM
 from cohortex.io.paths import check_file, shown_name, what_it_is
+from cohortex.io.plain import Numbers
 from cohortex.io.series import Frames, framed, read_step
-from cohortex.io.stored import basic_index
+from cohortex.io.slices import Slices
 from cohortex.volume import Volume
 
 HEADERS = {b"II*\0": ("<", 4), b"MM\0*": (">", 4), b"II+\0": ("<", 8), b"MM\0+": (">", 8)}
@@ -36,62 +36,37 @@ WRONG = (ValueError, KeyError, IndexError, TypeError, AttributeError, struct.err
 
 @dataclass(frozen=True)
 class Stack:
-    """The slices of one volume in a TIFF file, axes (x, y, z); read when indexed. It holds no open file.
+    """Where the slices of one volume are in a TIFF file. It holds no open file.
 
     Attributes
     ----------
+    size : (columns, rows)
     pages : tuple of int
-        For every slice its page; without `raw`, offsets of pixels in the file otherwise.
+        For every slice its page; with `raw`, the offsets of its pixels in the file.
     raw : np.dtype or None
         Type and byte order of pixels that lie uncompressed in the file.
+    plain : bool
+        Whether tifffile decodes the pages; otherwise Pillow.
     """
 
     path: Path
     name: str
-    shape: tuple[int, int, int]
-    dtype: np.dtype
+    size: tuple[int, int]
     pages: tuple[int, ...]
     raw: np.dtype | None
-    plain: bool = True
-    """Whether tifffile decodes the pages; otherwise Pillow."""
+    plain: bool
 
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return 3
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self[...], dtype=dtype)
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        (xs, ys, zs), drop = basic_index(key, self.shape)
-        slices = self._slices(list(zs))
-        out = np.empty((len(xs), len(ys), len(zs)), dtype=self.dtype)
-        if out.size:
-            for k, page in enumerate(slices):
-                out[:, :, k] = page[_slice(ys), _slice(xs)].T
-        return out[tuple(0 if axis in drop else slice(None) for axis in range(3))]
-
-    def _slices(self, wanted: Sequence[int]) -> Any:
-        """Yield slices (y, x)."""
-        width, height = self.shape[:2]
+    def read(self, wanted: Sequence[int]) -> Iterator[np.ndarray]:
+        """Yield slices (x, y)."""
+        width, height = self.size
         if self.raw is not None:
-            count = width * height * self.raw.itemsize
-            with self.path.open("rb") as file:
-                for z in wanted:
-                    data = os.pread(file.fileno(), count, self.pages[z])
-                    if len(data) != count:
-                        raise BadInput("truncated", f"{self.name} ends inside slice {z}: copy it again from its source.")
-                    yield np.frombuffer(data, dtype=self.raw).reshape(height, width)
+            for z in wanted:
+                yield Numbers(self.path, self.pages[z], self.raw, self.name).run(0, width * height).reshape(height, width).T
             return
         for z, page in zip(wanted, (_decoded if self.plain else _by_pillow)(self, [self.pages[z] for z in wanted]), strict=True):
             if page is None or page.shape != (height, width):
                 raise BadInput("corrupt", f"{self.name} is damaged: slice {z} cannot be decoded: copy it again from its source.")
-            yield page
-
-
-def _slice(values: range) -> slice:
-    return slice(values.start, None if values.stop < 0 else values.stop, values.step)
+            yield page.T
 
 
 def _decoded(stack: Stack, pages: Sequence[int]) -> Any:
@@ -178,25 +153,15 @@ def read_tiff(
     name: str | None = None,
     spacing_mm: Sequence[float] | None = None,
 ) -> list[Volume]:
-    """Open a TIFF file of several pages as a volume.
+    """Open a TIFF file of several pages as a volume; parameters as in `cohortex.io.read`.
 
-    Parameters
-    ----------
-    path : Path
-        Grey values; the pages are slices along z unless ImageJ's or OME's metadata say that they are times.
-    role : {"image", "mask", "labels"}
-    frames : {"skip", "first", "mean", "each"}
-        What to do with several times.
-    name : str, optional
-        How messages call it.
-    spacing_mm : three floats, optional
-        Voxel size along x, y and z, used where the file does not say it.
+    Its values are grey, and the pages are slices along z unless ImageJ's or OME's metadata say that they are times.
 
     Returns
     -------
     list of Volume
-        Their data are read when they are indexed. Like a picture a slice lies with its first row in front and its first column on the
-        right, the first slice lowest, centred at the origin; a note says that this is assumed.
+        Like a picture a slice lies with its first row in front and its first column on the right, the first slice lowest, centred at the
+        origin; a note says that this is assumed.
 
     Raises
     ------
@@ -244,9 +209,9 @@ def read_tiff(
         numbers = numbers.T
     numbers = numbers.reshape(times, depth)
 
-    def frame(index: int) -> Any:
+    def frame(index: int) -> Slices:
         pages = tuple(int(page) for page in first[numbers[index]])
-        return Stack(path, name, (width, height, depth), dtype.newbyteorder("="), pages, raw, plain)
+        return Slices((width, height, depth), dtype.newbyteorder("="), Stack(path, name, (width, height), pages, raw, plain).read)
 
     affine = check_affine(centred_affine((width, height, depth), spacing), name, FINEST_MICROSCOPY_MM)
     note = ("orientation-assumed", f"{name} does not say how it lies in the body; it was placed like a picture, its slices upwards.")

@@ -92,7 +92,9 @@ class ZarrArray:
         except FileNotFoundError:
             raise BadInput("missing-chunks", f"{self.name} lacks the chunk {self.key}/{self.file_of(outer)}: copy it again.") from None
         except Damaged as error:
-            raise BadInput("corrupt", f"{self.name} is damaged: the chunk {self.key}/{self.file_of(outer)}, {error}.") from None
+            raise BadInput(
+                "corrupt", f"{self.name} is damaged (the chunk {self.key}/{self.file_of(outer)}: {error}): copy it again from its source."
+            ) from None
 
     def _bytes(self, index: tuple[int, ...], offset: int = 0, length: int | None = None) -> bytes:
         with (self.path / self.key / self.file_of(index)).open("rb") as file:
@@ -128,7 +130,9 @@ class ZarrArray:
             if ((table[..., 1] > size) | (table[..., 0] > size - np.minimum(table[..., 1], size)))[there].any():
                 raise Damaged("its index points beyond its end")
         except Damaged as error:
-            raise BadInput("corrupt", f"{self.name} is damaged: the shard {self.key}/{self.file_of(index)}, {error}.") from None
+            raise BadInput(
+                "corrupt", f"{self.name} is damaged (the shard {self.key}/{self.file_of(index)}: {error}): copy it again from its source."
+            ) from None
         return table
 
 
@@ -169,7 +173,9 @@ def open_array(path: Path, key: str, name: str) -> ZarrArray:
         if old:
             return _version_2(path, key, name, old)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        raise BadInput("bad-metadata", f"{name} has an array {key} whose metadata lack a usable shape, type or chunks.") from None
+        raise BadInput(
+            "bad-metadata", f"{name} has an array {key} whose metadata lack a usable shape, type or chunks: write it again."
+        ) from None
     raise BadInput("missing-array", f"{name} names the array {key} but does not hold it: copy it again.")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from cohortex.errors import BadInput
 from cohortex.io import read
 from cohortex.io.geometry import FINEST_MICROSCOPY_MM, check_affine, to_ras
 from cohortex.io.paths import shown_name
-from cohortex.io.series import Note, notes_of
+from cohortex.io.series import Note, notes_of, settled
 from cohortex.items import Image, Made
 from cohortex.survey import sample_of
 from cohortex.volume import ArrayLike, Volume
@@ -64,35 +65,43 @@ def acquire(image: Image, settings: Mapping[str, Any], model: Any, seed: int) ->
     finish = _made_image if image.role == "image" else _made_labels
     if len(volumes) == 1:
         return finish(volumes[0], image, name)
-    each = [replace(finish(volume, image, f"{name}, volume {i}"), tag=f"t{i:03d}", of=image.id) for i, volume in enumerate(volumes)]
+    # all of them are held until they are written
+    each = [
+        replace(finish(volume, image, f"{name}, volume {i}", len(volumes)), tag=f"t{i:03d}", of=image.id)
+        for i, volume in enumerate(volumes)
+    ]
     # a word on the series itself, or the report would miss it
     return [Made(of=image.id, measures={"volumes": len(each)}), *each]
 
 
-def _made_image(volume: Volume, image: Image, name: str) -> Made:
-    notes = notes_of(volume)
+def _made_image(volume: Volume, image: Image, name: str, beside: int = 1) -> Made:
     modality = image.modality or volume.modality
-    if image.modality and volume.modality and not _agree(image.modality, volume.modality):
-        notes.append(("modality", f"{name} says that it is {volume.modality}, the table says {image.modality}; the table was followed."))
     canonical = _canonical(volume, image, modality, name)
-    data, lost = checked_image(canonical.data, modality, name, notes)
+    found: list[Note] = []
+    data, lost = checked_image(canonical.data, modality, name, found, beside)
     step = {"step": "acquire", "orientation": "RAS", "dtype": "float32", **({"nan_voxels_set_to_0": lost} if lost else {})}
     # a strided sample: percentiles of a large volume need no full sort
     seen = sample_of(data)
     sample = seen.reshape(-1)[:: max(1, seen.size // MEASURED_VOXELS)]
     low, high = np.percentile(sample, (1, 99))
     measures = {"voxels": prod(data.shape), "intensity_p01": float(low), "intensity_p99": float(high), "nan_voxels": lost}
-    return _with_notes(Made(canonical.with_data(data, step=step), measures=measures), notes)
-
-
-def _made_labels(volume: Volume, image: Image, name: str) -> Made:
+    # what was odd is known when all was read
+    volume = settled(volume)
     notes = notes_of(volume)
+    if image.modality and volume.modality and not _agree(image.modality, volume.modality):
+        notes.append(("modality", f"{name} says that it is {volume.modality}, the table says {image.modality}; the table was followed."))
+    made = replace(canonical, history=_without_sentences(volume.history)).with_data(data, step=step)
+    return _with_notes(Made(made, measures=measures), [*notes, *found])
+
+
+def _made_labels(volume: Volume, image: Image, name: str, beside: int = 1) -> Made:
     canonical = _canonical(volume, image, image.modality or volume.modality, name)
-    data = checked_labels(canonical.array(), image.role, name, notes)
+    found: list[Note] = []
+    data, labels = checked_labels(canonical.data, image.role, name, found, beside)
     step = {"step": "acquire", "orientation": "RAS", "dtype": data.dtype.name}
-    found = int(np.count_nonzero(np.bincount(data.reshape(-1))[1:]))
-    made = Made(canonical.with_data(data, step=step, kind="labels"), measures={"voxels": int(data.size), "labels": found})
-    return _with_notes(made, notes)
+    volume = settled(volume)
+    made = replace(canonical, history=_without_sentences(volume.history)).with_data(data, step=step, kind="labels")
+    return _with_notes(Made(made, measures={"voxels": prod(data.shape), "labels": labels}), [*notes_of(volume), *found])
 
 
 def _canonical(volume: Volume, image: Image, modality: str, name: str) -> Volume:
@@ -102,18 +111,20 @@ def _canonical(volume: Volume, image: Image, modality: str, name: str) -> Volume
         shape = "x".join(map(str, volume.shape))
         raise BadInput("too-small", f"{name} has {shape} voxels; at least two axes need {SMALLEST}: take it out of the table.")
     data, affine = to_ras(volume.data, check_affine(volume.affine, name, FINEST_MICROSCOPY_MM))
-    history = tuple(_without_sentences(step) for step in volume.history)
-    return replace(volume, data=data, affine=affine, modality=modality, body_part=image.body_part or volume.body_part, history=history)
+    return replace(volume, data=data, affine=affine, modality=modality, body_part=image.body_part or volume.body_part)
 
 
-def _without_sentences(step: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a step of the history with the codes of its notes alone: their sentences name files, which may be called after a patient."""
-    if step.get("step") != "read" or "notes" not in step:
-        return dict(step)
-    return {**step, "notes": [note["code"] if isinstance(note, Mapping) else note for note in step["notes"]]}
+def _without_sentences(history: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """Return a history with the codes of notes alone: their sentences name files, which may be called after a patient."""
+    return tuple(
+        {**step, "notes": [note["code"] if isinstance(note, Mapping) else note for note in step["notes"]]}
+        if step.get("step") == "read" and "notes" in step
+        else step
+        for step in history
+    )
 
 
-def checked_image(data: ArrayLike, modality: str, name: str, notes: list[Note]) -> tuple[ArrayLike, int]:
+def checked_image(data: ArrayLike, modality: str, name: str, notes: list[Note], beside: int = 1) -> tuple[ArrayLike, int]:
     """Return an image as float32 without NaN, at hand (`cohortex.blocks.at_hand`), and the number of voxels that were NaN.
 
     Parameters
@@ -122,6 +133,8 @@ def checked_image(data: ArrayLike, modality: str, name: str, notes: list[Note]) 
         May be lazy; it is read once, in blocks where it does not fit into memory.
     notes : list
         What is odd is appended.
+    beside : int
+        So many images are held together.
 
     Raises
     ------
@@ -131,7 +144,8 @@ def checked_image(data: ArrayLike, modality: str, name: str, notes: list[Note]) 
     holes: list[int] = []
 
     def without_nan(block: np.ndarray) -> np.ndarray:
-        values = np.ascontiguousarray(block, dtype=np.float32)
+        # in whatever order it came: it is turned once, where it is kept
+        values = block.astype(np.float32, order="K", copy=False)
         if np.isnan(values.sum()):
             nan = np.isnan(values)
             holes.append(int(np.count_nonzero(nan)))
@@ -142,7 +156,7 @@ def checked_image(data: ArrayLike, modality: str, name: str, notes: list[Note]) 
         low, high = float(block.min()), float(block.max())
         return low, high, 0 if np.isfinite([low, high]).all() else int(np.count_nonzero(np.isinf(block)))
 
-    clean, found = at_hand(Elementwise(without_nan, data), look=look)
+    clean, found = at_hand(Elementwise(without_nan, data), look=look, beside=beside)
     lost, infinite = sum(holes), sum(count for *_, count in found)
     low, high = min(low for low, *_ in found), max(high for _, high, _ in found)
     if lost == prod(data.shape):
@@ -168,32 +182,62 @@ def checked_image(data: ArrayLike, modality: str, name: str, notes: list[Note]) 
     return clean, lost
 
 
-def checked_labels(data: np.ndarray, role: str, name: str, notes: list[Note]) -> np.ndarray:
-    """Return labels as uint8 or uint16; a mask of two values becomes 0 and 1.
+def checked_labels(data: ArrayLike, role: str, name: str, notes: list[Note], beside: int = 1) -> tuple[ArrayLike, int]:
+    """Return labels as uint8 or uint16, at hand, and how many there are besides 0; a mask of two values becomes 0 and 1.
+
+    Parameters
+    ----------
+    data : (x, y, z) array-like
+        May be lazy; it is read once, in blocks where it does not fit into memory.
+    notes, beside
+        As in `checked_image`.
 
     Raises
     ------
     BadInput
         ``bad-labels``: NaN, fractions, negative numbers or labels above 65535.
     """
-    if data.dtype.kind == "f":
-        bad = data[~(np.isfinite(data) & (data == np.round(data)))]
-        if bad.size:
-            raise BadInput("bad-labels", f"{name} holds values that are no whole numbers ({_some(bad)}): save the labels as integers.")
-    bad = data[(data < 0) | (data > MAX_LABEL)]
-    if bad.size:
-        raise BadInput("bad-labels", f"{name} holds labels outside 0 to {MAX_LABEL} ({_some(bad)}): renumber them.")
-    labels = data.astype(np.uint8 if data.max() < 256 else np.uint16)
-    if not labels.any():
+    fractions: set[float] = set()
+    outside: set[float] = set()
+
+    def whole_numbers(block: np.ndarray) -> np.ndarray:
+        bad = ~np.isfinite(block) | (block != np.round(block)) if block.dtype.kind == "f" else np.zeros((), bool)
+        fractions.update(_distinct(block[bad]) if bad.any() else ())
+        beyond = (block < 0) | (block > MAX_LABEL)
+        outside.update(_distinct(block[beyond & ~bad]) if beyond.any() else ())
+        return np.where(bad | beyond, 0, block).astype(kept) if bad.any() or beyond.any() else block.astype(kept, order="K", copy=False)
+
+    def look(_: Box, block: np.ndarray) -> np.ndarray:
+        return np.flatnonzero(np.bincount(block.ravel(order="K")))
+
+    kept = np.dtype(np.uint8 if data.dtype in (np.uint8, np.bool_) else np.uint16)
+    there, found = at_hand(Elementwise(whole_numbers, data, kept), kept, look, beside)
+    if fractions:
+        raise BadInput("bad-labels", f"{name} holds values that are no whole numbers ({_some(fractions)}): save the labels as integers.")
+    if outside:
+        raise BadInput("bad-labels", f"{name} holds labels outside 0 to {MAX_LABEL} ({_some(outside)}): renumber them.")
+    present = np.unique(np.concatenate(found))
+    labels, largest = int(np.count_nonzero(present)), int(present[-1])
+    if not labels:
         notes.append(("empty-labels", f"{name} holds nothing but 0."))
-    elif role == "mask" and labels.max() > 1 and not ((labels != 0) & (labels != labels.max())).any():
-        labels = (labels != 0).astype(np.uint8)
-    return labels
+    if labels == 1 and largest > 1 and role == "mask":
+        return _mapped(lambda block: (block != 0).astype(np.uint8), there, np.uint8), 1
+    return (_mapped(partial(np.asarray, dtype=np.uint8), there, np.uint8) if largest < 256 and kept != np.uint8 else there), labels
 
 
-def _some(values: np.ndarray) -> str:
-    distinct = np.unique(values[:100000])
-    return ", ".join(f"{value:g}" for value in distinct[:5].tolist()) + (", ..." if len(distinct) > 5 else "")
+def _mapped(function: Callable[[np.ndarray], np.ndarray], data: ArrayLike, dtype: Any) -> ArrayLike:
+    """Apply a function to what is in memory, or later to what is not."""
+    return function(data) if isinstance(data, np.ndarray) else Elementwise(function, data, dtype)
+
+
+def _distinct(values: np.ndarray) -> list[float]:
+    return [float(value) for value in np.unique(values[:100000])[:6]]
+
+
+def _some(values: set[float]) -> str:
+    # one NaN is as good as several
+    distinct = sorted({value for value in values if not np.isnan(value)}) + [np.nan] * any(np.isnan(value) for value in values)
+    return ", ".join(f"{value:g}" for value in distinct[:5]) + (", ..." if len(distinct) > 5 else "")
 
 
 def _agree(table: str, file: str) -> bool:

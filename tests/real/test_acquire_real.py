@@ -1,6 +1,7 @@
 """Every real scan that the pipeline must take is acquired, with the right grid and place."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ FILES = {
 }
 
 
-def acquired(path: Path, modality: str, role: str = "image", **settings: str) -> Made:
+def acquired(path: Path, modality: str, role: str = "image", **settings: Any) -> Made:
     row = {"path": str(path), "root": str(path.parents[1])}
     made = acquire(Image("1_x", "1", "", modality, "image" if role == "image" else "labels", role, row=row), settings, None, 0)
     assert isinstance(made, Made)
@@ -97,3 +98,11 @@ def test_real_multi_coil_k_space_becomes_a_picture(shared_data: Path) -> None:
     made = acquired(shared_data / "mr-kspace/cartesian_ksp.npy", "T1w")
     assert made.content.shape == (180, 230, 1)
     assert made.measures["intensity_p99"] > 10 * made.measures["intensity_p01"]
+
+
+def test_real_projections_become_slices_of_a_tooth(shared_data: Path) -> None:
+    made = acquired(shared_data / "ct-sinograms/tooth.h5", "CBCT", spacing_mm=[0.01, 0.01, 0.01])
+    # the column that the README of the collection names
+    assert made.content.history[0]["axis_column"] == pytest.approx(296, abs=1)
+    values = made.content.array()
+    assert values[200:400, 200:400].mean() > 5 * abs(values[30:60, 280:310].mean())

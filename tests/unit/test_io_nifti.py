@@ -44,7 +44,7 @@ def saved(path: Path, data: np.ndarray, change: Callable[[Any], None] | None = N
 
 def code(path: Path, frames: Any = "skip") -> str:
     with pytest.raises(BadInput) as caught:
-        read(path, frames=frames)
+        [volume.array() for volume in read(path, frames=frames)]
     assert path.name in caught.value.sentence
     assert str(path.parent.parent) not in caught.value.sentence
     return caught.value.code

@@ -14,7 +14,7 @@ from PIL import Image as Picture
 from cohortex.errors import BadInput, Skip
 from cohortex.io import read
 from cohortex.io.series import notes_of
-from cohortex.io.tiff import Stack
+from cohortex.io.slices import Slices
 from cohortex.items import Image
 from cohortex.stages.acquire import acquire
 from cohortex.volume import Volume
@@ -40,7 +40,7 @@ def refused(path: Path, **how: Any) -> BadInput:
 
 def test_an_imagej_stack_keeps_its_values_and_its_voxel_size(tmp_path: Path) -> None:
     volume = read(saved(tmp_path / "a.tif"))[0]
-    assert isinstance(volume.data, Stack)
+    assert isinstance(volume.data, Slices)
     assert np.array_equal(volume.array(), VALUES.T)
     assert volume.spacing == pytest.approx((2e-4, 2.5e-4, 5e-4))
     assert [code for code, _ in notes_of(volume)] == ["orientation-assumed"]
@@ -89,7 +89,7 @@ def test_a_stack_that_only_pillow_decodes_is_read(tmp_path: Path, compression: s
     pages = [Picture.fromarray(page) for page in VALUES]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:], compression=compression)
     volume = read(tmp_path / "a.tif", spacing_mm=(1, 1, 1))[0]
-    assert not volume.data.plain  # type: ignore[attr-defined]
+    assert not volume.data.read.__self__.plain  # type: ignore[attr-defined]
     assert np.array_equal(volume.data[:, 3, ::2], VALUES.T[:, 3, ::2])
 
 
