@@ -85,7 +85,6 @@ def networks(size: int, steps: int) -> dict[str, float]:
     print("| way | CPU s | times MONAI | labels as MONAI's | labels as the network's on the whole, float32 |\n|---|---|---|---|---|")
     print(f"| MONAI, 96^3, overlap .25, float32 | {base:.2f} | 1 | - | {(theirs == exact).mean():.4%} |", flush=True)
     whole = (-(-size // MULTIPLE) * MULTIPLE,) * 3
-    middle = tuple(slice(size // 2 - 48, size // 2 + 48) for _ in range(3))
 
     def row(name, repeats=2, **options):
         made, seconds = timed(lambda: segment(network, image, CLASSES, multiple=MULTIPLE, **options)[0], repeats)
@@ -94,8 +93,8 @@ def networks(size: int, steps: int) -> dict[str, float]:
         return base / seconds, equal
 
     row("one block, float32", block=whole)
-    precision, share = choose_precision(network, image[middle])
-    gain, equal = row(f"as chosen: one block, {precision} (agrees on {share:.2%} of a sample)", block=whole, precision=precision)
+    precision = choose_precision("auto", network, image, multiple=MULTIPLE)
+    gain, equal = row(f"as chosen: one block, {precision}", block=whole, precision=precision)
     row("96^3 blocks, halo 32, float32", 1, block=(96, 96, 96), halo=32)
     row("96^3 windows, overlap .25, Gaussian, float32", 1, block=(96, 96, 96), overlap=0.25)
     print(f"share of true labels: MONAI {(theirs == truth).mean():.4f}")

@@ -100,6 +100,11 @@ def fits_memory(shape: Sequence[int], itemsize: int = 4) -> bool:
     return prod(shape) * itemsize <= plan().memory_mb * 2**20 // COPIES
 
 
+def room(itemsize: int = 4) -> int:
+    """Return how many voxels a block may have under the current plan, so that what a function needs beside it fits on every thread."""
+    return max(plan().memory_mb * 2**20 // (itemsize * COPIES * plan().threads), ALIGN**3)
+
+
 def at_hand(array: ArrayLike, dtype: Any = np.float32, look: Callable[[Box, np.ndarray], Any] | None = None) -> tuple[ArrayLike, list[Any]]:
     """Return an array where blocks of it are cheap to read: in memory if it may stay there, else in a scratch file, decoded once.
 
@@ -142,10 +147,13 @@ def align_of(array: Any) -> int:
 
 
 def new_array(shape: Sequence[int], dtype: Any = np.float32) -> Any:
-    """Return an empty array for a result: in memory where it may stay there, else in a scratch file, or a folder that workers share."""
+    """Return an empty array for a result: in memory where it may stay there, else in a scratch file, or a folder that workers share.
+
+    Arrays with channels (fields, scores of classes) are made by one machine, so they are never such a folder.
+    """
     if fits_memory(shape, np.dtype(dtype).itemsize):
         return np.empty(tuple(shape), dtype)
-    if plan().scheduler == "slurm":
+    if plan().scheduler == "slurm" and len(shape) == 3:
         from cohortex.io.sharded import Sharded
 
         return Sharded.create(plan().folder, shape, dtype)
@@ -182,8 +190,7 @@ def block_for(shape: Sequence[int], halo: Sequence[int] = (0, 0, 0)) -> tuple[in
 
     The longest edge is halved until a block with its halo and what a function needs beside it fits as often as there are threads.
     """
-    now = plan()
-    budget = now.memory_mb * 2**20 // (4 * COPIES * now.threads)
+    now, budget = plan(), room()
     if now.threads > 1:
         budget = min(budget, max(FEWEST, -(-prod(shape) // now.threads)))
     block = list(shape)
