@@ -246,6 +246,21 @@ class Elementwise:
         return self.function(np.asarray(self.array[key]))
 
 
+class Within:
+    """A box of an array, seen as an array of its own; what lies in it is read when it is asked for."""
+
+    def __init__(self, array: ArrayLike, box: Box):
+        self.array = array
+        self.origin = tuple(a for a, _ in box)
+        self.shape = tuple(b - a for a, b in box)
+        self.dtype = np.dtype(array.dtype)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        parts = (slice(None),) * len(self.shape) if key is Ellipsis else key
+        ends = (part.indices(n)[:2] for part, n in zip(parts, self.shape, strict=True))
+        return np.asarray(self.array[tuple(slice(a + o, b + o) for (a, b), o in zip(ends, self.origin, strict=True))])
+
+
 class Turned:
     """An array seen with its axes in another order; what is assigned goes through to it."""
 
