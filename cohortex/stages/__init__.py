@@ -44,8 +44,8 @@ STAGES: dict[str, Stage] = {
     "preprocess": Stage("image", version=2, mem_factor=12.0, seconds_mb=1.5),
     "denoise": Stage("image", version=2, learned=True, mem_factor=16.0, seconds_mb=3.0, streams=True),
     "superresolve": Stage("image", version=2, learned=True, mem_factor=24.0, seconds_mb=3.0, streams=True),
-    "regseg": Stage("subject", version=2, learned=True, mem_factor=30.0, seconds_mb=4.0),
-    "classify": Stage("subject", learned=True, mem_factor=16.0, seconds_mb=1.0),
+    "regseg": Stage("subject", version=3, learned=True, mem_factor=30.0, seconds_mb=4.0, streams=True),
+    "classify": Stage("subject", version=2, learned=True, mem_factor=16.0, seconds_mb=1.0, streams=True),
     "export": Stage("subject", version=2, mem_factor=8.0, seconds_mb=0.5, streams=True),
 }
 """In the order in which they usually stand in ``stages:``."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from cohortex.blocks import at_hand, map_blocks, new_array
 from cohortex.errors import BadInput, Refused, Skip
-from cohortex.items import DEMO_SITE, Image, Made, settings_for
+from cohortex.items import DEMO_SITE, Image, Made, settings_for, told
 from cohortex.volume import ArrayLike, Volume
 
 if TYPE_CHECKING:
@@ -190,11 +190,7 @@ def _segmented(image: Image, subject: Subject, words: dict[str, Made]) -> list[M
     labels = labels_on(Grid(image.volume.shape, image.volume.affine), soft, box)
     names = _label_names(joint)
     measures: dict[str, Any] = {f"volume_{names[k]}_ml": v for k, v in volumes_ml(labels, image.volume.spacing).items()}
-    measures["model"] = joint.card["name"]
-    if precision != "float32":
-        measures["precision"] = precision
-    if said:
-        measures["fallback"] = "; ".join(said)
+    measures |= {"model": joint.card["name"], **told(precision, "; ".join(said))}
     words[image.id] = Made(of=image.id, measures=measures)
     return [_labels(image, labels, "seg", joint, image.volume.affine, {"space": image.modality, "desc": "regseg"}, (image.id,))]
 
@@ -207,7 +203,7 @@ def _registered(pair: Pair, subject: Subject, users: Mapping[str, Image], words:
     fixed = pair.fixed
     settings = settings_for(subject.section, moving.modality)
     target, here = (fixed.volume, subject.of(fixed)) if fixed is not None else _template()
-    found, fallback = _pose(here, subject.of(moving), pair, settings, _pair_model(pair, subject), seed)
+    found, said = _pose(here, subject.of(moving), pair, settings, _pair_model(pair, subject), seed)
     grid, name, to = Grid(target.shape, target.affine), subject.names[moving.id], _space(pair)
     sources = (moving.id, *((fixed.id,) if fixed is not None else ()))
     volume = moving.volume
@@ -233,6 +229,7 @@ def _registered(pair: Pair, subject: Subject, users: Mapping[str, Image], words:
     # of the image as it lay only the slices of the pictures are computed
     pictures |= _checkerboards(target, whole.with_data(looked(array, volume.affine, grid, outside=lowest)), "before")
     before = words.get(moving.id, Made(of=moving.id))
+    fallback = told("float32", "; ".join(filter(None, [before.measures.get("fallback"), said])))
     words[moving.id] = replace(
         before,
         measures={**before.measures, **found.measures, **overlaps, **fallback, "fixed": partner},
@@ -246,22 +243,22 @@ def _registered(pair: Pair, subject: Subject, users: Mapping[str, Image], words:
 
 def _pose(
     fixed: Prepared, moving: Prepared, pair: Pair, settings: Mapping[str, Any], joint: Joint | None, seed: int
-) -> tuple[Registration, dict[str, str]]:
+) -> tuple[Registration, str]:
     """Return where the moving image lies, and what was said where a GPU's memory did not suffice."""
     import torch
 
     from cohortex.models.regseg.register import register
 
     if joint is None:
-        return register(fixed, moving, pair.freedom, settings, seed=seed), {}
+        return register(fixed, moving, pair.freedom, settings, seed=seed), ""
     spacing = float(joint.card["extra"]["working_spacing_mm"])
     try:
-        return register(fixed, moving, pair.freedom, settings, joint.register.to(joint.device), spacing, seed, joint.device), {}
+        return register(fixed, moving, pair.freedom, settings, joint.register.to(joint.device), spacing, seed, joint.device), ""
     except torch.OutOfMemoryError:
         if joint.device == "cpu":
             raise
         torch.cuda.empty_cache()
-        said = {"fallback": f"the memory of {joint.device} does not hold the pair: it was registered on the CPU"}
+        said = f"the memory of {joint.device} does not hold the pair: it was registered on the CPU"
         return register(fixed, moving, pair.freedom, settings, joint.register.to("cpu"), spacing, seed), said
 
 
