@@ -16,7 +16,7 @@ import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -93,6 +93,13 @@ def planned(wanted: Plan) -> Iterator[Plan]:
         yield wanted
     finally:
         set_plan(before)
+
+
+@contextmanager
+def divided(by: int) -> Iterator[Plan]:
+    """Give each of several volumes that are held at once its part of this process' memory, for a while."""
+    with planned(replace(plan(), memory_mb=plan().memory_mb // max(1, by))) as part:
+        yield part
 
 
 def fits_memory(shape: Sequence[int], itemsize: int = 4) -> bool:

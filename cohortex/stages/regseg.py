@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cohortex.blocks import at_hand, map_blocks, new_array
+from cohortex.blocks import at_hand, divided, map_blocks, new_array
 from cohortex.errors import BadInput, Refused, Skip
 from cohortex.items import DEMO_SITE, Image, Made, settings_for, told
 from cohortex.volume import ArrayLike, Volume
@@ -137,12 +137,21 @@ def regseg(images: Sequence[Image], section: Mapping[str, Any], model: Mapping[s
     BadInput
         ``not-finite``
     """
+    scans = {i.id: i for i in images if i.kind == "image" and i.role == "image" and "+" not in i.id}
+    # What is made of a subject is held until all of it is there; a pair is what the plan is made for.
+    with divided(len(scans) // 2):
+        return _brought_together(scans, images, section, model or {}, seed)
+
+
+def _brought_together(
+    scans: dict[str, Image], images: Sequence[Image], section: Mapping[str, Any], models: Mapping[str, Joint], seed: int
+) -> list[Made]:
+    """Return what `regseg` does, of the scans and everything else of a subject."""
     from cohortex.models.regseg.pair import names_of, pairs_of
 
-    scans = {i.id: i for i in images if i.kind == "image" and i.role == "image" and "+" not in i.id}
     solid = [i for i in scans.values() if min(i.volume.shape) > 1]
     pairs = pairs_of(solid, section["default"].get("pair", ()))
-    subject = Subject(scans, names_of(list(scans.values())), section, model or {})
+    subject = Subject(scans, names_of(list(scans.values())), section, models)
     made: list[Made] = []
     words: dict[str, Made] = {}
     for image in solid:
