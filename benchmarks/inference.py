@@ -92,10 +92,9 @@ def networks(size: int, steps: int) -> tuple[dict[str, Table], dict[str, float]]
         return base / seconds, equal
 
     whole = (-(-size // MULTIPLE) * MULTIPLE,) * 3
-    middle = tuple(slice(size // 2 - 48, size // 2 + 48) for _ in range(3))
     row("one block, float32", block=whole)
-    precision, share = choose_precision(network, image[middle])
-    gain, equal = row(f"one block, {precision}, as chosen (agrees on {share:.2%} of a sample)", block=whole, precision=precision)
+    precision = choose_precision("auto", network, image, multiple=MULTIPLE)
+    gain, equal = row(f"one block, {precision}, as chosen", block=whole, precision=precision)
     row("96^3 blocks, halo 32, float32", 1, block=(96, 96, 96), halo=32)
     row("96^3 windows, overlap .25, Gaussian, float32", 1, block=(96, 96, 96), overlap=0.25)
     return {"networks": table}, {"cnn_vs_monai": gain, "labels_equal": equal}

@@ -16,7 +16,7 @@ import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -96,9 +96,21 @@ def planned(wanted: Plan) -> Iterator[Plan]:
         set_plan(before)
 
 
+@contextmanager
+def divided(by: int) -> Iterator[Plan]:
+    """Give each of several volumes that are held at once its part of this process' memory, for a while."""
+    with planned(replace(plan(), memory_mb=plan().memory_mb // max(1, by))) as part:
+        yield part
+
+
 def fits_memory(shape: Sequence[int], itemsize: int = 4) -> bool:
     """Tell whether an array may stay in memory under the current plan."""
     return prod(shape) * itemsize <= plan().memory_mb * 2**20 // COPIES
+
+
+def room(itemsize: int = 4) -> int:
+    """Return how many voxels a block may have under the current plan, so that what a function needs beside it fits on every thread."""
+    return max(plan().memory_mb * 2**20 // (itemsize * COPIES * plan().threads), ALIGN**3)
 
 
 def at_hand(
@@ -159,10 +171,13 @@ def align_of(array: Any) -> int:
 
 
 def new_array(shape: Sequence[int], dtype: Any = np.float32, shared: bool = True) -> Any:
-    """Return an empty array for a result: in memory where it may stay there, else in a scratch file, or a folder that workers share."""
+    """Return an empty array for a result: in memory where it may stay there, else in a scratch file, or a folder that workers share.
+
+    Arrays with channels (fields, scores of classes) are made by one machine, so they are never such a folder.
+    """
     if fits_memory(shape, np.dtype(dtype).itemsize):
         return np.empty(tuple(shape), dtype)
-    if shared and plan().scheduler == "slurm":
+    if shared and plan().scheduler == "slurm" and len(shape) == 3:
         from cohortex.io.sharded import Sharded
 
         return Sharded.create(plan().folder, shape, dtype)
@@ -199,8 +214,7 @@ def block_for(shape: Sequence[int], halo: Sequence[int] = (0, 0, 0)) -> tuple[in
 
     The longest edge is halved until a block with its halo and what a function needs beside it fits as often as there are threads.
     """
-    now = plan()
-    budget = now.memory_mb * 2**20 // (4 * COPIES * now.threads)
+    now, budget = plan(), room()
     if now.threads > 1:
         budget = min(budget, max(FEWEST, -(-prod(shape) // now.threads)))
     block = list(shape)
@@ -263,6 +277,21 @@ class Elementwise:
 
     def __getitem__(self, key: Any) -> np.ndarray:
         return self.function(np.asarray(self.array[key]))
+
+
+class Within:
+    """A box of an array, seen as an array of its own; what lies in it is read when it is asked for."""
+
+    def __init__(self, array: ArrayLike, box: Box):
+        self.array = array
+        self.origin = tuple(a for a, _ in box)
+        self.shape = tuple(b - a for a, b in box)
+        self.dtype = np.dtype(array.dtype)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        parts = (slice(None),) * len(self.shape) if key is Ellipsis else key
+        ends = (part.indices(n)[:2] for part, n in zip(parts, self.shape, strict=True))
+        return np.asarray(self.array[tuple(slice(a + o, b + o) for (a, b), o in zip(ends, self.origin, strict=True))])
 
 
 class Turned:

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "bfloat16"]
 
+SAME_LABELS = 0.995
+"""Share of equal labels from which bfloat16 is as good as float32."""
+SAME_IMAGE = 5e-4
+"""Root mean square difference, as a share of the image's range, up to which it is: 1.3 HU of the usual window of 2600 HU."""
+SAMPLE = 64
+"""Edge in voxels of the part of a volume that is computed both ways."""
+
 
 @dataclass
 class Runner:
@@ -48,6 +55,10 @@ class Runner:
     block: tuple[int, int, int]
     precision: Precision = "float32"
     say: Callable[[str], None] | None = None
+
+    def __post_init__(self) -> None:
+        # A volume before this one may have ended on the CPU.
+        self.network.to(self.device)
 
     def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the network's output for (n, c, x, y[, z]) as float32 on the CPU."""
@@ -86,6 +97,7 @@ def run_network(
     out: Any = None,
     empty: Callable[[np.ndarray], float | None] | None = None,
     finish: Callable[[np.ndarray, Box], np.ndarray] | None = None,
+    precision: Precision = "float32",
     say: Callable[[str], None] | None = None,
 ) -> tuple[Any, str]:
     """Run a network with one input and one output channel over a volume, block by block, exactly.
@@ -111,6 +123,8 @@ def run_network(
         Given a block with its halo it returns the value of the whole result there when the network need not look at it, else None.
     finish : callable, optional
         Given a block of the result and its box it returns what is kept of it.
+    precision : {"float32", "bfloat16"}
+        See `choose_precision`.
     say : callable, optional
         Told in a sentence when the block was halved.
 
@@ -122,7 +136,7 @@ def run_network(
     import torch
 
     result = new_array(array.shape) if out is None else out
-    runner = Runner(network, device, block, say=say)
+    runner = Runner(network, device, block, precision, say)
 
     def step(values: np.ndarray) -> np.ndarray:
         tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
@@ -189,25 +203,6 @@ def channels_last(network: nn.Module) -> nn.Module:
     return network
 
 
-def class_probabilities(network: nn.Module, image: np.ndarray, device: str = "cpu") -> torch.Tensor:
-    """Return the probabilities (K, X, Y, Z) float32 of a working image (X, Y, Z), which is one block: it was cut to the body before.
-
-    Where a GPU's memory does not suffice the CPU does the work.
-    """
-    import torch
-
-    runner = Runner(network, device, (image.shape[0], image.shape[1], image.shape[2]))
-    tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None, None]
-    while True:
-        try:
-            return torch.softmax(runner(tensor), dim=1)[0]
-        except torch.OutOfMemoryError:
-            if runner.device == "cpu":
-                raise
-            torch.cuda.empty_cache()
-            runner.network, runner.device = network.to("cpu"), "cpu"
-
-
 def computes_bfloat16(device: str) -> bool:
     """Tell whether a device multiplies bfloat16 faster than float32, by what it says of itself (no timing: the choice is repeatable)."""
     import torch
@@ -217,30 +212,60 @@ def computes_bfloat16(device: str) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def choose_precision(network: nn.Module, sample: np.ndarray, device: str = "cpu", least: float = 0.995) -> tuple[Precision, float]:
-    """Return bfloat16 where the device gains by it and the labels of a sample agree, else float32; and the share that agrees.
+def label_agreement(full: torch.Tensor, half: torch.Tensor) -> float:
+    """Return the share of equal labels of two outputs (1, classes, x, y, z)."""
+    same = (full > 0) == (half > 0) if full.shape[1] == 1 else full.argmax(1) == half.argmax(1)
+    return float(same.float().mean())
+
+
+def same_labels(full: torch.Tensor, half: torch.Tensor) -> bool:
+    """Tell whether at least `SAME_LABELS` of the labels of two outputs agree."""
+    return label_agreement(full, half) >= SAME_LABELS
+
+
+def same_image(full: torch.Tensor, half: torch.Tensor) -> bool:
+    """Tell whether two outputs, in units of the image's range, differ by at most `SAME_IMAGE` (root mean square)."""
+    return float((full - half).square().mean().sqrt()) <= SAME_IMAGE
+
+
+def choose_precision(
+    wanted: str,
+    network: nn.Module,
+    array: ArrayLike,
+    device: str = "cpu",
+    alike: Callable[[torch.Tensor, torch.Tensor], bool] = same_labels,
+    halo: Sequence[int] = (0, 0, 0),
+    multiple: int = 1,
+    slicewise: bool = False,
+) -> Precision:
+    """Return the precision that a network computes in over a volume.
 
     Parameters
     ----------
+    wanted : {"float32", "auto"}
+        The setting ``precision``. auto takes bfloat16 where the device gains by it and what comes out for the middle of the
+        volume is alike, so its results depend on the processor.
     network : nn.Module
-        A segmentation network in evaluation mode, on `device`.
-    sample : (x, y, z) float32 array
-        A typical part of a volume, in the network's range.
-    least : float
-        Share of equal labels from which bfloat16 is taken.
-
-    Returns
-    -------
-    precision, share
-        The share is 1 where only float32 comes into question.
+        In evaluation mode, on `device`.
+    array : (x, y, z) array-like
+        In the network's range; may be lazy, only a box of at most `SAMPLE` voxels along each axis in its middle is read.
+    alike : callable
+        Of the outputs in float32 and in bfloat16: `same_labels` or `same_image`.
+    halo, multiple, slicewise
+        As in `run_network` and `cohortex.labelling.segment`.
     """
     import torch
 
-    if not computes_bfloat16(device):
-        return "float32", 1.0
-    tensor = torch.from_numpy(np.ascontiguousarray(sample, dtype=np.float32))[None, None]
-    block = (sample.shape[0], sample.shape[1], sample.shape[2])
-    full, half = (Runner(network, device, block, p)(tensor) for p in ("float32", "bfloat16"))
-    same = (full > 0) == (half > 0) if full.shape[1] == 1 else full.argmax(1) == half.argmax(1)
-    share = float(same.float().mean())
-    return ("bfloat16" if share >= least else "float32"), share
+    if wanted != "auto" or not computes_bfloat16(device):
+        return "float32"
+    edges = [-(-min(SAMPLE, n) // multiple) * multiple for n in array.shape]
+    starts = [max(0, (n - edge) // 2) for n, edge in zip(array.shape, edges, strict=True)]
+    values = read_block(array, [(a, a + edge) for a, edge in zip(starts, edges, strict=True)], halo)
+    tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+    tensor = tensor.permute(2, 0, 1)[:, None] if slicewise else tensor[None, None]
+    try:
+        full, half = (Runner(network, device, (SAMPLE,) * 3, p)(tensor) for p in ("float32", "bfloat16"))
+    except torch.OutOfMemoryError:
+        # the volume itself will tell how it goes on
+        return "float32"
+    return "bfloat16" if alike(full, half) else "float32"

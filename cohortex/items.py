@@ -107,6 +107,12 @@ class Made:
     previews: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
+def told(precision: str, fallback: str) -> dict[str, str]:
+    """Return the measures of how a network computed: ``precision`` where it was not float32, ``fallback`` where memory did not suffice."""
+    found = {"precision": precision if precision != "float32" else "", "fallback": fallback}
+    return {name: word for name, word in found.items() if word}
+
+
 def settings_for(section: Mapping[str, Any], modality: str) -> dict[str, Any]:
     """Return a stage's settings for a modality: ``default``, overlaid by the modality's own entry.
 

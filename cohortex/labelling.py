@@ -1,15 +1,15 @@
-"""Labels of a volume larger than memory by a network, whose logits exist for a block or a slab only."""
+"""Labels, or class probabilities, of a volume larger than memory by a network, whose logits exist for a block or a slab only."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from cohortex.blocks import Box, align_of, cut, new_array, read_block
+from cohortex.blocks import Box, cut, new_array, read_block
 from cohortex.inference import Precision, Runner
 from cohortex.norms import frozen_norms
 from cohortex.volume import ArrayLike
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Weights = Literal["gaussian", "hann"]
+Keep = Literal["labels", "probabilities"]
 
 
 def segment(
@@ -35,10 +36,11 @@ def segment(
     precision: Precision = "float32",
     norm_passes: int = 2,
     empty: Callable[[np.ndarray], bool] | None = None,
+    keep: Keep = "labels",
     out: Any = None,
     say: Callable[[str], None] | None = None,
 ) -> tuple[Any, str]:
-    """Return the labels of a volume by a network whose logits never exist for the whole volume.
+    """Return the labels, or the class probabilities, of a volume by a network whose logits never exist for the whole volume.
 
     Parameters
     ----------
@@ -69,14 +71,18 @@ def segment(
         networks without them, and for a volume that is one block.
     empty : callable, optional
         Given a block with its halo it tells that there is nothing in it; its label is 0.
+    keep : {"labels", "probabilities"}
+        What of the logits is kept.
     out : array-like, optional
-        Where labels go; made when not given (uint8, or uint16 from 256 classes on).
+        Where that goes; made when not given, a scratch array where it does not fit into memory: labels uint8, or uint16 from 257
+        classes on; probabilities float32.
     say : callable, optional
         Told in a sentence when the block was halved.
 
     Returns
     -------
-    (x, y, z) array-like, device
+    array-like, device
+        (x, y, z) labels, or (classes, x, y, z) probabilities; and the device that did the work.
     """
     import torch
 
@@ -84,15 +90,26 @@ def segment(
         raise ValueError("a threshold goes with a network of one class, and only with it")
     if any(n % multiple for n in block):
         raise ValueError(f"blocks of this network are multiples of {multiple} voxels, not {block}")
-    result = new_array(array.shape, np.uint8 if classes <= 256 else np.uint16) if out is None else out
+    soft = keep == "probabilities"
+    shape = (classes, *array.shape) if soft else array.shape
+    result = new_array(shape, np.float32 if soft else np.uint8 if classes <= 256 else np.uint16) if out is None else out
     runner = Runner(network, device, block, precision, say)
     padded = _Padded(array, multiple)
-    streams = _exact if overlap is None else _weighted
+    rounded = -(-halo // multiple) * multiple
     while True:
         try:
-            sink = _Labels(result, threshold)
+            sink: _Sink = _Probabilities(result) if soft else _Labels(result, threshold)
             with frozen_norms(runner.network, partial(_blocks, padded, runner.block, multiple), runner.device, norm_passes):
-                streams(runner, padded, classes, multiple, -(-halo // multiple) * multiple, overlap or 0.0, weights, empty, sink)
+                made = (
+                    _exact(runner, padded, multiple, rounded, empty)
+                    if overlap is None
+                    else _weighted(runner, padded, classes, overlap, weights, empty, soft or threshold is not None)
+                )
+                for box, logits in made:
+                    # what was continued by reflection is left out
+                    inner = tuple((a, min(b, n)) for (a, b), n in zip(box, array.shape, strict=True))
+                    if all(b > a for a, b in inner):
+                        sink.put(inner, None if logits is None else logits[(slice(None), *(slice(0, b - a) for a, b in inner))])
             sink.finish()
             return result, runner.device
         except torch.OutOfMemoryError:
@@ -103,7 +120,7 @@ def segment(
                 runner.block = tuple(-(-n // multiple) * multiple for n in runner.block)  # pyright: ignore[reportAttributeAccessIssue]
             if not isinstance(result, np.ndarray):
                 # A scratch array is written once: what was begun is begun again elsewhere.
-                result = new_array(array.shape, result.dtype)
+                result = new_array(shape, result.dtype)
 
 
 class _Padded:
@@ -125,83 +142,106 @@ def _blocks(padded: _Padded, block: Sequence[int], multiple: int) -> Iterator[np
         yield padded.box(box)
 
 
+class _Sink(Protocol):
+    """Takes the logits of boxes, row by row along x, and keeps of them what is wanted."""
+
+    def put(self, box: Box, logits: np.ndarray | None) -> None:
+        """Take the logits (classes, x, y, z) of a box, None where there is nothing in it."""
+        ...
+
+    def finish(self) -> None:
+        """Hand on what is left."""
+        ...
+
+
+class _Probabilities:
+    """Keeps the softmax of the logits (of one class the sigmoid) box by box."""
+
+    def __init__(self, out: Any):
+        self.out = out
+
+    def put(self, box: Box, logits: np.ndarray | None) -> None:
+        import torch
+
+        key = (slice(None), *(slice(a, b) for a, b in box))
+        if logits is None:
+            nothing = np.zeros((self.out.shape[0], *(b - a for a, b in box)), np.float32)
+            nothing[0] = self.out.shape[0] > 1
+            self.out[key] = nothing
+            return
+        tensor = torch.from_numpy(np.ascontiguousarray(logits))
+        self.out[key] = (torch.softmax(tensor, dim=0) if len(tensor) > 1 else torch.sigmoid(tensor)).numpy()
+
+    def finish(self) -> None:
+        pass
+
+
 class _Labels:
-    """Takes labels slab by slab along x and hands them on in whole chunks."""
+    """Keeps the label with the largest logit in a slab along x, and hands that on in whole shards where the array wants it so."""
 
     def __init__(self, out: Any, threshold: float | None):
         self.out = out
         self.threshold = threshold
         self.start = 0
-        self.align = align_of(out)
+        self.align = int(getattr(out, "align", 1))
         self.slab = np.zeros((0, *out.shape[1:]), out.dtype)
 
-    def decide(self, logits: np.ndarray) -> np.ndarray:
+    def put(self, box: Box, logits: np.ndarray | None) -> None:
+        (first, last), *rest = box
+        if last > self.start + len(self.slab):
+            self._hand_on(len(self.slab) // self.align * self.align)
+            more = np.zeros((last - self.start - len(self.slab), *self.out.shape[1:]), self.out.dtype)
+            self.slab = np.concatenate([self.slab, more]) if len(self.slab) else more
+        if logits is not None:
+            there = (slice(first - self.start, last - self.start), *(slice(a, b) for a, b in rest))
+            self.slab[there] = self._decided(logits)
+
+    def _decided(self, logits: np.ndarray) -> np.ndarray:
         """Return the labels of logits (classes, x, y, z)."""
         if self.threshold is None:
             return logits.argmax(axis=0).astype(self.out.dtype)
         return (logits[0] > np.log(self.threshold / (1 - self.threshold))).astype(self.out.dtype)
 
-    def add(self, slab: np.ndarray) -> None:
-        """Take the labels of the next rows along x."""
-        self.slab = np.concatenate([self.slab, slab]) if len(self.slab) else slab
-        ready = (len(self.slab) // self.align) * self.align
-        if ready:
-            self.out[self.start : self.start + ready, :, :] = self.slab[:ready]
-            self.start, self.slab = self.start + ready, self.slab[ready:].copy()
+    def _hand_on(self, rows: int) -> None:
+        if rows:
+            self.out[self.start : self.start + rows, :, :] = self.slab[:rows]
+            self.start, self.slab = self.start + rows, self.slab[rows:].copy()
 
     def finish(self) -> None:
-        """Hand on what is left."""
-        if len(self.slab):
-            self.out[self.start : self.start + len(self.slab), :, :] = self.slab
+        self._hand_on(len(self.slab))
+
+
+def _seen(runner: Runner, padded: _Padded, box: Box, empty: Callable[[np.ndarray], bool] | None) -> np.ndarray | None:
+    """Return the logits (classes, x, y, z) of a box, None where there is nothing in it."""
+    import torch
+
+    values = padded.box(box)
+    return None if empty is not None and empty(values) else runner(torch.from_numpy(values)[None, None])[0].numpy()
 
 
 def _exact(
-    runner: Runner,
-    padded: _Padded,
-    classes: int,
-    multiple: int,
-    halo: int,
-    overlap: float,
-    weights: Weights,
-    empty: Callable[[np.ndarray], bool] | None,
-    sink: _Labels,
-) -> None:
-    """Label blocks one by one; what a block sees beyond itself ends at the faces of the volume."""
-    import torch
-
-    shape, wanted = padded.shape, sink.out.shape
-    pieces = [cut(n, min(most, n), multiple) for n, most in zip(shape, runner.block, strict=True)]
-    for x in pieces[0]:
-        slab = np.zeros((min(x[1], wanted[0]) - x[0], *wanted[1:]), sink.out.dtype)
-        for y in pieces[1]:
-            for z in pieces[2]:
-                box = (x, y, z)
-                wide = tuple((max(a - halo, 0), min(b + halo, n)) for (a, b), n in zip(box, shape, strict=True))
-                values = padded.box(wide)
-                if empty is not None and empty(values):
-                    continue
-                logits = runner(torch.from_numpy(values)[None, None])[0].numpy()
-                inner = tuple(slice(a - low, min(b, n) - low) for (a, b), (low, _), n in zip(box, wide, wanted, strict=True))
-                there = tuple(slice(a, min(b, n)) for (a, b), n in zip(box[1:], wanted[1:], strict=True))
-                slab[(slice(None), *there)] = sink.decide(logits[(slice(None), *inner)])
-        sink.add(slab)
+    runner: Runner, padded: _Padded, multiple: int, halo: int, empty: Callable[[np.ndarray], bool] | None
+) -> Iterator[tuple[Box, np.ndarray | None]]:
+    """Yield blocks and their logits; what a block sees beyond itself ends at the faces of the volume."""
+    shape = padded.shape
+    for box in product(*(cut(n, min(most, n), multiple) for n, most in zip(shape, runner.block, strict=True))):
+        wide = tuple((max(a - halo, 0), min(b + halo, n)) for (a, b), n in zip(box, shape, strict=True))
+        logits = _seen(runner, padded, wide, empty)
+        inner = tuple(slice(a - low, b - low) for (a, b), (low, _) in zip(box, wide, strict=True))
+        yield box, None if logits is None else logits[(slice(None), *inner)]
 
 
 def _weighted(
     runner: Runner,
     padded: _Padded,
     classes: int,
-    multiple: int,
-    halo: int,
     overlap: float,
     weights: Weights,
     empty: Callable[[np.ndarray], bool] | None,
-    sink: _Labels,
-) -> None:
-    """Average windows; rows along x that no later window touches are labelled and forgotten."""
-    import torch
-
-    shape, wanted = padded.shape, sink.out.shape
+    means: bool,
+) -> Iterator[tuple[Box, np.ndarray]]:
+    """Yield the rows along x that no later window touches, and the sums of their windows' weighted logits, or the `means`."""
+    shape = padded.shape
     window = tuple(min(b, n) for b, n in zip(runner.block, shape, strict=True))
     starts = [window_starts(n, w, overlap) for n, w in zip(shape, window, strict=True)]
     weight = window_weights(window, weights)
@@ -210,22 +250,18 @@ def _weighted(
     for i, x in enumerate(starts[0]):
         for y in starts[1]:
             for z in starts[2]:
-                values = padded.box(((x, x + window[0]), (y, y + window[1]), (z, z + window[2])))
+                logits = _seen(runner, padded, ((x, x + window[0]), (y, y + window[1]), (z, z + window[2])), empty)
                 here = (slice(None), slice(0, window[0]), slice(y, y + window[1]), slice(z, z + window[2]))
-                if empty is not None and empty(values):
+                if logits is None:
                     # Background wins where only empty windows lie.
                     total[here][0] += weight
-                    continue
-                total[here] += weight * runner(torch.from_numpy(values)[None, None])[0].numpy()
+                else:
+                    total[here] += weight * logits
         until = starts[0][i + 1] if i + 1 < len(starts[0]) else shape[0]
         rows = until - front
-        # The weights are the same for every class, so the largest sum is the largest mean; a threshold needs the mean.
-        ready = total[:, :rows]
-        if sink.threshold is not None:
-            ready = ready / _weight_sum(starts, window, weight, front, until, shape)
-        keep = min(until, wanted[0]) - front
-        if keep > 0:
-            sink.add(sink.decide(ready[:, :keep, : wanted[1], : wanted[2]]))
+        # The weights are the same for every class, so the largest sum is the largest mean; all else needs the mean.
+        ready = total[:, :rows] / _weight_sum(starts, window, weight, front, until, shape) if means else total[:, :rows]
+        yield ((front, until), (0, shape[1]), (0, shape[2])), ready
         total[:, : window[0] - rows] = total[:, rows:].copy()
         total[:, window[0] - rows :] = 0
         front = until

@@ -154,7 +154,9 @@ def disk(stage):
         size = SIZES[wildcards.batch]
         # what does not stay in memory lies in scratch files: the image, a result and what is between them
         scratch_mb = (
-            4 * size.largest_mb * (size.largest_mb > config["blocks"]["memory_mb"] / 8)
+            STAGES[stage].scratch_factor
+            * size.largest_mb
+            * (size.largest_mb > config["blocks"]["memory_mb"] / 8)
         )
         return int(100 + 2 * size.total_mb + scratch_mb)
 

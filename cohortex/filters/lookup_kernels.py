@@ -1,9 +1,12 @@
 """Compiled loops that look an image or labels up at the points of a grid, displaced or not.
 
-Every loop takes `route`, how a voxel (i, j, k) of `out` finds its place in the source: three 4 x 4 float64 matrices and a field.
+Every loop takes `route`, how a voxel (i, j, k) of the grid finds its place in the source: three 4 x 4 float64 matrices and a field.
 Without a field (its first axis is empty) the place is `route[0] @ (i, j, k, 1)`. With a field (3, X, Y, Z) in mm it is
-`route[2] @ (world + field at route[1] @ (i, j, k, 1))`, where world is `route[0] @ (i, j, k, 1)`. Compiled code is cached beside
-this file or in the user's cache.
+`route[2] @ (world + field at route[1] @ (i, j, k, 1))`, where world is `route[0] @ (i, j, k, 1)`.
+
+A loop fills a part of the grid from a part of the source: `first` is where `out` begins in the grid, `corner` where `source` begins in
+the whole source, `shape` the shape of that. A voxel's value does not depend on the parts. Compiled code is cached beside this
+file or in the user's cache.
 """
 
 from __future__ import annotations
@@ -20,10 +23,11 @@ def around(position: float, size: int) -> tuple[int, int, float]:
 
 
 @njit(cache=True, nogil=True)
-def _at(source, x, y, z):
-    i0, i1, a = around(x, source.shape[0])
-    j0, j1, b = around(y, source.shape[1])
-    k0, k1, c = around(z, source.shape[2])
+def _at(source, x, y, z, corner, shape):
+    i0, i1, a = around(x, shape[0])
+    j0, j1, b = around(y, shape[1])
+    k0, k1, c = around(z, shape[2])
+    i0, i1, j0, j1, k0, k1 = i0 - corner[0], i1 - corner[0], j0 - corner[1], j1 - corner[1], k0 - corner[2], k1 - corner[2]
     near = (1 - b) * ((1 - c) * source[i0, j0, k0] + c * source[i0, j0, k1])
     near += b * ((1 - c) * source[i0, j1, k0] + c * source[i0, j1, k1])
     far = (1 - b) * ((1 - c) * source[i1, j0, k0] + c * source[i1, j0, k1])
@@ -79,39 +83,56 @@ def inside(x, y, z, shape):
 
 
 @njit(cache=True, nogil=True)
-def linear(source, route, out, fill, filled):
+def linear(source, route, out, fill, filled, first, corner, shape):
     """Sample linearly; beyond the source `fill`, or the border's value where `filled` is false."""
-    shape = source.shape
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
             for k in range(out.shape[2]):
-                x, y, z = place(route, i, j, k)
-                out[i, j, k] = fill if filled and not inside(x, y, z, shape) else _at(source, x, y, z)
+                x, y, z = place(route, i + first[0], j + first[1], k + first[2])
+                out[i, j, k] = fill if filled and not inside(x, y, z, shape) else _at(source, x, y, z, corner, shape)
 
 
 @njit(cache=True, nogil=True)
-def nearest(source, route, out, fill, filled):
+def nearest(source, route, out, fill, filled, first, corner, shape):
     """Sample the nearest voxel, the lower one at equal distance; beyond the source `fill`, or the border's value."""
-    nx, ny, nz = source.shape
+    nx, ny, nz = shape
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
             for k in range(out.shape[2]):
-                x, y, z = place(route, i, j, k)
-                if filled and not inside(x, y, z, source.shape):
+                x, y, z = place(route, i + first[0], j + first[1], k + first[2])
+                if filled and not inside(x, y, z, shape):
                     out[i, j, k] = fill
                     continue
                 # The last shift keeps what is a whole voxel up to rounding at that voxel, and halves at the lower one.
                 a = min(max(int(x + 0.499999), 0), nx - 1)
                 b = min(max(int(y + 0.499999), 0), ny - 1)
                 c = min(max(int(z + 0.499999), 0), nz - 1)
-                out[i, j, k] = source[a, b, c]
+                out[i, j, k] = source[a - corner[0], b - corner[1], c - corner[2]]
 
 
 @njit(cache=True, nogil=True)
-def field_at(field, to_field, out):
+def field_at(field, to_field, out, first):
     """Sample a field (3, X, Y, Z) linearly into `out` (x, y, z, 3); beyond its grid it goes on as at the border."""
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
             for k in range(out.shape[2]):
-                u, v, w = _through(to_field, i, j, k)
+                u, v, w = _through(to_field, i + first[0], j + first[1], k + first[2])
                 out[i, j, k, 0], out[i, j, k, 1], out[i, j, k, 2] = _displacement(field, u, v, w)
+
+
+@njit(cache=True, nogil=True)
+def means(source, factors, out):
+    """Write the means of blocks of `factors` voxels: rows along z first, then what they add up to."""
+    a, b, c = factors
+    count = out.dtype.type(a * b * c)
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            for k in range(out.shape[2]):
+                total = out.dtype.type(0)
+                for x in range(a):
+                    for y in range(b):
+                        row = out.dtype.type(0)
+                        for z in range(c):
+                            row += source[i * a + x, j * b + y, k * c + z]
+                        total += row
+                out[i, j, k] = total / count

@@ -122,6 +122,13 @@ class Scratch:
             # the map cannot be closed while an array looks at it
             del there
 
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy in another process reads, and leaves the file to its owner
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
     def whole(self) -> bool:
         """Tell whether every voxel was written; what was not would be read as 0."""
         return self._written == prod(self.shape)

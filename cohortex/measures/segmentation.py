@@ -6,29 +6,22 @@ that only one of the two has overlaps by 0 and is infinitely far away.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from cohortex.measures.components import measure_labels
+from cohortex.blocks import Box, over_blocks
 from cohortex.volume import ArrayLike
 
 
-def present(*maps: np.ndarray) -> list[int]:
-    """Return the labels that occur in any of the maps, ascending, without background."""
-    found: set[int] = set()
-    for labels in maps:
-        found.update(int(v) for v in np.unique(labels))
-    return sorted(found - {0})
-
-
-def dice(a: np.ndarray, b: np.ndarray, labels: Sequence[int] | None = None) -> dict[int, float]:
+def dice(a: ArrayLike, b: ArrayLike, labels: Sequence[int] | None = None) -> dict[int, float]:
     """Return the Dice overlap of every label (Dice, Ecology 26(3), 1945).
 
     Parameters
     ----------
-    a, b : arrays of the same shape
-        Label maps.
+    a, b : array-likes of the same shape
+        Label maps; may be lazy.
     labels : sequence of int, optional
         Which labels; by default all that occur.
 
@@ -40,7 +33,7 @@ def dice(a: np.ndarray, b: np.ndarray, labels: Sequence[int] | None = None) -> d
     return {label: _ratio(2 * both, na + nb) for label, (both, na, nb) in _counts(a, b, labels).items()}
 
 
-def iou(a: np.ndarray, b: np.ndarray, labels: Sequence[int] | None = None) -> dict[int, float]:
+def iou(a: ArrayLike, b: ArrayLike, labels: Sequence[int] | None = None) -> dict[int, float]:
     """Return the intersection over union of every label; parameters and NaN as in `dice`."""
     return {label: _ratio(both, na + nb - both) for label, (both, na, nb) in _counts(a, b, labels).items()}
 
@@ -79,19 +72,41 @@ def average_surface_distance_mm(a: np.ndarray, b: np.ndarray, spacing: Sequence[
 
 def volumes_ml(labels: ArrayLike, spacing: Sequence[float]) -> dict[int, float]:
     """Return the volume of every label that occurs, in millilitres; the map may be lazy."""
-    found = measure_labels(labels)
     each = float(np.prod(np.asarray(spacing, float))) / 1000.0
-    return {int(label): int(count) * each for label, count in zip(found.labels, found.voxels, strict=True)}
+    tallies = over_blocks(lambda _, block: _tally(block), labels)
+    return {label: count * each for label, count in sorted(_added(tallies).items()) if label}
 
 
-def _counts(a: np.ndarray, b: np.ndarray, labels: Sequence[int] | None) -> dict[int, tuple[int, int, int]]:
+def _counts(a: ArrayLike, b: ArrayLike, labels: Sequence[int] | None) -> dict[int, tuple[int, int, int]]:
+    """Return how many voxels have a label in both maps, in the first and in the second; block by block."""
     if a.shape != b.shape:
         raise ValueError(f"label maps on one grid are compared, these are {a.shape} and {b.shape}")
-    top = int(max(a.max(initial=0), b.max(initial=0))) + 1
-    both = np.bincount(a[a == b].ravel().astype(np.int64), minlength=top)
-    na, nb = (np.bincount(x.ravel().astype(np.int64), minlength=top) for x in (a, b))
-    wanted = present(a, b) if labels is None else labels
-    return {k: (int(both[k]), int(na[k]), int(nb[k])) if k < top else (0, 0, 0) for k in wanted}
+    if len(a.shape) != 3:
+        a, b = (np.reshape(x, (-1, 1, 1)) for x in (a, b))
+
+    def one(_: Box, x: np.ndarray, y: np.ndarray) -> tuple[Counter[int], Counter[int], Counter[int]]:
+        return _tally(x[x == y]), _tally(x), _tally(y)
+
+    both, na, nb = (_added(tallies) for tallies in zip(*over_blocks(one, a, b), strict=True))
+    wanted = sorted({*na, *nb} - {0}) if labels is None else labels
+    return {k: (both[k], na[k], nb[k]) for k in wanted}
+
+
+def _tally(values: np.ndarray) -> Counter[int]:
+    """Return how often each value occurs."""
+    if values.dtype.kind in "bu" and values.dtype.itemsize <= 2:
+        # without sorting
+        counts = np.bincount(values.reshape(-1))
+        return Counter({int(label): int(counts[label]) for label in np.flatnonzero(counts)})
+    found, counts = np.unique(values, return_counts=True)
+    return Counter(dict(zip((int(v) for v in found), counts.tolist(), strict=True)))
+
+
+def _added(tallies: Iterable[Counter[int]]) -> Counter[int]:
+    total: Counter[int] = Counter()
+    for tally in tallies:
+        total.update(tally)
+    return total
 
 
 def _ratio(part: int, whole: int) -> float:

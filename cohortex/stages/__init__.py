@@ -26,6 +26,8 @@ class Stage:
         Peak memory as a multiple of the largest image of the batch in float32, above the fixed cost.
     seconds_mb : float
         Seconds of one core per float32 megabyte of image.
+    scratch_factor : float
+        Disk for scratch arrays where volumes do not stay in memory, as a multiple of the largest image of the batch in float32.
     streams : bool
         Whether a volume that does not stay in memory goes through it block by block (`cohortex.blocks`), so that the memory of a
         job does not grow with it.
@@ -36,6 +38,7 @@ class Stage:
     learned: bool = False
     mem_factor: float = 8.0
     seconds_mb: float = 1.0
+    scratch_factor: float = 4.0
     streams: bool = False
 
 
@@ -44,8 +47,8 @@ STAGES: dict[str, Stage] = {
     "preprocess": Stage("image", version=3, mem_factor=12.0, seconds_mb=1.5),
     "denoise": Stage("image", version=2, learned=True, mem_factor=16.0, seconds_mb=3.0, streams=True),
     "superresolve": Stage("image", version=2, learned=True, mem_factor=24.0, seconds_mb=3.0, streams=True),
-    "regseg": Stage("subject", version=2, learned=True, mem_factor=30.0, seconds_mb=4.0),
-    "classify": Stage("subject", learned=True, mem_factor=16.0, seconds_mb=1.0),
+    "regseg": Stage("subject", version=3, learned=True, mem_factor=30.0, seconds_mb=4.0, scratch_factor=12.0, streams=True),
+    "classify": Stage("subject", version=2, learned=True, mem_factor=16.0, seconds_mb=1.0, streams=True),
     "export": Stage("subject", version=2, mem_factor=8.0, seconds_mb=0.5, streams=True),
 }
 """In the order in which they usually stand in ``stages:``."""

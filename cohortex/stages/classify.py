@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cohortex.blocks import over_blocks
 from cohortex.items import DEMO_SITE, Image, Made, settings_for
 from cohortex.tables import column_word
 
@@ -66,6 +67,7 @@ def classify(images: Sequence[Image], section: Mapping[str, Any], model: Mapping
     made: list[Made] = []
     opinions: dict[str, tuple[Classifier, Opinion]] = {}
     refused: dict[str, tuple[str, str]] = {}
+    without: dict[str, tuple[str, str]] = {}
     for scan in scans:
         settings = settings_for(section, scan.modality)
         grain = _grain(settings)
@@ -74,8 +76,10 @@ def classify(images: Sequence[Image], section: Mapping[str, Any], model: Mapping
         if settings.get("features", True):
             made.extend(_feature_table(scan, vectors))
         found = _decide(scan, images, classifier, vectors)
+        if scan.id in vectors.refused and (isinstance(found, tuple) or "radiomics" in found.parts):
+            without[scan.id] = (vectors.refused[scan.id].code, vectors.refused[scan.id].sentence)
         if isinstance(found, tuple):
-            refused[scan.id] = found
+            refused[scan.id] = without.get(scan.id, found)
         else:
             assert classifier is not None
             opinions[scan.id] = (classifier, found)
@@ -88,8 +92,8 @@ def classify(images: Sequence[Image], section: Mapping[str, Any], model: Mapping
     }
     for scan in scans:
         if scan.id in opinions:
-            made.extend(_verdict(scan, *opinions[scan.id]))
-        elif (scan.session, scan.modality) not in helped:
+            made.extend(_verdict(scan, *opinions[scan.id], without.get(scan.id)))
+        elif scan.id in without or (scan.session, scan.modality) not in helped:
             code, reason = refused[scan.id]
             made.append(Made(of=scan.id, status="skipped", code=code, reason=reason))
     return made
@@ -119,7 +123,7 @@ def _decide(scan: Image, images: Sequence[Image], classifier: Classifier | None,
     if misfit is not None:
         return "no-fit", f"{misfit[:1].upper()}{misfit[1:]}."
     labels = labels_of(scan, images) if extra["needs_labels"] else None
-    if extra["needs_labels"] and (labels is None or not labels.any()):
+    if extra["needs_labels"] and (labels is None or not any(over_blocks(lambda _, block: bool(block.any()), labels))):
         return "no-labels", f"The model {classifier.card['name']} needs a segmentation of the scan, and regseg made none (see its reason)."
     opinion = ask(classifier, scan, images, vectors)
     if opinion.probability[0] != opinion.probability[0]:
@@ -139,8 +143,8 @@ def _feature_table(scan: Image, vectors: Vectors) -> list[Made]:
     return [Made({"feature": list(values), "value": list(values.values())}, of=scan.id, tag="features")]
 
 
-def _verdict(scan: Image, classifier: Classifier, opinion: Opinion) -> list[Made]:
-    """Return the table of probabilities and the scan's own row with its measures."""
+def _verdict(scan: Image, classifier: Classifier, opinion: Opinion, why: tuple[str, str] | None) -> list[Made]:
+    """Return the table of probabilities and the scan's own row with its measures; `why` tells code and reason of missing features."""
     classes, best = classifier.classes, int(opinion.probability.argmax())
     table: dict[str, list[Any]] = {"class": classes, "probability": [float(p) for p in opinion.probability]}
     measures: dict[str, Any] = {"class": classes[best], "probability": float(opinion.probability[best])}
@@ -156,6 +160,7 @@ def _verdict(scan: Image, classifier: Classifier, opinion: Opinion) -> list[Made
     if silent:
         status, code = "warned", "features-missing"
         reason = f"Features that the {silent[0]} part of the model {classifier.card['name']} needs are missing; the rest decided alone."
+        code, reason = why or (code, reason)
     return [
         Made(table, of=scan.id, tag="class"),
         Made(of=scan.id, measures=measures, status=status, code=code, reason=reason),

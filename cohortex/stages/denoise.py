@@ -10,7 +10,7 @@ import numpy as np
 
 from cohortex.blocks import Box, Elementwise, read_block
 from cohortex.errors import BadInput, Skip
-from cohortex.items import Image, Made
+from cohortex.items import Image, Made, told
 from cohortex.models.folder import Loaded, fits, load_used
 from cohortex.survey import Survey, survey
 from cohortex.volume import ArrayLike
@@ -42,7 +42,7 @@ def denoise(image: Image, settings: Mapping[str, Any], model: Mapping[str, Loade
         Any grid; (x, y, 1) for a picture.
     settings : mapping
         ``method``: transform (a redundant block DCT, `cohortex.filters.transform`), redcnn (Chen et al. 2017, slice by slice)
-        or none; ``strength``, ``rician``; ``weights``. See ``schemas/stages/denoise.json``.
+        or none; ``strength``, ``rician``; ``weights``, ``precision``. See ``schemas/stages/denoise.json``.
     model : mapping
         What `load` gave.
     seed : int
@@ -81,11 +81,9 @@ def denoise(image: Image, settings: Mapping[str, Any], model: Mapping[str, Loade
     step: dict[str, Any] = {"step": "denoise", "method": method, "noise_sigma": before}
     measures: dict[str, Any] = {"method": method, "noise_sigma_before": before}
     if method in NETWORKS:
-        cleaned, fallback = apply_network(loaded, look, volume.modality)
+        cleaned, precision, fallback = apply_network(loaded, look, volume.modality, settings.get("precision", "float32"))
         step |= {"model": loaded.card["name"], "model_sha256": loaded.card["sha256"]}
-        measures["model"] = loaded.card["name"]
-        if fallback:
-            measures["fallback"] = fallback
+        measures |= {"model": loaded.card["name"], **told(precision, fallback)}
     else:
         rician = is_rician(look.low, volume.modality, settings.get("rician", "auto"))
         strength = float(settings.get("strength", 1.0))
@@ -114,7 +112,7 @@ def apply_transform(data: ArrayLike, spacing_mm: tuple[float, float, float], sig
     return run_filter("transform", data, spacing_mm, {"sigma": sigma, "strength": strength, "rician": rician})
 
 
-def apply_network(model: Loaded, look: Survey, modality: str) -> tuple[Any, str]:
+def apply_network(model: Loaded, look: Survey, modality: str, wanted: str = "float32") -> tuple[Any, str, str]:
     """Run a 2-D network over the slices along z, in the range of values of its card, or the usual one of the modality.
 
     Values that the card's range leaves out (implants beyond the window, padding below it) stay what they were; blocks with nothing
@@ -122,10 +120,10 @@ def apply_network(model: Loaded, look: Survey, modality: str) -> tuple[Any, str]
 
     Returns
     -------
-    (x, y, z) float32 array-like, fallback
-        What was said where a GPU's memory did not suffice, else nothing.
+    (x, y, z) float32 array-like, precision, fallback
+        See `cohortex.inference.choose_precision` (`wanted` is the setting); what was said where a GPU's memory did not suffice.
     """
-    from cohortex.inference import run_network
+    from cohortex.inference import choose_precision, run_network, same_image
     from cohortex.models.intensity import from_unit, to_unit, unit_range_of, values_for
 
     values = model.card.get("values") or values_for(modality)
@@ -144,7 +142,18 @@ def apply_network(model: Loaded, look: Survey, modality: str) -> tuple[Any, str]
 
     unit = Elementwise(lambda block: to_unit(block, low, high), look.data)
     words: list[str] = []
+    reach = (halo, halo, 0)
+    precision = choose_precision(wanted, model.network, unit, model.device, same_image, reach, slicewise=True)
     made, _ = run_network(
-        model.network, unit, (halo, halo, 0), BLOCK, model.device, slicewise=True, empty=empty, finish=finish, say=words.append
+        model.network,
+        unit,
+        reach,
+        BLOCK,
+        model.device,
+        slicewise=True,
+        empty=empty,
+        finish=finish,
+        precision=precision,
+        say=words.append,
     )
-    return made, "; ".join(words)
+    return made, precision, "; ".join(words)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cohortex.blocks import at_hand, divided, map_blocks, new_array
 from cohortex.errors import BadInput, Refused, Skip
-from cohortex.items import DEMO_SITE, Image, Made, settings_for
-from cohortex.volume import Volume
+from cohortex.items import DEMO_SITE, Image, Made, settings_for, told
+from cohortex.volume import ArrayLike, Volume
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from cohortex.models.regseg.deform import Prepared
     from cohortex.models.regseg.grid import Grid
@@ -41,7 +43,7 @@ class Subject:
     section: Mapping[str, Any]
     models: Mapping[str, Joint]
     prepared: dict[str, Prepared] = field(default_factory=dict)
-    soft: dict[str, tuple[Tensor, Grid]] = field(default_factory=dict)
+    soft: dict[str, tuple[ArrayLike, Grid]] = field(default_factory=dict)
     misfits: dict[str, str] = field(default_factory=dict)
 
     def of(self, image: Image) -> Prepared:
@@ -53,12 +55,13 @@ class Subject:
             ``not-finite`` when it has NaN or infinite values.
         """
         from cohortex.models.regseg.deform import prepare
+        from cohortex.survey import survey
 
         if image.id not in self.prepared:
-            array = image.volume.array(np.float32)
-            if not np.isfinite(array).all():
+            look = survey(image.volume)
+            if look.wrong:
                 raise BadInput("not-finite", f"{image.id} has values that are not finite; mend or leave out the image.")
-            self.prepared[image.id] = prepare(array, image.volume.affine, image.modality)
+            self.prepared[image.id] = prepare(look.data, image.volume.affine, image.modality)
         return self.prepared[image.id]
 
     def model_for(self, image: Image) -> Joint | None:
@@ -134,12 +137,21 @@ def regseg(images: Sequence[Image], section: Mapping[str, Any], model: Mapping[s
     BadInput
         ``not-finite``
     """
+    scans = {i.id: i for i in images if i.kind == "image" and i.role == "image" and "+" not in i.id}
+    # What is made of a subject is held until all of it is there; a pair is what the plan is made for.
+    with divided(len(scans) // 2):
+        return _brought_together(scans, images, section, model or {}, seed)
+
+
+def _brought_together(
+    scans: dict[str, Image], images: Sequence[Image], section: Mapping[str, Any], models: Mapping[str, Joint], seed: int
+) -> list[Made]:
+    """Return what `regseg` does, of the scans and everything else of a subject."""
     from cohortex.models.regseg.pair import names_of, pairs_of
 
-    scans = {i.id: i for i in images if i.kind == "image" and i.role == "image" and "+" not in i.id}
     solid = [i for i in scans.values() if min(i.volume.shape) > 1]
     pairs = pairs_of(solid, section["default"].get("pair", ()))
-    subject = Subject(scans, names_of(list(scans.values())), section, model or {})
+    subject = Subject(scans, names_of(list(scans.values())), section, models)
     made: list[Made] = []
     words: dict[str, Made] = {}
     for image in solid:
@@ -161,53 +173,53 @@ def regseg(images: Sequence[Image], section: Mapping[str, Any], model: Mapping[s
 
 def _segmented(image: Image, subject: Subject, words: dict[str, Made]) -> list[Made]:
     """Return the labels of an image where its model has a network for its modality."""
-    from cohortex.inference import class_probabilities
     from cohortex.measures.segmentation import volumes_ml
     from cohortex.models.regseg.deform import labels_on
     from cohortex.models.regseg.grid import Grid
+    from cohortex.models.regseg.segment import class_probabilities
 
-    joint = subject.model_for(image)
-    if joint is None or not settings_for(subject.section, image.modality)["segment"]:
+    joint, settings = subject.model_for(image), settings_for(subject.section, image.modality)
+    if joint is None or not settings["segment"]:
         return []
     if image.modality not in joint.segment:
         subject.misfits[image.id] = f"the model {joint.card['name']} does not segment {image.modality}"
         return []
     prepared = subject.of(image)
     box = prepared.box(float(joint.card["extra"]["segment_spacing_mm"]))
-    soft = class_probabilities(joint.segment[image.modality], prepared.on(box), joint.device)
+    said: list[str] = []
+    soft, precision = class_probabilities(
+        joint.segment[image.modality],
+        prepared.on(box, out=new_array(box.shape)),
+        len(joint.card["classes"]),
+        joint.device,
+        settings.get("precision", "float32"),
+        said.append,
+    )
     subject.soft[image.id] = (soft, box)
     labels = labels_on(Grid(image.volume.shape, image.volume.affine), soft, box)
     names = _label_names(joint)
-    measures = {f"volume_{names[k]}_ml": v for k, v in volumes_ml(labels, image.volume.spacing).items()}
-    words[image.id] = Made(of=image.id, measures={**measures, "model": joint.card["name"]})
+    measures: dict[str, Any] = {f"volume_{names[k]}_ml": v for k, v in volumes_ml(labels, image.volume.spacing).items()}
+    measures |= {"model": joint.card["name"], **told(precision, "; ".join(said))}
+    words[image.id] = Made(of=image.id, measures=measures)
     return [_labels(image, labels, "seg", joint, image.volume.affine, {"space": image.modality, "desc": "regseg"}, (image.id,))]
 
 
 def _registered(pair: Pair, subject: Subject, users: Mapping[str, Image], words: dict[str, Made], seed: int) -> list[Made]:
     """Return what a pair gives, and put its measures and pictures into the moving image's word."""
-    from cohortex.models.regseg.grid import Grid, field_on, resample
-    from cohortex.models.regseg.register import register
+    from cohortex.models.regseg.grid import Grid, field_on, looked, resample
 
     moving = pair.moving
     fixed = pair.fixed
     settings = settings_for(subject.section, moving.modality)
     target, here = (fixed.volume, subject.of(fixed)) if fixed is not None else _template()
-    joint = _pair_model(pair, subject)
-    found = register(
-        here,
-        subject.of(moving),
-        pair.freedom,
-        settings,
-        None if joint is None else joint.register,
-        None if joint is None else float(joint.card["extra"]["working_spacing_mm"]),
-        seed,
-        "cpu" if joint is None else joint.device,
-    )
+    found, said = _pose(here, subject.of(moving), pair, settings, _pair_model(pair, subject), seed)
     grid, name, to = Grid(target.shape, target.affine), subject.names[moving.id], _space(pair)
     sources = (moving.id, *((fixed.id,) if fixed is not None else ()))
     volume = moving.volume
     lowest = -1024.0 if moving.modality == "CT" else 0.0
-    warped = resample(subject.of(moving).array, volume.affine, grid, found.matrix, found.displacement, outside=lowest)
+    array = subject.of(moving).array
+    out = new_array(grid.shape)
+    warped = resample(array, volume.affine, grid, found.matrix, found.displacement, outside=lowest, out=out)
     partner = to if fixed is None else fixed.id
     step = {"step": "registered", "to": partner, "freedom": pair.freedom, "deformed": found.displacement is not None}
     between = {"from": name, "to": to}
@@ -217,22 +229,46 @@ def _registered(pair: Pair, subject: Subject, users: Mapping[str, Image], words:
         Made(found.matrix, of=moving.id, tag="affine", entities=between, sources=sources),
     ]
     if found.displacement is not None:
-        mm = Volume(field_on(grid, found.displacement), target.affine, moving.modality, "field", moving.body_part)
+        moves = field_on(grid, found.displacement, new_array((*grid.shape, 3)))
+        mm = Volume(moves, target.affine, moving.modality, "field", moving.body_part)
         made.append(Made(mm, of=moving.id, tag="field", entities=between, sources=sources))
     labels, overlaps = _warped_labels(pair, subject, users, found, grid, to)
     made += labels
     pictures = _checkerboards(target, whole, "after")
-    pictures |= _checkerboards(target, whole.with_data(resample(subject.of(moving).array, volume.affine, grid, outside=lowest)), "before")
+    # of the image as it lay only the slices of the pictures are computed
+    pictures |= _checkerboards(target, whole.with_data(looked(array, volume.affine, grid, outside=lowest)), "before")
     before = words.get(moving.id, Made(of=moving.id))
+    fallback = told("float32", "; ".join(filter(None, [before.measures.get("fallback"), said])))
     words[moving.id] = replace(
         before,
-        measures={**before.measures, **found.measures, **overlaps, "fixed": partner},
+        measures={**before.measures, **found.measures, **overlaps, **fallback, "fixed": partner},
         previews=pictures,
         status="warned" if found.doubts else "ok",
         code="registration-not-better" if found.doubts else "",
         reason="; ".join(found.doubts),
     )
     return made
+
+
+def _pose(
+    fixed: Prepared, moving: Prepared, pair: Pair, settings: Mapping[str, Any], joint: Joint | None, seed: int
+) -> tuple[Registration, str]:
+    """Return where the moving image lies, and what was said where a GPU's memory did not suffice."""
+    import torch
+
+    from cohortex.models.regseg.register import register
+
+    if joint is None:
+        return register(fixed, moving, pair.freedom, settings, seed=seed), ""
+    spacing = float(joint.card["extra"]["working_spacing_mm"])
+    try:
+        return register(fixed, moving, pair.freedom, settings, joint.register.to(joint.device), spacing, seed, joint.device), ""
+    except torch.OutOfMemoryError:
+        if joint.device == "cpu":
+            raise
+        torch.cuda.empty_cache()
+        said = f"the memory of {joint.device} does not hold the pair: it was registered on the CPU"
+        return register(fixed, moving, pair.freedom, settings, joint.register.to("cpu"), spacing, seed), said
 
 
 def _pair_model(pair: Pair, subject: Subject) -> Joint | None:
@@ -252,7 +288,7 @@ def _warped_labels(
     """Return the labels that a registration carries over, and how much they overlap before and after."""
     from cohortex.measures.segmentation import dice, mean_of
     from cohortex.models.regseg.deform import labels_on
-    from cohortex.models.regseg.grid import Grid, resample
+    from cohortex.models.regseg.grid import Grid, looked
 
     moving, fixed = pair.moving, pair.fixed
     made: list[Made] = []
@@ -279,22 +315,21 @@ def _warped_labels(
         made.append(_labels(fixed, back, f"{name}seg", joint, moving.volume.affine, entities, sources))
     if moving.id in users:
         theirs = users[moving.id]
-        array = theirs.volume.array()
-        moved = resample(array, theirs.volume.affine, grid, found.matrix, found.displacement, "nearest", 0.0).astype(array.dtype)
+        array, _ = at_hand(theirs.volume.data, theirs.volume.data.dtype)
+        labels = partial(looked, array, theirs.volume.affine, mode="nearest", outside=0.0)
+        moved = map_blocks(np.asarray, labels(grid, found.matrix, found.displacement), dtype=array.dtype)
         volume = theirs.volume.with_data(moved, grid.affine, {"step": "registered"})
         made.append(Made(volume, of=moving.id, tag="warpedlabels", entities={"space": to, "desc": "warpedlabels"}, sources=(theirs.id,)))
         if fixed is not None and fixed.id in users:
             truth = users[fixed.id].volume
             there = Grid(truth.shape, truth.affine)
-            as_is = resample(array, theirs.volume.affine, there, mode="nearest", outside=0.0)
-            then = resample(array, theirs.volume.affine, there, found.matrix, found.displacement, "nearest", 0.0)
-            true = truth.array(np.int64)
-            measures["labels_dice_before"] = mean_of(dice(true, as_is.astype(np.int64)))
-            measures["labels_dice_after"] = mean_of(dice(true, then.astype(np.int64)))
+            true, _ = at_hand(truth.data, truth.data.dtype)
+            measures["labels_dice_before"] = mean_of(dice(true, labels(there)))
+            measures["labels_dice_after"] = mean_of(dice(true, labels(there, found.matrix, found.displacement)))
     return made, measures
 
 
-def _labels_back(grid: Grid, soft: Tensor, box: Grid, found: Registration) -> np.ndarray:
+def _labels_back(grid: Grid, soft: ArrayLike, box: Grid, found: Registration) -> Any:
     """Return the fixed image's labels on the moving grid.
 
     A point q there is at y = matrix^-1 q before the deformation, and at y + backward(y) in the fixed world. The deformation is
@@ -308,7 +343,7 @@ def _labels_back(grid: Grid, soft: Tensor, box: Grid, found: Registration) -> np
 
 
 def _labels(
-    image: Image, labels: np.ndarray, tag: str, joint: Joint, affine: np.ndarray, entities: Mapping[str, str], sources: tuple[str, ...]
+    image: Image, labels: ArrayLike, tag: str, joint: Joint, affine: np.ndarray, entities: Mapping[str, str], sources: tuple[str, ...]
 ) -> Made:
     names = {str(k): v for k, v in _label_names(joint).items() if k}
     history = (*image.volume.history, {"step": tag, "model": joint.card["name"], "label_names": names})

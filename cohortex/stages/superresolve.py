@@ -10,7 +10,7 @@ import numpy as np
 
 from cohortex.blocks import Elementwise, Turned, map_columns, new_array
 from cohortex.errors import BadInput, Skip
-from cohortex.items import Image, Made
+from cohortex.items import Image, Made, told
 from cohortex.models.folder import Loaded, fits, load_used
 from cohortex.survey import Survey, survey
 from cohortex.volume import Volume
@@ -50,7 +50,7 @@ def superresolve(image: Image, settings: Mapping[str, Any], model: Mapping[str, 
     image : Image
     settings : mapping
         ``method``: srcnn3d (Pham et al. 2017, on the spline's result), spline (cubic) or none; ``min_anisotropy``, ``factor``,
-        ``max_factor``, ``consistency``, ``profile``, ``weights``. See ``schemas/stages/superresolve.json``.
+        ``max_factor``, ``consistency``, ``profile``, ``weights``, ``precision``. See ``schemas/stages/superresolve.json``.
     model : mapping
         What `load` gave.
     seed : int
@@ -105,11 +105,10 @@ def superresolve(image: Image, settings: Mapping[str, Any], model: Mapping[str, 
             code, reason = "no-fit", f"Interpolated by the spline only: {why}."
         else:
             start = fine_columns(through.agreeing_spline, look, count, axis, profile)
-            fine, fallback = apply_network(loaded, look, start, axis, volume.modality)
-            measures["model"] = loaded.card["name"]
+            wanted = settings.get("precision", "float32")
+            fine, precision, fallback = apply_network(loaded, look, start, axis, volume.modality, wanted)
+            measures |= {"model": loaded.card["name"], **told(precision, fallback)}
             step |= {"model": loaded.card["name"], "model_sha256": loaded.card["sha256"]}
-            if fallback:
-                measures["fallback"] = fallback
     if fine is None:
         fine = fine_columns(through.upsample, look, count, axis)
     consistent = bool(settings.get("consistency", True))
@@ -205,7 +204,7 @@ def misfit(card: Mapping[str, Any], volume: Volume, factor: float) -> str | None
     return reason
 
 
-def apply_network(model: Loaded, look: Survey, fine: Any, axis: int, modality: str) -> tuple[Any, str]:
+def apply_network(model: Loaded, look: Survey, fine: Any, axis: int, modality: str, wanted: str = "float32") -> tuple[Any, str, str]:
     """Run a network on interpolated slices, in the range of values of its card.
 
     Parameters
@@ -218,13 +217,15 @@ def apply_network(model: Loaded, look: Survey, fine: Any, axis: int, modality: s
         Slice axis; the network sees it as its last one.
     modality : str
         Decides about the range where the card does not.
+    wanted : {"float32", "auto"}
+        The setting ``precision``, see `cohortex.inference.choose_precision`.
 
     Returns
     -------
-    (x, y, z) float32 array-like, fallback
+    (x, y, z) float32 array-like, precision, fallback
         What was said where a GPU's memory did not suffice, else nothing.
     """
-    from cohortex.inference import run_network
+    from cohortex.inference import choose_precision, run_network, same_image
     from cohortex.models.intensity import from_unit, to_unit, unit_range_of, values_for
 
     low, high = unit_range_of(look, model.card.get("values") or values_for(modality))
@@ -233,14 +234,17 @@ def apply_network(model: Loaded, look: Survey, fine: Any, axis: int, modality: s
     unit = Turned(Elementwise(lambda block: to_unit(block, low, high), fine), order)
     out = new_array(fine.shape)
     words: list[str] = []
+    reach = (halo, halo, halo)
+    precision = choose_precision(wanted, model.network, unit, model.device, same_image, reach)
     run_network(
         model.network,
         unit,
-        (halo, halo, halo),
+        reach,
         BLOCK,
         model.device,
         out=Turned(out, order),
         finish=lambda made, _: from_unit(made, low, high),
+        precision=precision,
         say=words.append,
     )
-    return out, "; ".join(words)
+    return out, precision, "; ".join(words)

@@ -26,13 +26,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from cohortex.inference import channels_last, class_probabilities
+from cohortex.inference import channels_last
 from cohortex.items import DEMO_SITE, Image
 from cohortex.measures.registration import folding_percent
 from cohortex.measures.segmentation import dice, mean_of
 from cohortex.models import registry
 from cohortex.models.regseg.deform import displaced_mind_loss
 from cohortex.models.regseg.losses import consistency_loss, dice_loss, diffusion, folding_loss, foreground_kept, soft_dice
+from cohortex.models.regseg.segment import class_probabilities
 from cohortex.models.regseg.warp import sample, warp
 from cohortex.training.regseg_data import (
     Case,
@@ -360,8 +361,8 @@ def _predict(run: Run, cases: Sequence[Case]) -> None:
     for case in cases:
         said = []
         for modality, image in zip(run.material.modalities, (case.fixed_fine, case.moving_fine), strict=True):
-            probabilities = class_probabilities(run.nets.segment[modality], image.astype(np.float32), run.device)
-            said.append(coarser(probabilities[None], case.fine_grid, case.grid).to(run.device))
+            probabilities, _ = class_probabilities(run.nets.segment[modality], image, run.material.classes, run.device)
+            said.append(coarser(torch.from_numpy(probabilities[...])[None], case.fine_grid, case.grid).to(run.device))
         run.soft[case.subject] = (said[0], said[1])
 
 
@@ -384,8 +385,8 @@ def evaluate(run: Run, cases: Sequence[Case]) -> list[dict[str, float]]:
             run.material.modalities, (case.fixed_fine, case.moving_fine), (case.fixed_labels, case.moving_labels), strict=True
         ):
             if known is not None:
-                said = class_probabilities(run.nets.segment[modality], image.astype(np.float32), run.device).argmax(0).numpy()
-                scores = dice(known, said)
+                probabilities, _ = class_probabilities(run.nets.segment[modality], image, run.material.classes, run.device)
+                scores = dice(known, probabilities[...].argmax(0))
                 row[f"dice_{modality}"] = mean_of(scores)
                 row.update({f"dice_{modality}_{label}": value for label, value in scores.items()})
         results.append(row)

@@ -88,11 +88,11 @@ def test_a_class_that_is_best_nowhere_can_win_between_others() -> None:
     assert found[:, 0, 0].tolist() == [0, 0, 2, 1, 1]
 
 
-def test_lazy_scores_are_read_in_slabs_and_give_the_same_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lazy_scores_are_read_in_blocks_and_give_the_same_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = np.random.default_rng(0).normal(size=(7, 40, 10, 11)).astype(np.float32)
     matrix = np.diag([0.4, 0.7, 0.5, 1.0])
     whole = labels_from_scores(scores, matrix, (100, 14, 20))
-    monkeypatch.setattr(module, "SLAB_MB", scores.nbytes / 1e6 / 5)
+    monkeypatch.setattr(module, "room", lambda itemsize: scores.nbytes // 5 // itemsize)
     for kind in (np.float32, np.float16):
         lazy = Lazy(scores.astype(kind))
         into = np.full(whole.shape, 99, np.uint8)

@@ -13,6 +13,7 @@ from cohortex import inference, labelling, norms
 from cohortex.blocks import Plan, planned
 from cohortex.io.scratch import Scratch
 from cohortex.models import registry
+from cohortex.models.regseg import segment as segmenting
 from cohortex.models.regseg.unet3d import unet3d
 
 
@@ -238,18 +239,128 @@ def test_frozen_norms_bring_blocks_closer_to_the_whole_with_every_pass(norm):
     assert (near == wanted).mean() > 0.9999 > (far == wanted).mean()
 
 
-def test_bfloat16_is_taken_only_where_the_labels_agree(monkeypatch):
+def test_bfloat16_is_taken_only_where_what_comes_out_is_alike(monkeypatch):
     monkeypatch.setattr(inference, "computes_bfloat16", lambda device: True)
     clear = nn.Conv3d(1, 2, 1)
     with torch.no_grad():
         clear.weight[:, 0, 0, 0, 0] = torch.tensor([-1.0, 1.0])
         clear.bias[:] = torch.tensor([0.5, -0.5])
-    sample = random((16, 16, 16))
-    assert inference.choose_precision(clear.eval(), sample)[0] == "bfloat16"
+    sample = random((90, 16, 16))
+    assert inference.choose_precision("auto", clear.eval(), sample) == "bfloat16"
+    assert inference.choose_precision("float32", clear, sample) == "float32"
     with torch.no_grad():
         clear.weight[:] *= 1e-3
         clear.bias[:] = 100
-    precision, share = inference.choose_precision(clear, sample)
-    assert (precision, share < 0.995) == ("float32", True)
+    assert inference.choose_precision("auto", clear, sample) == "float32"
+    fine, coarse = nn.Conv3d(1, 1, 1).eval(), nn.Conv3d(1, 1, 1).eval()
+    with torch.no_grad():
+        fine.weight[:], fine.bias[:] = 0.01, 0
+        coarse.weight[:], coarse.bias[:] = 1, 0.3
+    assert inference.choose_precision("auto", fine, sample, alike=inference.same_image) == "bfloat16"
+    assert inference.choose_precision("auto", coarse, sample, alike=inference.same_image) == "float32"
     monkeypatch.setattr(inference, "computes_bfloat16", lambda device: False)
-    assert inference.choose_precision(clear, sample) == ("float32", 1.0)
+    assert inference.choose_precision("auto", fine, sample, alike=inference.same_image) == "float32"
+
+
+def test_the_sample_of_a_small_image_has_the_axes_that_the_network_wants(monkeypatch):
+    monkeypatch.setattr(inference, "computes_bfloat16", lambda device: True)
+    network = small_unet()
+    seen = []
+    network.register_forward_hook(lambda _, inputs, __: seen.append(tuple(inputs[0].shape[2:])))
+    inference.choose_precision("auto", network, random((21, 130, 9)), multiple=network.multiple)
+    assert seen == [(22, 64, 10)] * 2
+    redcnn = registry.build("denoise", "redcnn", filters=2).eval()
+    reach = (redcnn.halo, redcnn.halo, 0)
+    assert inference.choose_precision("auto", redcnn, random((9, 12, 1)), "cpu", inference.same_image, reach, slicewise=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"halo": 8}, {"overlap": 0.5}])
+def test_probabilities_are_kept_where_labels_are_wanted_later(tmp_path, options):
+    network, array = small_unet(), random((40, 21, 34))
+    labels, _ = labelling.segment(network, array, 3, (16, 16, 24), multiple=2, **options)
+    soft, _ = labelling.segment(network, array, 3, (16, 16, 24), multiple=2, keep="probabilities", **options)
+    assert soft.shape == (3, 40, 21, 34)
+    np.testing.assert_allclose(soft.sum(0), 1, atol=1e-5)
+    ordered = np.sort(soft, axis=0)
+    clear = ordered[-1] - ordered[-2] > 1e-5
+    assert clear.mean() > 0.9
+    assert np.array_equal(soft.argmax(0)[clear], labels[clear])
+    with planned(Plan(memory_mb=0, scratch=tmp_path)):
+        there, _ = labelling.segment(network, array, 3, (16, 16, 24), multiple=2, keep="probabilities", **options)
+    assert isinstance(there, Scratch)
+    assert there.whole()
+    assert there[...].tobytes() == soft.tobytes()
+
+
+def test_probabilities_of_nothing_are_background_and_of_one_class_those_of_the_sigmoid():
+    array = random((32, 16, 16))
+    array[:16] = 0
+    nothing = {"empty": lambda block: not block.any(), "keep": "probabilities"}
+    soft, _ = labelling.segment(small_unet(), array, 3, (16, 16, 16), multiple=2, **nothing)
+    assert (soft[:, :16] == np.array([1, 0, 0]).reshape(3, 1, 1, 1)).all()
+    logit = nn.Conv3d(1, 1, 1).eval()
+    wanted = torch.sigmoid(logit(torch.from_numpy(array)[None, None]))[0].detach().numpy()
+    for options in ({}, {"overlap": 0.5}):
+        soft, _ = labelling.segment(logit, array, 1, (16, 16, 16), threshold=0.5, keep="probabilities", **options)
+        np.testing.assert_allclose(soft, wanted, atol=1e-6)
+
+
+def test_a_working_image_that_is_cut_has_nearly_the_labels_of_the_whole(monkeypatch, tmp_path):
+    network, array = small_unet(), random((64, 40, 48))
+    whole, _ = segmenting.class_probabilities(network, array, 3)
+    with torch.no_grad():
+        wanted = torch.softmax(network(torch.from_numpy(array)[None, None]), 1)[0]
+    np.testing.assert_allclose(whole, wanted.numpy(), atol=1e-6)
+    monkeypatch.setattr(segmenting, "BLOCK", (32, 32, 32))
+    with planned(Plan(memory_mb=0, scratch=tmp_path)):
+        parts, precision = segmenting.class_probabilities(network, array, 3)
+    assert precision == "float32"
+    assert isinstance(parts, Scratch)
+    np.testing.assert_allclose(parts[...], whole, atol=1e-4)
+
+
+def test_a_network_that_ended_on_the_cpu_goes_back_to_its_device_for_the_next_volume():
+    network, places = nn.Conv3d(1, 1, 1).eval(), []
+    network.to = lambda device: places.append(device) or network
+    runner = inference.Runner(network, "cpu:0", (32, 32, 32))
+    runner.shrink()
+    inference.Runner(network, "cpu:0", (32, 32, 32))
+    assert places == ["cpu:0", "cpu", "cpu:0"]
+
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is seen here: what runs on a GPU is not tested")
+
+
+@cuda
+def test_on_a_gpu_networks_give_what_they_give_on_the_cpu():
+    network, array = small_unet(), random((40, 37, 34))
+    options = {"multiple": 2, "halo": network.halo, "keep": "probabilities"}
+    wanted, _ = labelling.segment(network, array, 3, (16, 16, 24), **options)
+    made, device = labelling.segment(network, array, 3, (16, 16, 24), "cuda", **options)
+    assert device == "cuda"
+    np.testing.assert_allclose(made, wanted, atol=2e-3)
+    kernel = registry.build("superresolve", "srcnn3d").eval()
+    here, _ = inference.run_network(kernel, array, (6, 6, 6), (32, 32, 32))
+    there, device = inference.run_network(kernel, array, (6, 6, 6), (32, 32, 32), "cuda")
+    assert device == "cuda"
+    np.testing.assert_allclose(there, here, atol=2e-3)
+    half, _ = inference.run_network(kernel, array, (6, 6, 6), (32, 32, 32), "cuda", precision="bfloat16")
+    assert 0 < np.abs(half - here).max() < 0.1
+
+
+@cuda
+def test_on_a_gpu_without_room_the_work_goes_on_in_smaller_blocks():
+    class Hungry(nn.Module):
+        """Wants more than any GPU has for blocks above 32 voxels."""
+
+        def forward(self, x):
+            if max(x.shape[2:]) > 32:
+                torch.empty(2**46, dtype=torch.uint8, device=x.device)
+            return torch.cat([-x, x - 0.8], 1)
+
+    array, words = random((64, 64, 64)), []
+    made, device = labelling.segment(Hungry(), array, 2, (64, 64, 64), "cuda", multiple=16, say=words.append)
+    assert device == "cuda"
+    assert len(words) == 3
+    assert np.array_equal(made, (array - 0.8 > -array).astype(np.uint8))
+    assert torch.cuda.memory_allocated() < 2**30

@@ -1,5 +1,8 @@
 """Stages on a volume that does not stay in memory give the bytes that they give where it does."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -16,13 +19,20 @@ from cohortex.io.scratch import Scratch
 from cohortex.io.sharded import Sharded, publish_sharded
 from cohortex.items import Image, Made
 from cohortex.models import registry
+from cohortex.models.classify.classifier import Classifier
+from cohortex.models.classify.features import scan_names
+from cohortex.models.classify.fusion import Fusion
 from cohortex.models.folder import Loaded
+from cohortex.models.regseg import segment as segmenting
 from cohortex.stages.acquire import acquire
+from cohortex.stages.classify import classify
 from cohortex.stages.denoise import denoise
 from cohortex.stages.export import label_names
 from cohortex.stages.preprocess import preprocess
+from cohortex.stages.regseg import regseg
 from cohortex.stages.superresolve import superresolve
 from cohortex.volume import Volume
+from tests.large_heads import as_image, head, joint, regseg_section
 
 
 def phantom(shape, spacing, modality):
@@ -171,3 +181,103 @@ def test_labels_of_a_large_map_are_named_without_loading_it(tmp_path):
     image = Image("1_x+seg", "1", "", "T1w", "labels", body_part="head", opener=lambda: Volume(labels, np.eye(4), kind="labels"))
     with planned(Plan(memory_mb=0, scratch=tmp_path)):
         assert list(label_names(image)) == ["1", "6"]
+
+
+def classifier() -> dict[str, Classifier]:
+    torch.manual_seed(0)
+    extra = {
+        "modalities": ["T1w", "CT"],
+        "features": [],
+        "grain": {"spacing_mm": 4.0, "bins": 16},
+        "input": {"size": [20, 24, 22], "spacing_mm": 6.0},
+        "needs_labels": True,
+        "parts": ["cnn"],
+    }
+    network = registry.build("classify", "smallcnn3d", classes=2).eval()
+    return {"m": Classifier(CARD | {"classes": ["a", "b"], "extra": extra}, None, network, Fusion(np.ones(1), np.ones(1)))}
+
+
+def told(made: list[Made], folder) -> dict:
+    """Return what a stage made of a subject: the bytes of every file, measures and pictures."""
+    folder.mkdir()
+    found = {}
+    for each in made:
+        name, content = f"{each.of}+{each.tag}", each.content
+        if isinstance(content, Volume):
+            write_ozx(folder / f"{name}.ozx", content)
+            content = (folder / f"{name}.ozx").read_bytes()
+        elif isinstance(content, np.ndarray):
+            content = content.tobytes()
+        pictures = {picture: array.tobytes() for picture, array in each.previews.items()}
+        found[name] = (repr(content) if isinstance(content, dict) else content, each.measures, each.status, each.reason, pictures)
+    return found
+
+
+@pytest.fixture(scope="module")
+def in_memory(root, tmp_path_factory):
+    """What both stages make of a subject that fits into memory."""
+    folder = tmp_path_factory.mktemp("whole")
+    scans = {"1_T1w": head("T1w"), "1_CT": head("CT", bulge_mm=7.0)}
+    scans = {name: volume.with_data(volume.array()) for name, volume in scans.items()}
+    images = [as_image(name, volume) for name, volume in scans.items()]
+    truth = {name: volume.with_data((volume.array() > 80).astype(np.uint16) * 3, kind="labels") for name, volume in scans.items()}
+    images += [as_image(f"{name}+labels", volume) for name, volume in truth.items()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(survey, "LARGEST", 2**14)
+        patch.setattr(segmenting, "BLOCK", (32, 32, 32))
+        patch.setattr(segmenting, "CONTEXT", 8)
+        made = regseg(images, regseg_section(root), joint(), 0)
+        derived = [as_image(f"{m.of}+{m.tag}", m.content) for m in made if isinstance(m.content, Volume) and m.content.kind != "field"]
+        tables = classify([*images, *derived], {"default": {"weights": "m"}}, classifier(), 0)
+    return images, derived, told(made, folder / "regseg"), told(tables, folder / "classify")
+
+
+@pytest.mark.parametrize("memory_mb", [8, 0])
+def test_a_subject_gives_the_same_bytes_and_measures_in_blocks(tmp_path, monkeypatch, root, in_memory, memory_mb):
+    images, derived, wanted, tables = in_memory
+    monkeypatch.setattr(survey, "LARGEST", 2**14)
+    monkeypatch.setattr(segmenting, "BLOCK", (32, 32, 32))
+    monkeypatch.setattr(segmenting, "CONTEXT", 8)
+    assert {"1_CT+warped", "1_CT+field", "1_CT+warpedseg", "1_T1w+CTseg", "1_CT+warpedlabels", "1_T1w+seg", "1_CT+seg"} <= set(wanted)
+    with planned(Plan(threads=2, memory_mb=memory_mb, scratch=tmp_path)):
+        files = [as_image(i.id, i.volume, tmp_path / f"{i.id}.ozx") for i in images]
+        made = regseg(files, regseg_section(root), joint(), 0)
+        for each in made:
+            if isinstance(each.content, Volume) and (each.content.kind != "labels" or memory_mb == 0):
+                assert isinstance(each.content.data, Scratch), each.tag
+        assert told(made, tmp_path / "made") == wanted
+        del made
+        assert not list(tmp_path.glob(".scratch.*"))
+        files += [as_image(i.id, i.volume, tmp_path / f"{i.id}.ozx") for i in derived]
+        found = classify(files, {"default": {"weights": "m"}}, classifier(), 0)
+    assert told(found, tmp_path / "tables") == tables
+    features = next(each for each in found if each.tag == "features").content
+    assert len(features["feature"]) >= len(scan_names())
+    assert np.isfinite(features["value"]).sum() > 40
+    assert any(each.tag == "class" for each in found)
+
+
+def test_features_of_a_region_that_is_too_large_are_left_out_with_the_reason(monkeypatch, in_memory):
+    images, derived, *_ = in_memory
+    monkeypatch.setattr("cohortex.models.classify.features.LARGEST", 1000)
+    made = {(each.of, each.tag): each for each in classify([*images, *derived], {"default": {"weights": "m"}}, classifier(), 0)}
+    # the network's box is small, so it decides all the same
+    assert made["1_T1w", ""].status == "ok"
+    assert ("1_T1w", "features") not in made
+    word = {each.of: each for each in classify([*images, *derived], {"default": {}}, {}, 0)}["1_T1w"]
+    assert (word.status, word.code) == ("skipped", "region-too-large")
+    assert "at most 1000 voxels" in word.reason
+
+
+def test_a_subject_goes_through_a_process_that_could_not_hold_it(root, tmp_path):
+    spacing = (0.8, 0.9, 0.9)
+    for name, volume in {
+        "1_T1w": head("T1w", spacing),
+        "1_CT": head("CT", spacing, 7.0),
+        "1_T1w+seg": head("T1w", spacing, labels=True),
+    }.items():
+        write_ozx(tmp_path / f"{name}.ozx", volume)
+    one_mb = int(np.prod(volume.shape)) * 4 // 2**20
+    line = [sys.executable, "-m", "tests.large_heads", str(tmp_path), "16", str(one_mb * 3 // 2)]
+    done = subprocess.run(line, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

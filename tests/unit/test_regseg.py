@@ -143,7 +143,7 @@ def test_a_rigid_motion_of_the_mni_head_is_found_though_its_contrast_is_inverted
     lattice = grids.Grid((68, 80, 68), np.array([[3.0, 0, 0, -100], [0, 3.0, 0, -130], [0, 0, 3.0, -85], [0, 0, 0, 1]]))
     there = grids.resample(array, affine, lattice, np.linalg.inv(truth), outside=0.0)
     inverted = np.where(there > 15, 300 - there, 0) + rng.normal(0, 5, there.shape)
-    found = poses.align(poses.scan_of(array, affine, "T1w"), poses.scan_of(inverted.astype(np.float32), lattice.affine, "T2w"), seed=seed)
+    found = poses.align(prepare(array, affine, "T1w").scan(), prepare(inverted.astype(np.float32), lattice.affine, "T2w").scan(), seed=seed)
     points = np.c_[rng.uniform(-60, 60, (50, 3)), np.ones(50)]
     assert np.linalg.norm((points @ found.matrix.T - points @ truth.T)[:, :3], axis=1).mean() < 1.0
     assert found.after > found.before
@@ -151,7 +151,7 @@ def test_a_rigid_motion_of_the_mni_head_is_found_though_its_contrast_is_inverted
 
 def test_an_image_that_is_aligned_stays(template):
     array, affine = template
-    scan = poses.scan_of(array, affine, "T1w")
+    scan = prepare(array, affine, "T1w").scan()
     found = poses.align(scan, scan, seed=0)
     assert np.allclose(found.matrix, np.eye(4), atol=0.02)
     assert found.after >= found.before
@@ -169,7 +169,7 @@ def test_images_that_lie_together_already_are_no_reason_for_a_warning(template):
 
 @pytest.mark.parametrize(("shift_mm", "turn_deg", "small"), [(1.0, 1.0, True), (9.0, 0.5, False), (0.5, 11.0, False)])
 def test_a_search_that_ends_far_from_the_headers_pose_does_not_confirm_it(template, shift_mm, turn_deg, small):
-    scan = poses.scan_of(*template, "T1w")
+    scan = prepare(*template, "T1w").scan()
     middle = poses._middle(scan, np.mean)
     ended = np.eye(4)
     ended[:3, :3] = poses.rotation((turn_deg, 0, 0))
@@ -213,7 +213,7 @@ def test_labels_of_probabilities_are_the_best_class_and_background_beyond_the_bo
     soft[0], soft[2, :2] = 0.4, 0.6
     box = grids.Grid((4, 4, 4), np.eye(4))
     big = grids.Grid((8, 4, 4), np.array([[1.0, 0, 0, -2], [0, 1.0, 0, 0], [0, 0, 1.0, 0], [0, 0, 0, 1]]))
-    assert labels_on(big, soft, box)[:, 0, 0].tolist() == [0, 0, 2, 2, 0, 0, 0, 0]
+    assert labels_on(big, soft.numpy(), box)[:, 0, 0].tolist() == [0, 0, 2, 2, 0, 0, 0, 0]
 
 
 @settings(max_examples=20, deadline=None)
@@ -241,7 +241,7 @@ def test_labels_and_images_are_those_of_interpolating_everything(seed, displaced
     inside = ((points >= -0.5) & (points <= np.array(box.shape) - 0.5)).all(axis=-1)
     ordered = np.sort(shares, axis=0)
     clear = (ordered[-1] - ordered[-2] > 1e-4) & (np.abs(np.abs(points - np.array([3, 4, 3.5])) - np.array([3.5, 4.5, 4])).min(-1) > 1e-4)
-    found = labels_on(grid, soft, box, matrix, moved)
+    found = labels_on(grid, soft.numpy(), box, matrix, moved)
     assert (found == shares.argmax(axis=0) * inside)[clear].all()
     image = grids.resample(soft[0].numpy(), box.affine, grid, matrix, moved)
     assert np.allclose(image, shares[0], atol=1e-4)

@@ -148,7 +148,7 @@ def ask(classifier: Classifier, scan: Image, images: Sequence[Image], vectors: V
             logs.append(predict_logits(classifier.logistic, row))
         else:
             shown = network_input(
-                scan.volume.array(np.float32),
+                scan.volume.data,
                 labels_of(scan, images),
                 scan.volume.spacing,
                 extra["input"]["size"],

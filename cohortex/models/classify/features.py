@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 
+from cohortex.errors import Skip
 from cohortex.measures.components import find_components
 from cohortex.models.classify.radiomics import radiomics
-from cohortex.models.classify.regrid import LESION, TISSUES, brain, isotropic, robust_scale
+from cohortex.models.classify.regrid import LESION, TISSUES, bounding_box, brain, isotropic, robust_scale
+from cohortex.volume import ArrayLike
 
 REGIONS = (*TISSUES, "brain")
 INTENSITIES = ("mean", "variance", "skewness", "p10", "p90")
@@ -25,6 +28,8 @@ TEXTURES = (
 )
 TEXTURED = ("lesion", "brain")
 SHAPES = ("surface_to_volume", "sphericity", "maximum_diameter", "elongation", "flatness")
+LARGEST = 2**25
+"""Voxels of the box around a brain up to which features are taken, whatever the memory: some 40 bytes each, a brain at 0.4 mm."""
 CALIBRATED = ("CT",)
 """Modalities whose values mean something by themselves (HU); all others are put in units of the brain's own spread."""
 
@@ -55,16 +60,16 @@ def vector_names(modalities: Sequence[str]) -> tuple[str, ...]:
 
 
 def scan_features(
-    image: np.ndarray, labels: np.ndarray, spacing: Sequence[float], modality: str, step_mm: float = 2.0, bins: int = 32
+    image: ArrayLike, labels: ArrayLike, spacing: Sequence[float], modality: str, step_mm: float = 2.0, bins: int = 32
 ) -> dict[str, float]:
-    """Return the features of a head scan.
+    """Return the features of a head scan; of a volume larger than memory only the box around the brain is read.
 
     Parameters
     ----------
-    image : (x, y, z) array
+    image : (x, y, z) array-like
         HU for CT. Other modalities may have any unit: they are centred on the brain's median and divided by the distance
         of its 10th to its 90th percentile.
-    labels : (x, y, z) integer array
+    labels : (x, y, z) integer array-like
         1 CSF, 2 grey matter, 3 white matter, 6 lesion; the rest is not looked at.
     spacing : three floats
         mm. Volumes, shapes and intensities are taken on this grid, texture on an isotropic one of `step_mm`.
@@ -77,13 +82,18 @@ def scan_features(
     -------
     dict of str to float
         `scan_names`. Without brain all are NaN; without lesion its volume, share and number are 0 and the rest is NaN.
+
+    Raises
+    ------
+    Skip
+        ``region-too-large`` when the box around the brain has more than `LARGEST` voxels.
     """
-    inside = brain(labels)
-    if not inside.any():
+    cut = _cut(image, labels)
+    if cut is None:
         return dict.fromkeys(scan_names(), float("nan"))
-    image, labels = _cut(inside, image, labels)
+    values, labels = cut
     inside = brain(labels)
-    values = _scaled(image, inside, modality)
+    values = _scaled(values, inside, modality)
     millilitres = float(np.prod(spacing)) / 1000.0
     counts = {name: int((labels == label).sum()) for name, label in TISSUES.items()} | {"brain": int(inside.sum())}
     found = {f"{name}_volume_ml": count * millilitres for name, count in counts.items()}
@@ -106,28 +116,35 @@ def scan_features(
     return {name: found[name] for name in scan_names()}
 
 
-def pair_features(image: np.ndarray, labels: np.ndarray, spacing: Sequence[float], modality: str) -> dict[str, float]:
+def pair_features(image: ArrayLike, labels: ArrayLike, spacing: Sequence[float], modality: str) -> dict[str, float]:
     """Return the features of a registered scan under the labels of the scan that it was brought to.
 
-    Parameters and missing values are those of `scan_features`; the names are `pair_names`.
+    Parameters, missing values and errors are those of `scan_features`; the names are `pair_names`.
     """
-    inside = brain(labels)
-    if not inside.any():
+    cut = _cut(image, labels)
+    if cut is None:
         return dict.fromkeys(pair_names(), float("nan"))
-    image, labels = _cut(inside, image, labels)
+    values, labels = cut
     inside, lesion = brain(labels), labels == LESION
-    values = _scaled(image, inside, modality)
+    values = _scaled(values, inside, modality)
     found = _intensities("lesion", values, lesion, spacing) | _intensities("brain", values, inside, spacing)
     return found | {"lesion_contrast": _contrast(values, lesion, inside)}
 
 
-def _cut(inside: np.ndarray, *arrays: np.ndarray) -> list[np.ndarray]:
-    """Return the arrays inside the bounding box of a mask."""
-    box = []
-    for axis in range(3):
-        hit = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
-        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
-    return [array[tuple(box)] for array in arrays]
+def _cut(image: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return image and labels inside the box around the brain, None where there is none."""
+    box = bounding_box(labels)
+    if box is None:
+        return None
+    edges = [b - a for a, b in box]
+    if prod(edges) > LARGEST:
+        raise Skip(
+            "region-too-large",
+            f"The brain fills {' x '.join(map(str, edges))} voxels, and features are taken of at most {LARGEST} voxels: "
+            "resample the scan (preprocess: resample) to have them.",
+        )
+    here = tuple(slice(a, b) for a, b in box)
+    return np.asarray(image[here], dtype=np.float32), np.asarray(labels[here])
 
 
 def _scaled(image: np.ndarray, inside: np.ndarray, modality: str) -> np.ndarray:

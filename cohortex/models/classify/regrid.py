@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import prod
 
 import numpy as np
+
+from cohortex.blocks import ALIGN, Box, Elementwise, Within, at_hand, map_columns, over_blocks
+from cohortex.survey import sample_of, spread
+from cohortex.volume import ArrayLike
 
 LESION = 6
 TISSUES = {"csf": 1, "gm": 2, "wm": 3, "lesion": LESION}
@@ -79,16 +84,35 @@ def robust_scale(values: np.ndarray) -> tuple[float, float]:
     return float(middle), float(high - low) if high > low else 1.0
 
 
-def network_input(
-    image: np.ndarray, labels: np.ndarray | None, spacing: Sequence[float], size: Sequence[int], step_mm: float
-) -> np.ndarray:
-    """Return what the 3-D network sees of a scan.
+def bounding_box(labels: ArrayLike) -> Box | None:
+    """Return the box around the brain of a label map, which may be lazy; None where there is none."""
+
+    def one(box: Box, block: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        inside, ends = brain(block), []
+        for axis, (start, _) in enumerate(box):
+            hit = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
+            if hit.size == 0:
+                return None
+            ends.append((start + int(hit[0]), start + int(hit[-1]) + 1))
+        low, high = np.array(ends).T
+        return low, high
+
+    found = [each for each in over_blocks(one, labels) if each is not None]
+    if not found:
+        return None
+    low, high = np.min([low for low, _ in found], axis=0), np.max([high for _, high in found], axis=0)
+    x, y, z = ((int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return x, y, z
+
+
+def network_input(image: ArrayLike, labels: ArrayLike | None, spacing: Sequence[float], size: Sequence[int], step_mm: float) -> np.ndarray:
+    """Return what the 3-D network sees of a scan, which may be larger than memory.
 
     Parameters
     ----------
-    image : (x, y, z) array
+    image : (x, y, z) array-like
         In RAS order.
-    labels : (x, y, z) integer array or None
+    labels : (x, y, z) integer array-like or None
         Label map of a head on the same grid.
     spacing : three floats
         mm.
@@ -103,22 +127,72 @@ def network_input(
         The image, its values centred on the median of the brain (of the foreground without labels) and divided by the
         distance of the 10th to the 90th percentile, cut at +-4, 0 outside the image; then the share of CSF, grey
         matter, white matter and lesion in each voxel, the lesion's times `LESION_GAIN` (0 without labels). The grid is
-        centred on the brain.
+        centred on the brain. Median and percentiles of more than 2^25 voxels are those of `cohortex.survey`'s cubes.
     """
-    values = np.nan_to_num(image.astype(np.float32, copy=False), nan=0.0, posinf=0.0, neginf=0.0)
-    region = brain(labels) if labels is not None else np.zeros(values.shape, bool)
-    if not region.any():
-        region = values > values.mean()
-    middle, scale = robust_scale(values[region])
-    weights = []
-    for axis, (length, old, count) in enumerate(zip(values.shape, spacing, size, strict=True)):
-        mass = region.sum(axis=tuple(a for a in range(3) if a != axis))
-        centre = float((mass * np.arange(length)).sum() / mass.sum()) if mass.sum() else (length - 1) / 2
-        centres = (np.arange(count) - (count - 1) / 2) * step_mm + centre * old
-        weights.append(axis_weights(length, old, centres, step_mm))
+    values = Elementwise(_finite, image)
+    brains = None if labels is None else Elementwise(brain, labels, bool)
+    region = brains if brains is not None and bounding_box(labels) is not None else _bright(values)  # pyright: ignore[reportArgumentType]
+    middle, scale = robust_scale(_values_in(values, region))
+    mass = [sum(parts) for parts in zip(*over_blocks(_profiles(region.shape), region), strict=True)]
+    weights, box = [], []
+    for length, old, count, along in zip(values.shape, spacing, size, mass, strict=True):
+        centre = float((along * np.arange(length)).sum() / along.sum()) if along.sum() else (length - 1) / 2
+        matrix = axis_weights(length, old, (np.arange(count) - (count - 1) / 2) * step_mm + centre * old, step_mm)
+        # only what the box of the network covers is read
+        hit = np.flatnonzero(matrix.any(axis=0))
+        start, stop = (int(hit[0]), int(hit[-1]) + 1) if hit.size else (0, 1)
+        weights.append(np.ascontiguousarray(matrix[:, start:stop]))
+        box.append((start, stop))
+    covered: Box = (box[0], box[1], box[2])
     found = np.zeros((1 + len(TISSUES), *size), dtype=np.float32)
-    found[0] = apply_weights(np.clip((values - middle) / scale, -4.0, 4.0), weights)
+    clipped = Elementwise(lambda block: np.clip((_finite(block) - middle) / scale, -4.0, 4.0).astype(np.float32), Within(image, covered))
+    found[0] = _weighed(clipped, weights)
     if labels is not None:
+        near, _ = at_hand(Within(labels, covered), labels.dtype)
         for channel, label in enumerate(TISSUES.values(), start=1):
-            found[channel] = apply_weights(labels == label, weights) * (LESION_GAIN if label == LESION else 1.0)
+            share = Elementwise(lambda block, label=label: (block == label).astype(np.float32), near)
+            found[channel] = _weighed(share, weights) * (LESION_GAIN if label == LESION else 1.0)
     return found
+
+
+def _finite(block: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(block.astype(np.float32, copy=False), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _bright(values: ArrayLike) -> Elementwise:
+    """Return the mask of the values above their mean, which is added up in blocks that do not depend on the memory."""
+    sums = over_blocks(lambda _, block: block.sum(dtype=np.float64), values, block=(2 * ALIGN,) * 3)
+    mean = np.float32(sum(sums) / prod(values.shape))
+    return Elementwise(lambda block: block > mean, values, bool)
+
+
+def _values_in(values: ArrayLike, region: ArrayLike) -> np.ndarray:
+    """Return the values inside a mask; of a large volume those in its sample."""
+    if spread(tuple(values.shape)) is not None:
+        return sample_of(values)[sample_of(region)]
+    return np.concatenate(over_blocks(lambda _, block, inside: block[inside], values, region))
+
+
+def _profiles(shape: Sequence[int]) -> Callable[[Box, np.ndarray], list[np.ndarray]]:
+    """Return the function that tells how many voxels of a block of a mask lie in each plane of the volume, by axis."""
+
+    def one(box: Box, block: np.ndarray) -> list[np.ndarray]:
+        counts = []
+        for axis, (length, (start, stop)) in enumerate(zip(shape, box, strict=True)):
+            along = np.zeros(length, np.int64)
+            along[start:stop] = block.sum(axis=tuple(a for a in range(3) if a != axis))
+            counts.append(along)
+        return counts
+
+    return one
+
+
+def _weighed(array: ArrayLike, weights: Sequence[np.ndarray]) -> np.ndarray:
+    """Return what `apply_weights` does, one axis after the other in columns that do not depend on the memory."""
+    for axis, matrix in enumerate(weights):
+
+        def column(block: np.ndarray, axis: int = axis, matrix: np.ndarray = matrix) -> tuple[np.ndarray, None]:
+            return np.moveaxis(np.tensordot(matrix, block, axes=(1, axis)), 0, axis), None
+
+        array, _ = map_columns(column, array, axis=axis, count=len(matrix))
+    return np.asarray(array[...])

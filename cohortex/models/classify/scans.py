@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cohortex.errors import BadInput
+from cohortex.errors import BadInput, Skip
 from cohortex.items import Image
 from cohortex.models.classify.features import pair_features, pair_names, scan_features, scan_names
+from cohortex.volume import ArrayLike
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ def plain_scans(images: Sequence[Image]) -> list[Image]:
     return sorted((i for i in images if i.kind == "image" and i.role == "image" and "+" not in i.id), key=lambda i: i.id)
 
 
-def labels_of(scan: Image, images: Sequence[Image]) -> np.ndarray | None:
-    """Return the label map that the pipeline made of a scan, on the scan's grid; None where there is none.
+def labels_of(scan: Image, images: Sequence[Image]) -> ArrayLike | None:
+    """Return the label map that the pipeline made of a scan, on the scan's grid, as lazy as it is stored; None where there is none.
 
     Raises
     ------
@@ -50,7 +51,7 @@ def labels_of(scan: Image, images: Sequence[Image]) -> np.ndarray | None:
             "labels-grid",
             f"The labels {name} have {found.volume.shape} voxels, their image {scan.volume.shape}; segment this subject again.",
         )
-    return found.volume.array()
+    return found.volume.data
 
 
 @dataclass
@@ -62,22 +63,30 @@ class Vectors:
     images : sequence of Image
         Everything of the subject.
     grain : Grain
+    known : dict
+        By scan, what was computed before.
+    refused : dict
+        By scan, why its features are missing although it has labels.
     """
 
     images: Sequence[Image]
     grain: Grain = Grain()
     known: dict[str, dict[str, float]] = field(default_factory=dict)
+    refused: dict[str, Skip] = field(default_factory=dict)
 
     def of_scan(self, scan: Image) -> dict[str, float] | None:
-        """Return a scan's own features without its modality in their names; None without labels."""
-        if scan.id not in self.known:
+        """Return a scan's own features without its modality in their names; None without labels, or where they were `refused`."""
+        if scan.id not in self.known and scan.id not in self.refused:
             labels = labels_of(scan, self.images)
             if labels is None:
                 return None
-            self.known[scan.id] = scan_features(
-                scan.volume.array(np.float32), labels, scan.volume.spacing, scan.modality, self.grain.spacing_mm, self.grain.bins
-            )
-        return self.known[scan.id]
+            try:
+                self.known[scan.id] = scan_features(
+                    scan.volume.data, labels, scan.volume.spacing, scan.modality, self.grain.spacing_mm, self.grain.bins
+                )
+            except Skip as skip:
+                self.refused[scan.id] = skip
+        return self.known.get(scan.id)
 
     def of_subject(self, scan: Image, modalities: Sequence[str]) -> dict[str, float]:
         """Return the vector of a scan of the first of `modalities` and its partners of the same session (`vector_names`).
@@ -116,9 +125,9 @@ class Vectors:
         ):
             return nothing
         labels = labels_of(scan, self.images)
-        if labels is None:
+        if labels is None or scan.id in self.refused:
             return nothing
-        return pair_features(warped.volume.array(np.float32), labels, scan.volume.spacing, partner.modality)
+        return pair_features(warped.volume.data, labels, scan.volume.spacing, partner.modality)
 
 
 def _named(modality: str, values: dict[str, float]) -> dict[str, float]:

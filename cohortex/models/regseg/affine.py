@@ -62,14 +62,6 @@ class Pose:
     confirmed: bool = False
 
 
-def scan_of(array: np.ndarray, affine: np.ndarray, modality: str, spacing_mm: float = 3.0) -> Scan:
-    """Return an image at about `spacing_mm`, normalised, with the mask of its body."""
-    mask, mask_affine = grids.foreground(array, affine, modality)
-    small, coarse = grids.reduced(array, affine, spacing_mm * grids.size_unit(array.shape, affine))
-    inside = grids.resample(mask, mask_affine, grids.Grid(small.shape, coarse), mode="nearest", outside=0.0) > 0.5
-    return Scan(grids.normalised(small, modality, grids.intensity_range(small, modality, inside)), coarse, mask, mask_affine)
-
-
 def align(fixed: Scan, moving: Scan, kind: Kind = "rigid", starts: Sequence[str] = ("header", "masses", "centres"), seed: int = 0) -> Pose:
     """Find the affine from the fixed to the moving world.
 

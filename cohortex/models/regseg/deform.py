@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
+from cohortex.blocks import map_blocks
 from cohortex.filters.scores import labels_from_scores
 from cohortex.models.regseg import grid as grids
 from cohortex.models.regseg.affine import Scan
 from cohortex.models.regseg.losses import bending, consistency_loss, diffusion, folding_loss
 from cohortex.models.regseg.mind import difference, multiscale_mind, multiscale_mind_loss
 from cohortex.models.regseg.warp import double, identity_points, invert, sample
+from cohortex.volume import ArrayLike
 
 EXTENT_MM = (200.0, 250.0, 240.0)
 """Largest box that is worked on, along R, A and S: a head with room."""
@@ -22,9 +26,9 @@ MULTIPLE = 8
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image ready to be put on working grids: its array, affine and modality, its coarse body mask, its intensity range."""
+    """An image ready to be put on working grids: array (may be lazy), affine and modality, coarse mask of the body, intensity range."""
 
-    array: np.ndarray
+    array: ArrayLike
     affine: np.ndarray
     modality: str
     mask: np.ndarray
@@ -35,11 +39,15 @@ class Prepared:
         """Return the working grid around the body."""
         return grids.box(*grids.bounds(self.mask, self.mask_affine), spacing_mm, extent_mm, MULTIPLE)
 
-    def on(self, grid: grids.Grid, matrix: np.ndarray | None = None) -> np.ndarray:
-        """Return the image on a grid, within 0 and 1; `matrix` takes the grid's world to the image's."""
-        small, affine = grids.reduced(self.array, self.affine, float(grid.spacing[0]))
-        lowest = self.levels[0]
-        return grids.normalised(grids.resample(small, affine, grid, matrix, outside=lowest), self.modality, self.levels)
+    def on(self, grid: grids.Grid, matrix: np.ndarray | None = None, out: Any = None) -> Any:
+        """Return the image on a grid, within 0 and 1; `matrix` takes the grid's world to the image's.
+
+        It goes to `out`, block by block; to an array in memory when that is not given.
+        """
+        means, affine = grids.averaged(self.array, self.affine, float(grid.spacing[0]))
+        there = grids.looked(means, affine, grid, matrix, outside=self.levels[0])
+        normalised = partial(grids.normalised, modality=self.modality, levels=self.levels)
+        return map_blocks(normalised, there, out=np.empty(grid.shape, np.float32) if out is None else out)
 
     def covers(self, grid: grids.Grid, matrix: np.ndarray | None = None) -> np.ndarray:
         """Return where on a grid the image has voxels, (X, Y, Z) bool."""
@@ -60,10 +68,10 @@ class Prepared:
         return Scan(grids.normalised(small, self.modality, self.levels), affine, self.mask, self.mask_affine)
 
 
-def prepare(array: np.ndarray, affine: np.ndarray, modality: str) -> Prepared:
-    """Look at an image once: where the body is, which intensities it has."""
-    mask, coarse = grids.foreground(array, affine, modality)
-    small, _ = grids.reduced(array, affine, grids.COARSE_MM * grids.size_unit(array.shape, affine))
+def prepare(array: ArrayLike, affine: np.ndarray, modality: str) -> Prepared:
+    """Look at an image once, which may be lazy: where the body is, which intensities it has."""
+    small, coarse = grids.reduced(array, affine, grids.COARSE_MM * grids.size_unit(array.shape, affine))
+    mask = grids.body(small, modality)
     return Prepared(array, affine, modality, mask, coarse, grids.intensity_range(small, modality, mask))
 
 
@@ -173,21 +181,21 @@ def inverse(displacement: grids.Displacement) -> grids.Displacement:
 
 def labels_on(
     grid: grids.Grid,
-    probabilities: torch.Tensor,
+    probabilities: ArrayLike,
     box: grids.Grid,
     transform: np.ndarray | None = None,
     displacement: grids.Displacement | None = None,
-) -> np.ndarray:
+) -> Any:
     """Return the most probable class at every voxel of a grid, uint8; the probabilities are never laid on that grid.
 
     Parameters
     ----------
     grid : Grid
-        Of the labels wanted.
-    probabilities : (K, X, Y, Z) tensor
-        On `box`; beyond it everything is background.
+        Of the labels wanted; where they do not fit into memory they are a scratch array.
+    probabilities : (K, X, Y, Z) array-like
+        On `box`; beyond it everything is background. May be lazy.
     transform, displacement
-        From the world of `grid` to that of `box`, as in `grid.resample`.
+        From the world of `grid` to that of `box`, as in `grid.looked`.
     """
     to_box = np.linalg.inv(box.affine) @ (np.eye(4) if transform is None else transform)
-    return labels_from_scores(probabilities.numpy(), grids.route(grid, to_box, displacement), grid.shape)
+    return labels_from_scores(probabilities, grids.route(grid, to_box, displacement), grid.shape)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from cohortex.filters import lookup_kernels
+from cohortex.blocks import map_blocks
+from cohortex.filters.lookup import Looked, Means, Mode, Route, field_looked, plain
+from cohortex.volume import ArrayLike
 
 COARSE_MM = 4.0
 """Spacing at which the foreground of a head is looked for."""
@@ -36,19 +39,26 @@ class Displacement:
     grid: Grid
 
 
-def reduced(array: np.ndarray, affine: np.ndarray, spacing_mm: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return means over whole blocks of voxels, at most `spacing_mm` large, and their affine (nothing is aliased)."""
+def averaged(array: ArrayLike, affine: np.ndarray, spacing_mm: float) -> tuple[ArrayLike, np.ndarray]:
+    """Return means over whole blocks of voxels, at most `spacing_mm` large, and their affine (nothing is aliased).
+
+    The means are lazy: what is asked for is computed then, from an array that may be lazy, too. Where voxels are too large to be put
+    together it is the array itself.
+    """
     size = np.linalg.norm(affine[:3, :3], axis=0)
     factors = np.minimum(np.maximum(np.floor(spacing_mm / size + 1e-3).astype(int), 1), array.shape)
     if (factors == 1).all():
-        return np.ascontiguousarray(array, dtype=np.float32), affine
-    n = [int(length // f) for length, f in zip(array.shape, factors, strict=True)]
-    cut = array[tuple(slice(0, a * f) for a, f in zip(n, factors, strict=True))]
-    means = cut.reshape(n[0], factors[0], n[1], factors[1], n[2], factors[2]).mean(axis=(1, 3, 5), dtype=np.float32)
+        return array, affine
     scaled = affine.copy()
     scaled[:3, :3] = affine[:3, :3] * factors
     scaled[:3, 3] = affine[:3, 3] + affine[:3, :3] @ ((factors - 1) / 2)
-    return means, scaled
+    return Means(array, factors.tolist()), scaled
+
+
+def reduced(array: ArrayLike, affine: np.ndarray, spacing_mm: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the means of `averaged` as an array in memory, float32: coarse, so that its size follows the field of view."""
+    means, scaled = averaged(array, affine, spacing_mm)
+    return np.ascontiguousarray(means[...], dtype=np.float32), scaled
 
 
 def size_unit(shape: Sequence[int], affine: np.ndarray) -> float:
@@ -57,8 +67,8 @@ def size_unit(shape: Sequence[int], affine: np.ndarray) -> float:
     return float(min(1.0, longest / 160.0))
 
 
-def foreground(array: np.ndarray, affine: np.ndarray, modality: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a coarse mask of the body and its affine.
+def body(small: np.ndarray, modality: str) -> np.ndarray:
+    """Return the mask of the body in an image of about `COARSE_MM`.
 
     CT: above -300 HU. Otherwise half of Otsu's threshold. The largest piece after an opening, its holes filled.
     All True where nothing stands out.
@@ -67,18 +77,17 @@ def foreground(array: np.ndarray, affine: np.ndarray, modality: str) -> tuple[np
     from skimage.filters import threshold_otsu
     from skimage.measure import label
 
-    small, coarse = reduced(array, affine, COARSE_MM * size_unit(array.shape, affine))
     low, high = np.percentile(small, (1, 99.5))
     if not high > low:
-        return np.ones(small.shape, bool), coarse
+        return np.ones(small.shape, bool)
     level = -300.0 if modality == "CT" else low + 0.5 * (float(threshold_otsu(np.clip(small, low, high))) - low)
     mask = small > level
     opened = np.asarray(ndi.binary_opening(mask)) if min(small.shape) > 4 else mask
     if not mask.any():
-        return np.ones(small.shape, bool), coarse
+        return np.ones(small.shape, bool)
     pieces = np.asarray(label(opened if opened.any() else mask, connectivity=1))
     largest = pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
-    return np.asarray(ndi.binary_fill_holes(np.logical_and(ndi.binary_dilation(largest), mask))), coarse
+    return np.asarray(ndi.binary_fill_holes(np.logical_and(ndi.binary_dilation(largest), mask)))
 
 
 def bounds(mask: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -129,20 +138,20 @@ def normalised(array: np.ndarray, modality: str, levels: tuple[float, float]) ->
     return np.clip((array - levels[0]) / (levels[1] - levels[0]), 0, 1).astype(np.float32)
 
 
-def resample(
-    array: np.ndarray,
+def looked(
+    array: ArrayLike,
     affine: np.ndarray,
     grid: Grid,
     transform: np.ndarray | None = None,
     displacement: Displacement | None = None,
-    mode: str = "bilinear",
+    mode: Mode = "bilinear",
     outside: float | None = None,
-) -> np.ndarray:
-    """Return an array at the points of a grid.
+) -> Looked:
+    """Return an array at the points of a grid, lazily: a box is computed when it is asked for.
 
     Parameters
     ----------
-    array : (X, Y, Z) array
+    array : (X, Y, Z) array-like
     affine : (4, 4) array
         Its voxels to mm RAS.
     grid : Grid
@@ -151,35 +160,48 @@ def resample(
     displacement : Displacement, optional
         Applied before the transform: the value at p is that of the array at transform(p + displacement(p)).
     mode : {"bilinear", "nearest"}
+        float32, or of the array's dtype.
     outside : float, optional
         Value beyond the array; by default that of the nearest border voxel.
-
-    Returns
-    -------
-    (X, Y, Z) float32 array on the grid
     """
-    source = np.ascontiguousarray(array, dtype=np.float32)
-    out = np.empty(grid.shape, np.float32)
     way = route(grid, np.linalg.inv(affine) @ (np.eye(4) if transform is None else transform), displacement)
-    kernel = {"bilinear": lookup_kernels.linear, "nearest": lookup_kernels.nearest}[mode]
-    kernel(source, way, out, np.float32(0 if outside is None else outside), outside is not None)
-    return out
+    return Looked(array, way, grid.shape, mode, outside)
 
 
-def route(
-    grid: Grid, world_to_voxel: np.ndarray, displacement: Displacement | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return how the voxels of a grid, displaced, find their places in another image, as `lookup_kernels` wants it."""
+def resample(
+    array: ArrayLike,
+    affine: np.ndarray,
+    grid: Grid,
+    transform: np.ndarray | None = None,
+    displacement: Displacement | None = None,
+    mode: Mode = "bilinear",
+    outside: float | None = None,
+    out: Any = None,
+) -> Any:
+    """Return an array at the points of a grid, computed block by block; parameters are those of `looked`.
+
+    Parameters
+    ----------
+    out : array-like, optional
+        Where it goes; an array in memory when not given.
+    """
+    there = looked(array, affine, grid, transform, displacement, mode, outside)
+    return map_blocks(np.asarray, there, out=np.empty(grid.shape, there.dtype) if out is None else out)
+
+
+def route(grid: Grid, world_to_voxel: np.ndarray, displacement: Displacement | None = None) -> Route:
+    """Return how the voxels of a grid, displaced, find their places in another image, as `cohortex.filters.lookup` wants it."""
     affine = np.asarray(grid.affine, np.float64)
     if displacement is None:
-        return world_to_voxel @ affine, np.eye(4), np.eye(4), np.empty((0, 1, 1, 1), np.float32)
+        return plain(world_to_voxel @ affine)
     mm = np.ascontiguousarray(displacement.mm, dtype=np.float32)
     return affine, np.linalg.inv(displacement.grid.affine) @ affine, np.asarray(world_to_voxel, np.float64), mm
 
 
-def field_on(grid: Grid, displacement: Displacement) -> np.ndarray:
-    """Return a displacement on another grid, (X, Y, Z, 3) float32 in mm; beyond its own grid it goes on as at the border."""
-    out = np.empty((*grid.shape, 3), np.float32)
+def field_on(grid: Grid, displacement: Displacement, out: Any = None) -> Any:
+    """Return a displacement on another grid, (X, Y, Z, 3) float32 in mm; beyond its own grid it goes on as at the border.
+
+    It goes to `out`, block by block; to an array in memory when that is not given.
+    """
     _, to_field, _, field = route(grid, np.eye(4), displacement)
-    lookup_kernels.field_at(field, to_field, out)
-    return out
+    return field_looked(field, to_field, np.empty((*grid.shape, 3), np.float32) if out is None else out)

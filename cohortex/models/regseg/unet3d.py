@@ -51,11 +51,15 @@ class UNet3D(nn.Module):
         levels = len(self.down)
         return sum((2 + 2 * (level < levels - 1) + 3 * (level > 0)) * 2**level for level in range(levels))
 
+    @property
+    def multiple(self) -> int:
+        """The axes of its input are multiples of so many voxels."""
+        return 2 ** (len(self.down) - 1)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits of every class at every voxel."""
-        steps = 2 ** (len(self.down) - 1)
-        if any(n % steps for n in x.shape[2:]):
-            raise ValueError(f"the axes of the image must be multiples of {steps}, these are {tuple(x.shape[2:])}")
+        if any(n % self.multiple for n in x.shape[2:]):
+            raise ValueError(f"the axes of the image must be multiples of {self.multiple}, these are {tuple(x.shape[2:])}")
         skips = []
         for i, level in enumerate(self.down):
             x = level(self.pool(x) if i else x)
