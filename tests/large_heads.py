@@ -87,7 +87,7 @@ def joint(segment_spacing_mm: float = 4.0):
     from cohortex.stages.regseg import Joint
 
     networks = {}
-    for seed, modality in enumerate(("T1w", "CT")):
+    for seed, modality in ((7, "T1w"), (1, "CT")):
         torch.manual_seed(seed)
         network = registry.build("regseg", "unet3d_small", features=[4, 6], classes=len(CLASSES)).eval()
         with torch.no_grad():

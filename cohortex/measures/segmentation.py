@@ -94,12 +94,13 @@ def _counts(a: ArrayLike, b: ArrayLike, labels: Sequence[int] | None) -> dict[in
 
 def _tally(values: np.ndarray) -> Counter[int]:
     """Return how often each value occurs."""
-    if values.dtype.kind in "bu" and values.dtype.itemsize <= 2:
+    flat = values.reshape(-1)
+    if flat.dtype.kind in "bui" and flat.size and flat.min() >= 0 and flat.max() < 2**16:
         # without sorting
-        counts = np.bincount(values.reshape(-1))
+        counts = np.bincount(flat.astype(np.intp, copy=False))
         return Counter({int(label): int(counts[label]) for label in np.flatnonzero(counts)})
-    found, counts = np.unique(values, return_counts=True)
-    return Counter(dict(zip((int(v) for v in found), counts.tolist(), strict=True)))
+    found, counts = np.unique(flat, return_counts=True)
+    return Counter({int(label): int(count) for label, count in zip(found, counts, strict=True)})
 
 
 def _added(tallies: Iterable[Counter[int]]) -> Counter[int]:

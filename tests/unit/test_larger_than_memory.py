@@ -227,6 +227,7 @@ def in_memory(root, tmp_path_factory):
         patch.setattr(segmenting, "BLOCK", (32, 32, 32))
         patch.setattr(segmenting, "CONTEXT", 8)
         made = regseg(images, regseg_section(root), joint(), 0)
+        assert all(len(np.unique(m.content.array())) > 4 for m in made if m.tag.endswith("seg"))
         derived = [as_image(f"{m.of}+{m.tag}", m.content) for m in made if isinstance(m.content, Volume) and m.content.kind != "field"]
         tables = classify([*images, *derived], {"default": {"weights": "m"}}, classifier(), 0)
     return images, derived, told(made, folder / "regseg"), told(tables, folder / "classify")
