@@ -34,6 +34,8 @@ ALIGN = 64
 """Blocks begin at multiples of a chunk's edge, so that every chunk is read and written as a whole."""
 COPIES = 8
 """Arrays of a block's size that a function may need at once (halo, temporaries, result)."""
+THIN = 2**23
+"""Voxels of a slab of an array that is being put together in memory."""
 FEWEST = 2**21
 """Voxels of a block below which another thread does not pay."""
 
@@ -134,35 +136,41 @@ def at_hand(
     array-like, list
         And what `look` gave, in the order of the blocks.
     """
-    if isinstance(array, np.ndarray) or fits_memory((beside, *array.shape), np.dtype(dtype).itemsize):
+    slow: int | None = getattr(array, "slow", None)
+    fits = fits_memory((beside, *array.shape), np.dtype(dtype).itemsize)
+    if isinstance(array, np.ndarray) or (fits and slow is None):
         whole = np.ascontiguousarray(np.asarray(array[...]), dtype=dtype)
         return whole, [] if look is None else over_blocks(look, whole)
     from cohortex.io.scratch import Scratch
 
-    slow: int | None = getattr(array, "slow", None)
     there = array if isinstance(array, Scratch) and array.dtype == dtype else None
     if there is None and slow is None and plan().scheduler == "slurm":
         # workers on other nodes read the volume's own file
         there = array if np.dtype(array.dtype) == dtype else Elementwise(partial(np.asarray, dtype=dtype), array, dtype)
     if there is not None:
         return there, [] if look is None else over_blocks(look, there)
-    spool = Scratch(plan().folder, array.shape, dtype, slow or 0)
+    kept: Any = np.empty(array.shape, dtype) if fits else Scratch(plan().folder, array.shape, dtype, slow or 0)
 
     def one(box: Box) -> Any:
         try:
             block = read_block(array, box, (0, 0, 0))
-            spool[tuple(slice(a, b) for a, b in box)] = block
+            kept[tuple(slice(a, b) for a, b in box)] = block
             return None if look is None else look(box, block)
         except BadInput as bad:
             # not itself: it holds the frames that it came through, and these the scratch file
             return BadInput(bad.code, bad.sentence)
 
-    found = run_all(one, list(boxes(array.shape, block_for(array.shape), ALIGN)) if slow is None else slabs(array.shape, slow))
+    if slow is None:
+        grid = list(boxes(array.shape, block_for(array.shape), ALIGN))
+    else:
+        # beside an array in memory a slab is thin, so that there is little more than the array
+        grid = slabs(array.shape, slow, THIN if fits else prod(array.shape))
+    found = run_all(one, grid)
     # whichever thread met it first: the same file is refused with the same words
     for each in found:
         if isinstance(each, BadInput):
             raise BadInput(each.code, each.sentence)
-    return spool, found
+    return kept, found
 
 
 def align_of(array: Any) -> int:
@@ -228,11 +236,11 @@ def block_for(shape: Sequence[int], halo: Sequence[int] = (0, 0, 0)) -> tuple[in
     return tuple(block)
 
 
-def slabs(shape: Sequence[int], axis: int) -> list[Box]:
-    """Return blocks of whole slices along an axis, as many slices in each as suits the current plan."""
+def slabs(shape: Sequence[int], axis: int, voxels: int) -> list[Box]:
+    """Return blocks of whole slices along an axis, as many in each as suits the current plan, and at most so many voxels."""
     now = plan()
-    slice_voxels = max(1, prod(shape) // shape[axis])
-    most = max(1, now.memory_mb * 2**20 // (4 * COPIES * now.threads) // slice_voxels)
+    budget = min(voxels, now.memory_mb * 2**20 // (4 * COPIES * now.threads))
+    most = max(1, budget // max(1, prod(shape) // shape[axis]))
     return [tuple(piece if a == axis else (0, n) for a, n in enumerate(shape)) for piece in cut(shape[axis], most)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
@@ -10,21 +11,31 @@ from typing import Any
 
 from cohortex.errors import BadInput
 from cohortex.io.paths import check_file
+from cohortex.io.plain import DEFLATE_MAX_RATIO
 
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 32000: "lzf"}
 MOST_BYTES = 64 * 2**30
-MAX_RATIO = 1032
+
+
+_ONE_AT_A_TIME = threading.RLock()
+"""Threads that read arrays of variable length at once end the process inside h5py; the library works for one of them at a time anyway."""
 
 
 @contextmanager
 def opened(path: Path, name: str) -> Iterator[Any]:
-    """Open an HDF5 file for reading.
+    """Open an HDF5 file for reading, in one thread at a time: work on what was read belongs outside.
 
     Raises
     ------
     BadInput
         ``truncated``, ``not-hdf5``, ``busy`` (somebody writes to it); errors inside the file while it is read are ``corrupt``.
     """
+    with _ONE_AT_A_TIME, _opened(path, name) as file:
+        yield file
+
+
+@contextmanager
+def _opened(path: Path, name: str) -> Iterator[Any]:
     import h5py
 
     check_file(path, name)
@@ -74,7 +85,7 @@ def member(group: Any, key: str, name: str) -> Any:
             raise BadInput("unsupported-filter", f"{name} has `{key}` compressed by the HDF5 filter {code}: write it with gzip.")
     wanted = prod(int(n) for n in found.shape or ()) * found.dtype.itemsize
     stored = int(found.id.get_storage_size())
-    if wanted > MOST_BYTES or wanted > max(stored * (MAX_RATIO if plist.get_nfilters() else 1), 2**16):
+    if wanted > MOST_BYTES or wanted > max(stored * (DEFLATE_MAX_RATIO if plist.get_nfilters() else 1), 2**16):
         shape = "x".join(str(n) for n in found.shape or ())
         raise BadInput(
             "truncated", f"{name} declares {shape} values in `{key}`, of which {stored} bytes are there: copy it again from its source."

@@ -37,16 +37,17 @@ def acquire(image: Image, settings: Mapping[str, Any], model: Any, seed: int) ->
         ``row["path"]`` is a file, a folder of DICOM files or an OME-Zarr folder, ``row["root"]`` (optional) the dataset's folder, to which
         messages name it. Its role says whether it is an image, a mask or labels.
     settings : mapping
-        ``volume``: what to do with a series of volumes (skip | first | mean | each). ``spacing_mm``: voxel size along x, y and z of
-        OME-Zarr images and TIFF stacks that do not say it. ``missing_chunks``: refuse | fill, see `cohortex.io.ome_zarr`.
+        ``volume``: what to do with a series of volumes (skip | first | mean | each). The others are
+        those of `cohortex.io.read`: ``spacing_mm``, ``missing_chunks``.
     model, seed
         Not used.
 
     Returns
     -------
     Made
-        Axes closest to R, A, S, mm. Images are float32 (CT in HU); masks and labels are unsigned integers, 8 bits where they
-        fit. Status ``warned`` with the first oddity as its reason.
+        In memory or in a scratch file, by the plan of `cohortex.blocks`, with the same bytes. Axes closest to R, A, S, mm. Images are
+        float32 (CT in HU); masks and labels are unsigned integers, 8 bits where they fit. Status ``warned`` with the first oddity as its
+        reason.
         For ``each`` a list: a word on the series, then its volumes with tags t000, t001, ...
 
     Raises

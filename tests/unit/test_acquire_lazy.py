@@ -23,6 +23,7 @@ from cohortex.items import Image, Made
 from cohortex.stages.acquire import acquire
 from cohortex.volume import Volume
 from tests.unit.test_io_dicom import dataset, enhanced
+from tests.unit.test_io_kspace import acquisitions, header
 
 ORDERS = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
 
@@ -187,6 +188,20 @@ def test_a_stack_of_slices_of_k_space_is_acquired_alike(tmp_path: Path) -> None:
         whole, lazy = both(tmp_path / name, Plan(threads=2, memory_mb=0, scratch=tmp_path))
         check_equal(whole, lazy)
         assert (lazy[0].code, lazy[0].content.history[0]["notes"]) == ("dead-coil", ["dead-coil"])  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("three_d", [False, True])
+@pytest.mark.parametrize("volume", ["first", "mean", "each"])
+def test_ismrmrd_is_acquired_alike(tmp_path: Path, three_d: bool, volume: str) -> None:
+    rng = np.random.default_rng(0)
+    kspace = (rng.normal(size=(5, 3, 10, 12)) + 1j * rng.normal(size=(5, 3, 10, 12))).astype(np.complex64)
+    kspace[:, 2] = 0
+    xml = header(matrix=(12, 10, 5 if three_d else 1), fov=(120, 100, 10 if three_d else 2))
+    centres = [(z, 0, 0) for z in range(5)]
+    path = acquisitions(tmp_path / "a.h5", kspace, xml, repetitions=2, centres=centres, three_d=three_d)
+    whole, lazy = both(path, Plan(threads=2, memory_mb=0, scratch=tmp_path), volume=volume)
+    check_equal(whole, lazy)
+    assert lazy[-1].code == "dead-coil"
 
 
 def test_a_tiff_decodes_each_page_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,10 +50,10 @@ def test_every_slice_is_decoded_once_whatever_the_orientation(tmp_path: Path, or
     assert sum(found) == wanted.sum()
 
 
-@given(st.tuples(*[st.integers(1, 40)] * 3), st.integers(0, 2), st.integers(0, 8), st.integers(1, 4))
-def test_slabs_cover_a_grid_once_in_whole_slices(shape: tuple[int, int, int], axis: int, memory_mb: int, threads: int) -> None:
+@given(st.tuples(*[st.integers(1, 40)] * 3), st.integers(0, 2), st.integers(0, 8), st.integers(1, 4), st.integers(1, 2**16))
+def test_slabs_cover_a_grid_once_in_whole_slices(shape: tuple[int, int, int], axis: int, memory_mb: int, threads: int, voxels: int) -> None:
     with planned(Plan(threads=threads, memory_mb=memory_mb)):
-        found = slabs(shape, axis)
+        found = slabs(shape, axis, voxels)
     assert [i for box in found for i in range(*box[axis])] == list(range(shape[axis]))
     assert all(box[other] == (0, shape[other]) for box in found for other in range(3) if other != axis)
 
