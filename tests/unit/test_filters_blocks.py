@@ -106,12 +106,6 @@ def test_the_noise_of_a_lazy_image_is_that_of_the_image_in_memory(shape, seed, c
         estimated(Lazy(image, 40))
 
 
-def test_the_undoing_of_a_blur_has_no_halo():
-    image = np.random.default_rng(0).normal(size=(8, 8, 8)).astype(np.float32)
-    with pytest.raises(ValueError, match="whole image"):
-        halo("wiener", resolve("wiener", image, (1.0, 1.0, 1.0), {"psf_sigma_mm": 1.0}))
-
-
 def test_a_filter_that_is_not_in_the_table_is_named():
     assert set(STEPS) == set(WHOLE)
     with pytest.raises(ValueError, match="no filter 'bilateral'"):

@@ -51,6 +51,16 @@ STAGES = {
     "filters": (preprocess, {"filters": [{"median": {}}, {"gaussian": {"sigma_mm": 1.0}}]}, lambda: None, "CT"),
     "window": (preprocess, {"normalise": "window", "window": [40, 400]}, lambda: None, "CT"),
     "percentile": (preprocess, {"bias_field": False, "normalise": "percentile"}, lambda: None, "T1w"),
+    "spectrum, spline": (
+        preprocess,
+        {
+            "n4": {"iterations": [3, 3]},
+            "filters": [{"wiener": {"psf_sigma_mm": 1.0}}],
+            "resample": {"spacing_mm": [0.8, 1.3, 0.9], "order": "cubic"},
+        },
+        lambda: None,
+        "T1w",
+    ),
     "transform": (denoise, {}, lambda: None, "T1w"),
     "redcnn": (denoise, {"method": "redcnn", "weights": "m"}, lambda: network("denoise", "redcnn", filters=2), "CT"),
     "spline": (superresolve, {"method": "spline"}, lambda: None, "T2w"),
