@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from cohortex import threads
 from cohortex.blocks import Box, Computed, map_blocks, over_blocks
 from cohortex.filters.arrays import checked
 from cohortex.filters.foreground import foreground
@@ -136,13 +137,13 @@ def _lattice(
     for part in (image, inner):
         part.SetSpacing(spacing_mm.tolist())
         part.SetOrigin(origin_mm.tolist())
-    corrector = SimpleITK.N4BiasFieldCorrectionImageFilter()
-    corrector.SetMaximumNumberOfIterations([int(count) for count in iterations])
-    corrector.SetConvergenceThreshold(convergence)
-    corrector.SetNumberOfControlPoints([int(control_points)] * values.ndim)
-    # One thread: sums in another order would change the last digits, and the coarse copy costs little.
-    corrector.SetNumberOfThreads(1)
-    corrector.Execute(image, inner)
+    # The coarse copy costs little, and on several threads the last digits would be others.
+    with threads.one_itk_thread():
+        corrector = SimpleITK.N4BiasFieldCorrectionImageFilter()
+        corrector.SetMaximumNumberOfIterations([int(count) for count in iterations])
+        corrector.SetConvergenceThreshold(convergence)
+        corrector.SetNumberOfControlPoints([int(control_points)] * values.ndim)
+        corrector.Execute(image, inner)
     # SimpleITK does not give the coefficients away, but the field on any grid: on a small one they follow from it.
     spans = (int(control_points) - 3) * 2 ** (len(iterations) - 1)
     points = 4 * spans + 1

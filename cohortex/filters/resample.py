@@ -9,7 +9,21 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cohortex.blocks import ALIGN, COPIES, Box, align_of, at_hand, block_for, boxes, map_columns, new_array, plan, run_all
+from cohortex.blocks import (
+    ALIGN,
+    COPIES,
+    Box,
+    Elementwise,
+    align_of,
+    at_hand,
+    block_for,
+    boxes,
+    map_blocks,
+    map_columns,
+    new_array,
+    plan,
+    run_all,
+)
 from cohortex.filters.blockwise import run_filter
 from cohortex.filters.resample_kernels import labels_linear, nearest, trilinear
 from cohortex.filters.spline_kernels import MARGIN, cubic, prefilter
@@ -93,14 +107,25 @@ def resample(
         kernel = nearest if chosen == "nearest" else labels_linear
         return volume.with_data(_sampled(kernel, source, matrix, sizes, source.dtype.type(0), source.dtype), target, step)
     if volume.kind == "field":
-        field = volume.array(np.float32)
-        _refuse_not_finite(np.isfinite(field).all())
-        parts = [_image(np.ascontiguousarray(field[..., axis]), matrix, sizes, chosen, False, fill or 0.0) for axis in range(3)]
-        return volume.with_data(np.stack([part[...] for part in parts], axis=-1), target, step)
+        parts = []
+        for axis in range(3):
+            component, found = at_hand(_Component(volume.data, axis), look=lambda _, block: bool(np.isfinite(block).all()))
+            _refuse_not_finite(all(found))
+            parts.append(_image(component, matrix, sizes, chosen, False, fill or 0.0))
+        stacked = map_blocks(lambda *blocks: np.stack(blocks, axis=-1), *parts, out=new_array((*sizes, 3)))
+        return volume.with_data(stacked, target, step)
     source, found = at_hand(volume.data, look=lambda _, block: (float(block.min()), bool(np.isfinite(block).all())))
     _refuse_not_finite(all(finite for _, finite in found))
     outside = min(low for low, _ in found) if fill is None else float(fill)
     return volume.with_data(_image(source, matrix, sizes, chosen, antialias, outside), target, step)
+
+
+class _Component(Elementwise):
+    """One component of a field."""
+
+    def __init__(self, field: ArrayLike, axis: int):
+        super().__init__(lambda block: block[..., axis], field)
+        self.shape = tuple(int(n) for n in field.shape[:3])
 
 
 def _refuse_not_finite(finite: bool | np.bool_) -> None:

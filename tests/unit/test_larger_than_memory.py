@@ -151,6 +151,11 @@ def test_resampling_in_blocks_is_exact(tmp_path, grid, order):
     with planned(Plan(memory_mb=0, scratch=tmp_path)):
         lazy = resample(labels, affine=affine, shape=(66, 35, 20), order=order)
     assert lazy.array().tobytes() == resample(labels, affine=affine, shape=(66, 35, 20), order=order).array().tobytes()
+    field = Volume(np.random.default_rng(0).normal(size=(*volume.shape, 3)).astype(np.float32), volume.affine, kind="field")
+    with planned(Plan(memory_mb=0, scratch=tmp_path)):
+        lazy = resample(field, affine=affine, shape=(66, 35, 20), order=order)
+    assert isinstance(lazy.data, Scratch)
+    assert lazy.array().tobytes() == resample(field, affine=affine, shape=(66, 35, 20), order=order).array().tobytes()
 
 
 def test_the_foreground_of_a_lazy_volume_is_that_of_the_array(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from cohortex.filters.foreground import foreground
 from cohortex.filters.resample import resample
 from cohortex.filters.wiener import deconvolve
 from cohortex.io.scratch import Scratch
+from cohortex.threads import one_itk_thread
 from cohortex.volume import Volume
 
 QUICK = [Phase.explicit, Phase.reuse, Phase.generate]
@@ -47,12 +48,12 @@ def of_simpleitk(array, spacing, mask, shrink_mm=6.0, iterations=(20, 20), contr
     factors = [max(1, min(round(shrink_mm / step), size // 8)) for step, size in zip(spacing, array.shape, strict=True)]
     for part in (image, inner):
         part.SetSpacing(list(map(float, spacing)))
-    corrector = SimpleITK.N4BiasFieldCorrectionImageFilter()
-    corrector.SetMaximumNumberOfIterations(list(iterations))
-    corrector.SetConvergenceThreshold(0.001)
-    corrector.SetNumberOfControlPoints([control_points] * 3)
-    corrector.SetNumberOfThreads(1)
-    corrector.Execute(SimpleITK.Shrink(image, factors), SimpleITK.Shrink(inner, factors))
+    with one_itk_thread():
+        corrector = SimpleITK.N4BiasFieldCorrectionImageFilter()
+        corrector.SetMaximumNumberOfIterations(list(iterations))
+        corrector.SetConvergenceThreshold(0.001)
+        corrector.SetNumberOfControlPoints([control_points] * 3)
+        corrector.Execute(SimpleITK.Shrink(image, factors), SimpleITK.Shrink(inner, factors))
     logarithm = SimpleITK.GetArrayFromImage(corrector.GetLogBiasFieldAsImage(image)).T
     known = logarithm[inside]
     return np.exp(np.clip(logarithm, known.min(), known.max()) - known.mean(dtype=np.float64))
@@ -89,6 +90,17 @@ def test_no_bias_field_depends_on_the_blocks(tmp_path_factory, shape, plan):
         assert there[...].tobytes() == corrected.tobytes()
         assert lazy[...].tobytes() == field[...].tobytes()
         assert isinstance(there, Scratch) or plan.memory_mb
+
+
+def test_no_bias_field_depends_on_the_threads_of_itk():
+    image, made = shaded((40, 36, 30)), []
+    before = SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    for threads in (1, 3):
+        SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+        made.append(correct_bias(image, (3.0, 3.0, 3.0))[1][...].tobytes())
+        assert SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads() == threads
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+    assert made[0] == made[1]
 
 
 def test_a_computed_array_is_indexed_like_an_array():
