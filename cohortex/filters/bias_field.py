@@ -89,7 +89,7 @@ def correct_bias(
         raise ValueError(f"a bias field needs 64 voxels above 0 in the mask, here are {count}")
     if thin:
         total = np.where(known, values, 0).sum(axis=thin[0])
-        values, known = (total / np.maximum(known.sum(axis=thin[0]), 1)).astype(np.float32), known.any(axis=thin[0])
+        values, known = (total / np.maximum(known.sum(axis=thin[0]), 1)).astype(np.float32), np.asarray(known.any(axis=thin[0]))
         steps, origin = np.delete(steps, thin[0]), np.delete(origin, thin[0])
     coefficients = _lattice(values, known, steps, origin, iterations, convergence, control_points)
     if thin:
@@ -115,7 +115,7 @@ def _coarse(
         parts = [slice(*np.searchsorted(rows, limits)) for rows, limits in zip(picked, box, strict=True)]
         here = np.ix_(*(rows[part] - a for rows, part, (a, _) in zip(picked, parts, box, strict=True)))
         values[tuple(parts)], known[tuple(parts)] = block[here], counted[here]
-        return np.count_nonzero(counted)
+        return int(np.count_nonzero(counted))
 
     return values, known, sum(over_blocks(one, array, inside))
 
@@ -168,8 +168,8 @@ def _logarithm(coefficients: np.ndarray, shape: Sequence[int], *indices: np.ndar
     """Return the logarithm of the field at voxels."""
     out = np.empty([len(index) for index in indices], np.float32)
     spans = [count - 3 for count in coefficients.shape]
-    tables = [table(_positions(index, size, count), count) for index, size, count in zip(indices, shape, spans, strict=True)]
-    lattice(coefficients, *(part for pair in tables for part in pair), out)
+    x, y, z = (table(_positions(index, size, count), count) for index, size, count in zip(indices, shape, spans, strict=True))
+    lattice(coefficients, x[0], x[1], y[0], y[1], z[0], z[1], out)
     return out
 
 

@@ -195,7 +195,8 @@ def deconvolve(
     shells = int(numbers[x - 1 :, y - 1 :, z - 1 :].max()) + 1
 
     def to_frequencies(axis: int, block: np.ndarray) -> tuple[np.ndarray, None]:
-        return fft.dct(checked(block, spacing_mm), axis=axis, norm="ortho"), None
+        made: Any = fft.dct(checked(block, spacing_mm), axis=axis, norm="ortho")
+        return made, None
 
     def with_power(block: np.ndarray, shell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         made, _ = to_frequencies(2, block)
@@ -204,14 +205,15 @@ def deconvolve(
         return made, np.stack([np.bincount(flat, minlength=shells), power])
 
     def to_places(axis: int, block: np.ndarray) -> tuple[np.ndarray, None]:
-        return fft.idct(block, axis=axis, norm="ortho"), None
+        made: Any = fft.idct(block, axis=axis, norm="ortho")
+        return made, None
 
     spectrum: Any = array
     for axis in (0, 1):
         spectrum, _ = map_columns(partial(to_frequencies, axis), spectrum, axis=axis, count=shape[axis])
     spectrum, found = map_columns(with_power, spectrum, numbers, axis=2, count=z)
     # the columns are the same whatever the memory, and so is the order of the sum
-    counts, power = sum(found[1:], start=found[0])
+    counts, power = np.sum(found, axis=0)
     kept = (1 - noise * counts / np.maximum(power, np.finfo(np.float64).tiny)).clip(0).astype(np.float32)
     gain = Computed(partial(_gain, shape, spacing_mm, psf_sigma_mm, np.float32(1 / max_gain), kept), shape)
     spectrum, _ = map_columns(lambda block, part: to_places(2, block * part), spectrum, gain, axis=2, count=z)

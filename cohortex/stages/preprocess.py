@@ -98,6 +98,8 @@ def preprocess(image: Image, settings: Mapping[str, Any], model: Any, seed: int)
         measures["edge_loss_share"] = 1 - after / before if before > 0 else 0.0
         volume = volume.with_data(data, step={"step": "filters", "filters": chain})
     volume = volume.with_data(data)
+    # where the image lies in a scratch file, that one goes before there are more
+    del look
     if settings.get("resample"):
         volume = _on_grid(image.id, volume, settings["resample"])
     return Made(volume, measures=measures)
