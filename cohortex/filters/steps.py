@@ -23,6 +23,9 @@ Triple = tuple[int, int, int]
 THIN = 16
 """An image with fewer voxels than this along z has z turned to the front while it is filtered: rows along z are what is vectorised."""
 
+SLAB_VOXELS = 2**24
+"""Voxels of a slab of a lazy image that a statistic reads at once; no statistic depends on it."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -84,7 +87,12 @@ def turned_back(values: np.ndarray, order: Sequence[int]) -> np.ndarray:
     return np.ascontiguousarray(np.transpose(values, tuple(int(i) for i in np.argsort(order))))
 
 
-def slabs(array: Any, planes: int = 32) -> list[tuple[int, int]]:
+def slab_planes(shape: Sequence[int], most: int = 32) -> int:
+    """Return how many planes along x of a lazy image are read at once: an even number, fewer than `most` where planes are large."""
+    return max(2, min(most, SLAB_VOXELS // (shape[1] * shape[2]) // 2 * 2))
+
+
+def slabs(array: Any) -> list[tuple[int, int]]:
     """Return starts and stops along x in which a lazy array is read."""
-    size = array.shape[0]
+    size, planes = array.shape[0], slab_planes(array.shape)
     return [(start, min(size, start + planes)) for start in range(0, size, planes)]
