@@ -302,6 +302,32 @@ class Within:
         return np.asarray(self.array[tuple(slice(a + o, b + o) for (a, b), o in zip(ends, self.origin, strict=True))])
 
 
+class Computed:
+    """A lazy array (x, y, z) whose values are a function of where they lie.
+
+    Parameters
+    ----------
+    function : callable
+        Given the indices along each axis (three integer arrays) it returns the values there.
+    shape : three ints
+    dtype
+    """
+
+    def __init__(self, function: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray], shape: Sequence[int], dtype: Any = np.float32):
+        self.function = function
+        self.shape = tuple(int(n) for n in shape)
+        self.dtype = np.dtype(dtype)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        keys = list(key) if isinstance(key, tuple) else [key]
+        if Ellipsis in keys:
+            at = keys.index(Ellipsis)
+            keys[at : at + 1] = [slice(None)] * (4 - len(keys))
+        keys += [slice(None)] * (3 - len(keys))
+        x, y, z = (np.atleast_1d(np.arange(n)[part]) for part, n in zip(keys, self.shape, strict=True))
+        return self.function(x, y, z)[tuple(0 if isinstance(part, int | np.integer) else slice(None) for part in keys)]
+
+
 class Turned:
     """An array seen with its axes in another order; what is assigned goes through to it."""
 

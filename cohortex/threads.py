@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 POOLS = (
     "OMP_NUM_THREADS",
@@ -49,6 +51,19 @@ def set_threads(threads: int) -> None:
         from threadpoolctl import threadpool_limits
 
         threadpool_limits(threads)
+
+
+@contextmanager
+def one_itk_thread() -> Iterator[None]:
+    """Have the filters that ITK makes meanwhile use one thread; those inside another filter do not hear what that one was told."""
+    from SimpleITK import ProcessObject
+
+    before = ProcessObject.GetGlobalDefaultNumberOfThreads()
+    ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
 def die_with_parent() -> None:

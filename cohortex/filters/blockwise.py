@@ -1,4 +1,4 @@
-"""Filters over a volume that may be lazy: every one with a halo goes block by block."""
+"""Filters over a volume that may be lazy, block by block."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cohortex.blocks import map_blocks
-from cohortex.filters.chain import FILTERS, STEPS, apply_chain, filter_block, halo, resolve
+from cohortex.filters.chain import filter_block, filter_everywhere, halo, links, resolve
 from cohortex.filters.steps import Resolved, Triple
 from cohortex.volume import ArrayLike
 
@@ -17,18 +17,15 @@ from cohortex.volume import ArrayLike
 def run_filter(name: str, data: ArrayLike, spacing_mm: Sequence[float], parameters: Mapping[str, Any]) -> Any:
     """Run one filter of `cohortex.filters.chain.STEPS` over an array that may be lazy, in bounded memory.
 
-    One whose result at a voxel depends on the whole image (no halo) loads it.
-
     Returns
     -------
     (x, y, z) float32 array-like
         Equal byte for byte to what the filter returns for the whole image.
     """
     numbers = resolve(name, data, spacing_mm, parameters)
-    try:
-        around = halo(name, numbers)
-    except ValueError:
-        return FILTERS[name](np.asarray(data[...]), spacing_mm, **parameters)
+    around = halo(name, numbers)
+    if around is None:
+        return filter_everywhere(name, data, numbers)
     return map_blocks(partial(_block, name, numbers), data, halo=around, placed=True)
 
 
@@ -42,13 +39,8 @@ def run_chain(data: ArrayLike, spacing_mm: Sequence[float], chain: Sequence[Mapp
     spacing_mm, chain
         As in `cohortex.filters.chain.apply_chain`, which returns the same bytes of a whole image.
     """
-    for link in chain:
-        (name, parameters) = next(iter(link.items()), ("", None))
-        if len(link) == 1 and name in FILTERS and name in STEPS:
-            data = run_filter(name, data, spacing_mm, parameters or {})
-        else:
-            # refuses it, with the sentence that says why
-            data = apply_chain(np.asarray(data[...]), spacing_mm, [link])
+    for name, parameters in links(chain):
+        data = run_filter(name, data, spacing_mm, parameters)
     return data
 
 

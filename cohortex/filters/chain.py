@@ -43,15 +43,20 @@ def resolve(name: str, array: Any, spacing_mm: Sequence[float], parameters: Mapp
     return _step(name).resolve(array, spacing_mm, **(parameters or {}))
 
 
-def halo(name: str, resolved: Resolved) -> Triple:
+def halo(name: str, resolved: Resolved) -> Triple | None:
     """Return by how many voxels along x, y and z a block has to be larger on every side that is not a border of the image.
 
-    Raises
-    ------
-    ValueError
-        Where only the whole image gives the result (wiener with psf_sigma_mm).
+    None where a voxel depends on the whole image (wiener with psf_sigma_mm), see `filter_everywhere`.
     """
     return _step(name).halo(resolved)
+
+
+def filter_everywhere(name: str, array: Any, resolved: Resolved) -> Any:
+    """Filter a whole image, which may be lazy, by a filter without a halo; in bounded memory."""
+    everywhere = _step(name).everywhere
+    if everywhere is None:
+        raise ValueError(f"the filter {name} goes block by block")
+    return everywhere(array, resolved)
 
 
 def filter_block(name: str, values: np.ndarray, resolved: Resolved, origin: Triple) -> np.ndarray:
@@ -82,26 +87,45 @@ def _step(name: str) -> Step:
     return STEPS[name]
 
 
-def apply_chain(array: np.ndarray, spacing_mm: Sequence[float], chain: Sequence[Mapping[str, Mapping[str, Any] | None]]) -> np.ndarray:
-    """Run filters one after the other.
+def links(chain: Sequence[Mapping[str, Mapping[str, Any] | None]]) -> list[tuple[str, dict[str, Any]]]:
+    """Return names and parameters of the filters of a chain.
 
     Parameters
     ----------
-    array : (x, y, z) float32 array
-    spacing_mm : three floats
     chain : sequence of mappings
         Each with one key, the name of a filter, whose value holds its parameters (nothing for the defaults).
 
     Raises
     ------
     ValueError
-        A name that is not in `FILTERS`, or what a filter refuses.
+        A name that is not in `FILTERS`, or a link with several.
     """
+    found = []
     for link in chain:
         if len(link) != 1:
             raise ValueError(f"each filter of a chain is one name with its parameters, this one has the keys {sorted(link)}")
         ((name, parameters),) = link.items()
         if name not in FILTERS:
             raise ValueError(f"there is no filter {name!r}; known are {', '.join(FILTERS)}")
-        array = FILTERS[name](array, spacing_mm, **(parameters or {}))
+        found.append((name, dict(parameters or {})))
+    return found
+
+
+def apply_chain(array: np.ndarray, spacing_mm: Sequence[float], chain: Sequence[Mapping[str, Mapping[str, Any] | None]]) -> np.ndarray:
+    """Run filters one after the other over an image in memory.
+
+    Parameters
+    ----------
+    array : (x, y, z) float32 array
+    spacing_mm : three floats
+    chain : sequence of mappings
+        See `links`.
+
+    Raises
+    ------
+    ValueError
+        What `links` or a filter refuses.
+    """
+    for name, parameters in links(chain):
+        array = FILTERS[name](array, spacing_mm, **parameters)
     return array

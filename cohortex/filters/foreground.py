@@ -8,27 +8,22 @@ from typing import Any
 
 import numpy as np
 
+from cohortex.blocks import ALIGN, Computed, read_block, run_all
 from cohortex.volume import ArrayLike
 
 _LARGEST_AXIS = 256
 
 
-class Repeated:
+class Repeated(Computed):
     """A mask (x, y, z) of a volume larger than memory, kept at the resolution that it was found at."""
 
-    dtype = np.dtype(bool)
-
     def __init__(self, small: np.ndarray, factors: Sequence[int], shape: Sequence[int]):
+        super().__init__(self._enlarged, shape, bool)
         self.small = small
         self.factors = tuple(factors)
-        self.shape = tuple(int(n) for n in shape)
 
-    def __getitem__(self, key: Any) -> np.ndarray:
-        keys = (*key, slice(None), slice(None), slice(None))[:3] if isinstance(key, tuple) else (key, slice(None), slice(None))
-        keys = tuple(slice(None) if part is Ellipsis else part for part in keys)
-        rows = [np.atleast_1d(np.arange(n)[part]) // f for part, n, f in zip(keys, self.shape, self.factors, strict=True)]
-        box = self.small[np.ix_(*rows)]
-        return box[tuple(0 if isinstance(part, int | np.integer) else slice(None) for part in keys)]
+    def _enlarged(self, *indices: np.ndarray) -> np.ndarray:
+        return self.small[np.ix_(*(index // factor for index, factor in zip(indices, self.factors, strict=True)))]
 
 
 def foreground(array: ArrayLike) -> Any:
@@ -95,8 +90,6 @@ def _shrunk(array: ArrayLike, factors: list[int]) -> np.ndarray:
     """Return the means of blocks of an array that may be lazy."""
     if isinstance(array, np.ndarray):
         return _block_mean(array, factors)
-    from cohortex.blocks import ALIGN, read_block, run_all
-
     # boxes of whole chunks that are whole blocks, too; an odd factor takes what is near
     edges = [ALIGN * f if f in (1, 2, 3, 4) else f * max(1, 128 // f) for f in factors]
     small = np.empty([-(-n // f) for n, f in zip(array.shape, factors, strict=True)], np.float32)

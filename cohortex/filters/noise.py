@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from cohortex.filters.steps import slab_planes, slabs
 from cohortex.measures.image_quality import LEAST_NOISE, MAD_TO_SIGMA, finest_band, noise_sigma
-
-_PLANES = 32
 
 
 def given_or_estimated(array: Any, sigma: float | None) -> float:
@@ -35,8 +34,8 @@ def estimated(array: Any) -> float:
     if isinstance(array, np.ndarray):
         return noise_sigma(array)
     largest = np.float32(0)
-    for start in range(0, array.shape[0], _PLANES):
-        part = np.asarray(array[start : start + _PLANES], dtype=np.float32)
+    for start, stop in slabs(array):
+        part = np.asarray(array[start:stop], dtype=np.float32)
         largest = np.maximum(largest, np.abs(part).max(initial=0))  # unlike max it keeps NaN
     if not np.isfinite(largest):
         raise ValueError("the noise of an image with NaN or infinite values is not defined: replace them first")
@@ -66,9 +65,9 @@ def _bits(array: Any, least: float) -> Iterator[np.ndarray]:
     if size < 4:
         yield _counted(np.asarray(array[0:size]), least)
         return
-    coefficients = (size - 4) // 2 + 1
-    for first in range(0, coefficients, _PLANES // 2):
-        last = min(coefficients, first + _PLANES // 2)
+    coefficients, at_once = (size - 4) // 2 + 1, slab_planes(array.shape) // 2
+    for first in range(0, coefficients, at_once):
+        last = min(coefficients, first + at_once)
         yield _counted(np.asarray(array[2 * first : 2 * last + 2]), least)
 
 

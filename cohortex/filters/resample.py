@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 
-from cohortex.blocks import ALIGN, COPIES, Box, align_of, at_hand, block_for, boxes, map_blocks, new_array, plan, run_all
+from cohortex.blocks import (
+    ALIGN,
+    COPIES,
+    Box,
+    Elementwise,
+    align_of,
+    at_hand,
+    block_for,
+    boxes,
+    map_blocks,
+    map_columns,
+    new_array,
+    plan,
+    run_all,
+)
+from cohortex.filters.blockwise import run_filter
 from cohortex.filters.resample_kernels import labels_linear, nearest, trilinear
+from cohortex.filters.spline_kernels import MARGIN, cubic, prefilter
 from cohortex.io.scratch import Scratch
 from cohortex.volume import ArrayLike, Volume
 
@@ -42,7 +59,8 @@ def resample(
         The new grid itself; give either both or `spacing_mm`.
     order : {"nearest", "linear", "cubic"}, optional
         By default linear, for labels nearest. Linear on labels gives the label with the largest linear weight.
-        Cubic is the interpolating B-spline.
+        Cubic is the interpolating B-spline of the image continued by its outermost values: that of `scipy.ndimage.affine_transform`
+        (mode nearest) to 1e-5 of the image's range; sums are float32.
     antialias : bool
         Smooth an image before it is sampled more coarsely, with the Gaussian that widens the old voxel to the new one
         (full widths at half maximum add in squares). Labels and fields are never smoothed.
@@ -63,6 +81,7 @@ def resample(
     References
     ----------
     Cardoso et al., Scale factor point spread function matching, MICCAI 2015 (the Gaussian before down-sampling).
+    Unser, Splines: a perfect fit for signal and image processing, IEEE Signal Processing Magazine 16(6) (1999) 22-38.
     """
     if spacing_mm is not None:
         if affine is not None or shape is not None:
@@ -88,14 +107,25 @@ def resample(
         kernel = nearest if chosen == "nearest" else labels_linear
         return volume.with_data(_sampled(kernel, source, matrix, sizes, source.dtype.type(0), source.dtype), target, step)
     if volume.kind == "field":
-        field = volume.array(np.float32)
-        _refuse_not_finite(np.isfinite(field).all())
-        parts = [_image(np.ascontiguousarray(field[..., axis]), matrix, sizes, chosen, False, fill or 0.0) for axis in range(3)]
-        return volume.with_data(np.stack([part[...] for part in parts], axis=-1), target, step)
+        parts = []
+        for axis in range(3):
+            component, found = at_hand(_Component(volume.data, axis), look=lambda _, block: bool(np.isfinite(block).all()))
+            _refuse_not_finite(all(found))
+            parts.append(_image(component, matrix, sizes, chosen, False, fill or 0.0))
+        stacked = map_blocks(lambda *blocks: np.stack(blocks, axis=-1), *parts, out=new_array((*sizes, 3)))
+        return volume.with_data(stacked, target, step)
     source, found = at_hand(volume.data, look=lambda _, block: (float(block.min()), bool(np.isfinite(block).all())))
     _refuse_not_finite(all(finite for _, finite in found))
     outside = min(low for low, _ in found) if fill is None else float(fill)
     return volume.with_data(_image(source, matrix, sizes, chosen, antialias, outside), target, step)
+
+
+class _Component(Elementwise):
+    """One component of a field."""
+
+    def __init__(self, field: ArrayLike, axis: int):
+        super().__init__(lambda block: block[..., axis], field)
+        self.shape = tuple(int(n) for n in field.shape[:3])
 
 
 def _refuse_not_finite(finite: bool | np.bool_) -> None:
@@ -136,27 +166,37 @@ def _image(source: ArrayLike, matrix: np.ndarray, shape: tuple[int, ...], order:
     if antialias and order != "nearest" and not _whole_voxels(matrix):
         source = _widened(source, matrix)
     if order == "cubic" and not _whole_voxels(matrix):
-        return _cubic(np.asarray(source[...]), matrix, shape, fill)
+        margins = [MARGIN if size > 1 else 0 for size in source.shape]
+        return _sampled(cubic, _coefficients(source), matrix, shape, np.float32(fill), np.dtype(np.float32), margins)
     return _sampled(nearest if order == "nearest" else trilinear, source, matrix, shape, np.float32(fill), np.dtype(np.float32))
 
 
-def _sampled(kernel: Callable[..., None], source: ArrayLike, matrix: np.ndarray, shape: tuple[int, ...], fill: Any, dtype: np.dtype) -> Any:
-    """Fill the new grid block by block, each from the part of the source that it lies in."""
+def _sampled(
+    kernel: Callable[..., None],
+    source: ArrayLike,
+    matrix: np.ndarray,
+    shape: tuple[int, ...],
+    fill: Any,
+    dtype: np.dtype,
+    margins: Sequence[int] = (0, 0, 0),
+) -> Any:
+    """Fill the new grid block by block, each from the part of the source that it lies in; the source has `margins` before its voxel 0."""
     out = new_array(shape, dtype)
     copies = _whole_voxels(matrix)
     budget = plan().memory_mb * 2**20 // (dtype.itemsize * COPIES * plan().threads)
     align = 1 if isinstance(out, np.ndarray | Scratch) else align_of(out)
     block = np.array(block_for(shape))
-    while np.prod(np.minimum(np.abs(matrix[:3, :3]) @ block + 4, source.shape)) > max(budget, ALIGN**3) and block.max() > max(align, 8):
+    while np.prod(np.minimum(np.abs(matrix[:3, :3]) @ block + 6, source.shape)) > max(budget, ALIGN**3) and block.max() > max(align, 8):
         # a coarser grid takes much of the source for a small block
         block[block.argmax()] = max(align, -(-int(block.max()) // (2 * align)) * align)
 
     def one(box: Box) -> None:
         made = np.empty([b - a for a, b in box], dtype)
         first, ends = np.array([a for a, _ in box]), np.array([b - 1 for _, b in box])
-        corners = np.array(list(product(*zip(first, ends, strict=True)))) @ matrix[:3, :3].T + matrix[:3, 3]
-        low = np.clip(np.floor(corners.min(0)).astype(np.int64) - 1, 0, np.array(source.shape))
-        high = np.clip(np.ceil(corners.max(0)).astype(np.int64) + 2, 0, np.array(source.shape))
+        corners = np.array(list(product(*zip(first, ends, strict=True)))) @ matrix[:3, :3].T + matrix[:3, 3] + margins
+        # as far as a spline looks, and one more for rounding
+        low = np.clip(np.floor(corners.min(0)).astype(np.int64) - 2, 0, np.array(source.shape))
+        high = np.clip(np.ceil(corners.max(0)).astype(np.int64) + 4, 0, np.array(source.shape))
         if (low >= high).any():
             made[...] = fill
         elif copies:
@@ -191,37 +231,25 @@ def _copied(source: ArrayLike, offset: np.ndarray, box: Box, made: np.ndarray, f
 
 def _widened(source: ArrayLike, matrix: np.ndarray) -> ArrayLike:
     """Smooth the axes along which the new grid is coarser."""
-    from scipy import ndimage
-
     ratio = np.linalg.norm(matrix[:3, :3], axis=1)
     sigma = np.sqrt(np.maximum(ratio**2 - 1, 0)) / (2 * np.sqrt(2 * np.log(2)))
     sigma = np.where((ratio < 1.01) | (np.array(source.shape) == 1), 0, sigma)
     if not sigma.any():
         return source
-
-    def smoothed(block: np.ndarray) -> np.ndarray:
-        return np.asarray(ndimage.gaussian_filter(block, tuple(sigma), mode="nearest", truncate=3.0))
-
-    # the kernel ends at 3 sigma, rounded
-    return map_blocks(smoothed, source, halo=[int(3.0 * float(s) + 0.5) for s in sigma])
+    return run_filter("gaussian", source, (1.0, 1.0, 1.0), {"sigma_mm": sigma.tolist()})
 
 
-def _cubic(source: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...], fill: float) -> np.ndarray:
-    """Sample the interpolating cubic B-spline."""
-    from scipy import ndimage
-
-    linear: Any = matrix[:3, :3]
-    offset: Any = matrix[:3, 3]
-    diagonal = np.diag(np.diag(linear))
-    aligned = np.allclose(linear, diagonal, rtol=0, atol=1e-9)
-    # "nearest" continues the outermost value as far as the half voxel that still belongs to the image.
-    out = ndimage.affine_transform(
-        source, np.diag(linear) if aligned else linear, offset, cast(tuple[int, int, int], shape), order=3, mode="nearest"
-    )
-    inside = np.ones(shape, dtype=bool)
-    indices = np.ogrid[tuple(slice(0, size) for size in shape)]
+def _coefficients(source: ArrayLike) -> ArrayLike:
+    """Return the coefficients of the interpolating spline with their margins: every line filtered whole, one axis after the other."""
     for axis in range(3):
-        position = offset[axis] + sum(linear[axis, other] * indices[other] for other in range(3))
-        inside &= (position >= -0.5 - _SNAP) & (position <= source.shape[axis] - 0.5 + _SNAP)
-    out[~inside] = fill
-    return out.astype(np.float32, copy=False)
+        size = source.shape[axis]
+        if size > 1:
+            source, _ = map_columns(partial(_filtered, axis=axis), source, axis=axis, count=size + 2 * MARGIN)
+    return source
+
+
+def _filtered(block: np.ndarray, axis: int) -> tuple[np.ndarray, None]:
+    """Return a column with the coefficients along an axis."""
+    out = np.empty([size + 2 * MARGIN * (other == axis) for other, size in enumerate(block.shape)], np.float32)
+    prefilter(np.moveaxis(block, axis, 0), np.moveaxis(out, axis, 0))
+    return out, None

@@ -23,6 +23,9 @@ Triple = tuple[int, int, int]
 THIN = 16
 """An image with fewer voxels than this along z has z turned to the front while it is filtered: rows along z are what is vectorised."""
 
+SLAB_VOXELS = 2**24
+"""Voxels of a slab of a lazy image that a statistic reads at once; no statistic depends on it."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -34,20 +37,25 @@ class Step:
         (array, spacing_mm, **parameters) -> numbers for `halo` and `block`. The array (x, y, z) may be lazy, finite; of it only
         what a statistic needs is read, in slabs along x. Raises ValueError for a parameter out of its range.
     halo : callable
-        (resolved) -> voxels along x, y and z. Raises ValueError where no block is like the whole.
+        (resolved) -> voxels along x, y and z; None where a voxel depends on the whole image.
     block : callable
         (float32 values, resolved, origin) -> float32 values of the same shape; origin is where in the image its first voxel lies.
+    everywhere : callable, optional
+        (array, resolved) -> array-like, for steps whose halo may be None: the whole image, in bounded memory; the array may be lazy.
     """
 
     resolve: Callable[..., dict[str, Any]]
-    halo: Callable[[Resolved], Triple]
+    halo: Callable[[Resolved], Triple | None]
     block: Callable[[np.ndarray, Resolved, Triple], np.ndarray]
+    everywhere: Callable[[Any, Resolved], Any] | None = None
 
 
 def whole(step: Step, values: np.ndarray, resolved: Resolved) -> np.ndarray:
     """Filter a checked image in slabs along x, one a thread (`cohortex.threads.count`)."""
-    hx = step.halo(resolved)[0]
-    size = values.shape[0]
+    reach = step.halo(resolved)
+    if reach is None:
+        raise ValueError("a step without a halo is not for slabs: it has `everywhere`")
+    hx, size = reach[0], values.shape[0]
     pieces = max(1, min(threads.count(), size // max(2 * hx, 8)))
     if pieces == 1:
         return step.block(values, resolved, (0, 0, 0))
@@ -79,7 +87,12 @@ def turned_back(values: np.ndarray, order: Sequence[int]) -> np.ndarray:
     return np.ascontiguousarray(np.transpose(values, tuple(int(i) for i in np.argsort(order))))
 
 
-def slabs(array: Any, planes: int = 32) -> list[tuple[int, int]]:
+def slab_planes(shape: Sequence[int], most: int = 32) -> int:
+    """Return how many planes along x of a lazy image are read at once: an even number, fewer than `most` where planes are large."""
+    return max(2, min(most, SLAB_VOXELS // (shape[1] * shape[2]) // 2 * 2))
+
+
+def slabs(array: Any) -> list[tuple[int, int]]:
     """Return starts and stops along x in which a lazy array is read."""
-    size = array.shape[0]
+    size, planes = array.shape[0], slab_planes(array.shape)
     return [(start, min(size, start + planes)) for start in range(0, size, planes)]

@@ -11,7 +11,7 @@ import numpy as np
 from cohortex import threads
 from cohortex.filters.arrays import checked, relative_spacing
 from cohortex.filters.noise import given_or_estimated
-from cohortex.filters.steps import Resolved, Step, Triple
+from cohortex.filters.steps import Resolved, Step, Triple, slab_planes
 from cohortex.filters.wavelet_kernels import shrink, squares
 from cohortex.filters.wavelet_transform import decompose, deepest, recompose, taps_of
 
@@ -117,7 +117,7 @@ def _powers(array: Any, resolved: Resolved, shift: int) -> list[dict[str, float]
     unit = 2**depth if 0 in axes else 1
     ahead = shift if 0 in axes else 0  # places are counted from where the shifted image begins
     margin = unit * _tap_count(resolved) if 0 in axes else 0
-    planes = size + ahead if isinstance(array, np.ndarray) else -(-64 // unit) * unit
+    planes = size + ahead if isinstance(array, np.ndarray) else max(unit, slab_planes(array.shape, 64) // unit * unit)
     found: list[dict[str, list[np.ndarray]]] = []
     counts: list[dict[str, int]] = []
     for start in range(0, size + ahead, planes):

@@ -44,7 +44,7 @@ class Stage:
 
 STAGES: dict[str, Stage] = {
     "acquire": Stage("image", mem_factor=6.0, seconds_mb=0.5, streams=True),
-    "preprocess": Stage("image", version=3, mem_factor=12.0, seconds_mb=1.5),
+    "preprocess": Stage("image", version=3, mem_factor=10.0, seconds_mb=1.5, streams=True),
     "denoise": Stage("image", version=2, learned=True, mem_factor=16.0, seconds_mb=3.0, streams=True),
     "superresolve": Stage("image", version=2, learned=True, mem_factor=24.0, seconds_mb=3.0, streams=True),
     "regseg": Stage("subject", version=3, learned=True, mem_factor=30.0, seconds_mb=4.0, scratch_factor=12.0, streams=True),

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from cohortex import __version__
+from cohortex import __version__, threads
 from cohortex.blocks import over_blocks
 from cohortex.io.bids import build_name, folder
 from cohortex.io.dataset import LISTS, remove_files, write_dataset
@@ -150,7 +150,7 @@ def write_content(results: Path, target: Target) -> None:
     elif isinstance(content, Volume):
         from cohortex.io.nifti import write_nifti
 
-        write_nifti(path, content)
+        write_nifti(path, content, threads=threads.count())
     elif isinstance(content, np.ndarray):
         from cohortex.io.itk import write_affine
 
@@ -168,7 +168,7 @@ def _write_ozx(path: Path, volume: Volume) -> None:
         return
     from cohortex.io.ozx import write_ozx
 
-    write_ozx(path, volume)
+    write_ozx(path, volume, threads.count())
 
 
 def _make_folder(results: Path, path: Path) -> None:

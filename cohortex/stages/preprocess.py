@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from cohortex.blocks import map_blocks
 from cohortex.errors import BadInput
 from cohortex.items import Image, Made
 from cohortex.survey import Survey, survey
-from cohortex.volume import Volume
+from cohortex.volume import ArrayLike, Volume
 
 SHADED = frozenset(
     (
@@ -78,16 +77,16 @@ def preprocess(image: Image, settings: Mapping[str, Any], model: Any, seed: int)
     volume = image.volume
     look = survey(volume)
     _refuse_what_cannot_be_scaled(image.id, look)
-    measures: dict[str, Any] = {}
+    data, measures = look.data, {}
     shaded = decided(settings.get("bias_field", "auto"), volume.modality in SHADED or volume.modality.endswith("w"))
     if shaded and _has_plane(look):
         options = dict(settings.get("n4", {}))
-        look, measures["bias_field_range"] = _without_bias(look, volume.spacing, options)
-        volume = volume.with_data(look.data, step={"step": "bias_field", "method": "N4", **options})
+        data, measures["bias_field_range"] = _without_bias(look, volume.spacing, options)
+        volume = volume.with_data(data, step={"step": "bias_field", "method": "N4", **options})
     method = settings.get("normalise", "auto")
     if method == "auto":
         method = "none" if volume.modality in MAPS else "percentile"
-    data, step = _normalised(image.id, look, method, settings)
+    data, step = _normalised(image.id, look, data, method, settings)
     if step:
         volume = volume.with_data(data, step=step)
     array = look.of(data)
@@ -99,6 +98,8 @@ def preprocess(image: Image, settings: Mapping[str, Any], model: Any, seed: int)
         measures["edge_loss_share"] = 1 - after / before if before > 0 else 0.0
         volume = volume.with_data(data, step={"step": "filters", "filters": chain})
     volume = volume.with_data(data)
+    # where the image lies in a scratch file, that one goes before there are more
+    del look
     if settings.get("resample"):
         volume = _on_grid(image.id, volume, settings["resample"])
     return Made(volume, measures=measures)
@@ -127,33 +128,29 @@ def _has_plane(look: Survey) -> bool:
     return bool(sorted(look.data.shape)[1] >= 4 and np.count_nonzero(look.sample_inside & (look.of(look.data) > 0)) >= 64)
 
 
-def _without_bias(look: Survey, spacing_mm: tuple[float, float, float], options: Mapping[str, Any]) -> tuple[Survey, float]:
-    """Return the image without its bias field, and the field's range in the foreground; N4 works on the whole image in memory."""
+def _without_bias(look: Survey, spacing_mm: tuple[float, float, float], options: Mapping[str, Any]) -> tuple[Any, float]:
+    """Return the image without its bias field, and the field's range in the foreground."""
     from cohortex.filters.bias_field import correct_bias
 
-    mask = np.asarray(look.inside[...])
-    array, field = correct_bias(np.asarray(look.data[...], dtype=np.float32), spacing_mm, mask, **options)
-    low, high = np.percentile(field[mask], [5, 95])
-    corrected = replace(look, data=array, low=float(array.min()), high=float(array.max()))
-    # The foreground is that of the image as it came.
-    corrected.__dict__["inside"] = mask
-    return corrected, float(high / low)
+    data, field = correct_bias(look.data, spacing_mm, look.inside, **options)
+    low, high = np.percentile(look.of(field)[look.sample_inside], [5, 95])
+    return data, float(high / low)
 
 
-def _normalised(name: str, look: Survey, method: str, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return the scaled data and the step of its history."""
+def _normalised(name: str, look: Survey, data: ArrayLike, method: str, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the scaled data and the step of its history; `look` is of the image as it came, so that its foreground is."""
     from cohortex.filters import normalise
 
     if method == "none":
-        return look.data, {}
+        return data, {}
     if method == "window":
         centre, width = settings["window"]
-        return map_blocks(lambda block: normalise.window(block, centre, width), look.data), {
+        return map_blocks(lambda block: normalise.window(block, centre, width), data), {
             "step": "normalise",
             "method": method,
             "window": [centre, width],
         }
-    values = look.of(look.data)[look.sample_inside]
+    values = look.of(data)[look.sample_inside]
     if values.size == 0 or not float(values.max()) > float(values.min()):
         raise BadInput(
             "empty-foreground",
@@ -169,7 +166,7 @@ def _normalised(name: str, look: Survey, method: str, settings: Mapping[str, Any
             low = 1.0
         zero, unit = normalise.percentile_map(values, low, high)
         step["percentiles"] = [low, high]
-    return map_blocks(lambda block: normalise.mapped(block, zero, unit), look.data), step
+    return map_blocks(lambda block: normalise.mapped(block, zero, unit), data), step
 
 
 def _quality(array: np.ndarray, look: Survey, spacing_mm: tuple[float, float, float], magnitude: bool) -> dict[str, Any]:

@@ -61,6 +61,16 @@ STAGES = {
     "filters": (preprocess, {"filters": [{"median": {}}, {"gaussian": {"sigma_mm": 1.0}}]}, lambda: None, "CT"),
     "window": (preprocess, {"normalise": "window", "window": [40, 400]}, lambda: None, "CT"),
     "percentile": (preprocess, {"bias_field": False, "normalise": "percentile"}, lambda: None, "T1w"),
+    "spectrum, spline": (
+        preprocess,
+        {
+            "n4": {"iterations": [3, 3]},
+            "filters": [{"wiener": {"psf_sigma_mm": 1.0}}],
+            "resample": {"spacing_mm": [0.8, 1.3, 0.9], "order": "cubic"},
+        },
+        lambda: None,
+        "T1w",
+    ),
     "transform": (denoise, {}, lambda: None, "T1w"),
     "redcnn": (denoise, {"method": "redcnn", "weights": "m"}, lambda: network("denoise", "redcnn", filters=2), "CT"),
     "spline": (superresolve, {"method": "spline"}, lambda: None, "T2w"),
@@ -151,6 +161,11 @@ def test_resampling_in_blocks_is_exact(tmp_path, grid, order):
     with planned(Plan(memory_mb=0, scratch=tmp_path)):
         lazy = resample(labels, affine=affine, shape=(66, 35, 20), order=order)
     assert lazy.array().tobytes() == resample(labels, affine=affine, shape=(66, 35, 20), order=order).array().tobytes()
+    field = Volume(np.random.default_rng(0).normal(size=(*volume.shape, 3)).astype(np.float32), volume.affine, kind="field")
+    with planned(Plan(memory_mb=0, scratch=tmp_path)):
+        lazy = resample(field, affine=affine, shape=(66, 35, 20), order=order)
+    assert isinstance(lazy.data, Scratch)
+    assert lazy.array().tobytes() == resample(field, affine=affine, shape=(66, 35, 20), order=order).array().tobytes()
 
 
 def test_the_foreground_of_a_lazy_volume_is_that_of_the_array(tmp_path, monkeypatch):
