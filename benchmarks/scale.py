@@ -110,7 +110,9 @@ def left_behind(folder: Path) -> dict[str, float]:
 REPORT = """
 import sys
 from pathlib import Path
-what, work, results = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+root, what, work, results, *more = sys.argv[1:]
+sys.path.insert(0, root)
+work, results = Path(work), Path(results)
 from tests.fake_cohort import CONFIG, STAGES
 if what == "report":
     from cohortex.report.page import write_report
@@ -120,14 +122,14 @@ elif what == "verdict":
     print(verdict(work, CONFIG, STAGES)[1])
 else:
     from tests.fake_cohort import write_fake_cohort
-    write_fake_cohort(work, int(sys.argv[4]), batch_size=20, pictures=sys.argv[5] == 'pictures')
+    write_fake_cohort(work, int(more[0]), batch_size=20, pictures=more[1] == "pictures")
 """
 
 
 def report_cost(folder: Path, subjects: int) -> dict[str, float]:
     """Make report and verdict of a cohort that never ran."""
     work, results, name = folder / f"work{subjects}", folder / f"results{subjects}", f"{subjects // 1000}k"
-    words = [sys.executable, "-c", REPORT]
+    words = [sys.executable, "-c", REPORT, str(ROOT)]
     if not (work / "cohort").is_dir():
         shutil.rmtree(work, ignore_errors=True)
         measured([*words, "write", str(work), str(results), str(subjects), "pictures" if subjects <= 10_000 else ""], folder)

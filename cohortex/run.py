@@ -146,10 +146,10 @@ def check_disk(work: Path, jobs: int) -> None:
     Refused
         When megabytes or files (inodes) do not suffice.
     """
-    from cohortex.cohort import batch_sizes
+    from cohortex.cohort import batch_sizes, run_batches
 
-    exported = work / "records" / "export"
-    waiting = [size for batch, size in batch_sizes(work).items() if not (exported / batch).is_dir()]
+    exported, sizes = work / "records" / "export", batch_sizes(work)
+    waiting = [sizes[batch] for batch in run_batches(work) if not (exported / batch).is_dir()]
     in_flight = sorted(waiting, key=lambda size: size.total_mb, reverse=True)[: max(jobs, 1)]
     if not in_flight:
         return
@@ -179,12 +179,12 @@ def sentence_of(error: OSError) -> str:
 
 def tells_all(page: Path, work: Path, stages: Sequence[str]) -> bool:
     """Return whether a report is there and was made after every record of the cohort."""
-    from cohortex.cohort import read_batches
+    from cohortex.cohort import run_batches
 
     if not page.is_file():
         return False
     made = page.stat().st_mtime
-    manifests = (work / "records" / stage / batch / "manifest.tsv" for stage in stages for batch in read_batches(work))
+    manifests = (work / "records" / stage / batch / "manifest.tsv" for stage in stages for batch in run_batches(work))
     return all(manifest.is_file() and manifest.stat().st_mtime <= made for manifest in manifests)
 
 

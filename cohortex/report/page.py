@@ -17,9 +17,10 @@ from typing import Any
 from markupsafe import Markup
 
 from cohortex.items import SET_ASIDE
-from cohortex.publish import write_text
+from cohortex.publish import write_json, write_text
 from cohortex.report import charts, classes, measures, methods, pictures
 from cohortex.report.records import SIMULATED_SITES, Records, Row, number, read_records, write_union
+from cohortex.runs import COUNTS, how_it_ended, read_runs, status_words
 from cohortex.verdict import Tally, sentence, tally
 
 PICTURES, ODD_Z = 60, 3.5
@@ -27,6 +28,9 @@ PICTURES, ODD_Z = 60, 3.5
 
 LISTED, NAMES = 200, 40
 """Rows of a table, and ids under one reason, that are written out; the rest is counted and stands in the table of all images."""
+
+RUNS = 20
+"""So many of the latest runs are listed."""
 
 FEW_VALUES = 3
 """A measure is drawn where some modality has so many values of it; fewer are read more easily in the table of all images."""
@@ -69,7 +73,7 @@ class Systemic:
 
 
 def write_report(work: Path, results: Path, config: Mapping[str, Any], stages: Sequence[str]) -> Path:
-    """Write ``<results>/report/index.html`` and ``<results>/manifest.tsv`` from the records that exist.
+    """Write ``<results>/report/index.html``, ``counts.json`` beside it and ``<results>/manifest.tsv`` from the records that exist.
 
     Parameters
     ----------
@@ -89,6 +93,7 @@ def write_report(work: Path, results: Path, config: Mapping[str, Any], stages: S
     write_union(results / "manifest.tsv", records)
     page = results / "report" / "index.html"
     write_text(page, render(work, records, config))
+    write_json(results / COUNTS, records.statuses())
     return page
 
 
@@ -142,6 +147,7 @@ def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
         software=methods.software(records),
         paragraph=methods.paragraph(records, config),
         settings=methods.settings(config),
+        runs=_runs(work),
         simulated=_simulated(records),
         mark=charts.strip_mark,
         spoken=measures.spoken,
@@ -176,6 +182,23 @@ def _duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def _runs(work: Path) -> list[dict[str, Any]]:
+    """Return the latest runs on the work folder as rows of a table; this page is made inside the first of them."""
+    return [
+        {
+            "started": run["started"][:16].replace("T", " "),
+            "who": f"{run.get('user', '')} on {run.get('process', {}).get('host', '')}",
+            "ended": how_it_ended(run),
+            "duration": _duration(run["seconds"]) if run.get("seconds") is not None else "",
+            "batches": f"{run.get('batches', '')} of {run.get('cohort_batches', '')}",
+            "images": status_words(run.get("images")),
+            "version": (run.get("software") or {}).get("cohortex", ""),
+            "config": str(run.get("config_sha256", ""))[:8],
+        }
+        for run in read_runs(work)[:RUNS]
+    ]
 
 
 def _simulated(records: Records) -> dict[str, int]:

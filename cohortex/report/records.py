@@ -132,6 +132,12 @@ class Records:
         systemic = set(self.systemic())
         return sorted(rows, key=lambda row: ((row.stage, row.batch) not in systemic, order.get(row.stage, -1), row.code, row.image))
 
+    def statuses(self) -> dict[str, int]:
+        """Return how many images of the cohort have which status by the last word on them."""
+        found = Counter(self.last[name].status for name in self.images if name in self.last)
+        found["failed"] += sum(row.kind == "image" and row.image not in self.last for row in self.unfinished())
+        return dict(+found)
+
     def systemic(self) -> list[tuple[str, str]]:
         """Return stage and batch of those in which more than half of the items were set aside."""
         return [
@@ -180,13 +186,15 @@ def read_records(work: Path, stages: Sequence[str]) -> Records:
     records = Records(list(stages))
     records.cohort = {row["image"]: row for row in _table(work / "cohort" / "cohort.tsv", records.notes)}
     records.participants = {row["subject"]: row for row in _table(work / "cohort" / "participants.tsv", None) if "subject" in row}
-    batches = {row.get("batch", "") for row in records.cohort.values()} - {""}
     try:
-        others = json.loads((work / "cohort" / "index.json").read_text(encoding="utf-8")).get("others")
+        index = json.loads((work / "cohort" / "index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        others = None  # a cohort without this file has been told of elsewhere
-    if others:
-        records.notes.append(not_taken(others))
+        index = {}  # a cohort without this file has been told of elsewhere
+    if index.get("others"):
+        records.notes.append(not_taken(index["others"]))
+    if index.get("only") is not None:
+        _leave_out(work, records, set(index["only"]))
+    batches = {row.get("batch", "") for row in records.cohort.values()} - {""}
     for stage in stages:
         folder = work / "records" / stage
         found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")) if folder.is_dir() else []
@@ -205,6 +213,23 @@ def read_records(work: Path, stages: Sequence[str]) -> Records:
             numbers[batch] = _json(record / "numbers.json", records.notes)
         records.told[stage], records.counts[stage], records.timing[stage], records.numbers[stage] = told, counts, timing, numbers
     return records
+
+
+def _leave_out(work: Path, records: Records, only: set[str]) -> None:
+    """Take out of the cohort what `only` left to other runs, unless one of them brought it to the end of the chain."""
+    told = {batch for batch in {row["batch"] for row in records.cohort.values()} - only if _finished(work, records.stages, batch)}
+    left = [name for name, row in records.cohort.items() if row["batch"] not in only | told]
+    if left:
+        batches = len({records.cohort.pop(name)["batch"] for name in left})
+        images = "1 image" if len(left) == 1 else f"{len(left)} images"
+        many = "1 batch" if batches == 1 else f"{batches} batches"
+        records.notes.append(
+            f"This run worked on a part of the cohort (only); {images} of {many} that no run has finished are not told of."
+        )
+
+
+def _finished(work: Path, stages: Sequence[str], batch: str) -> bool:
+    return all((work / "records" / stage / batch / "numbers.json").is_file() for stage in stages)
 
 
 def read_previews(work: Path, stage: str, batch: str, wanted: Iterable[str], notes: list[str]) -> dict[str, dict[str, Any]]:
