@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 import statistics
 from collections import Counter, defaultdict
@@ -18,8 +17,8 @@ from markupsafe import Markup
 
 from cohortex.items import SET_ASIDE
 from cohortex.publish import write_json, write_text
-from cohortex.report import charts, classes, measures, methods, pictures
-from cohortex.report.records import SIMULATED_SITES, Records, Row, number, read_records, write_union
+from cohortex.report import charts, classes, images, measures, methods, pictures
+from cohortex.report.records import Records, Row, number, read_records, write_union
 from cohortex.runs import COUNTS, how_it_ended, read_runs, status_words
 from cohortex.verdict import Tally, sentence, tally
 
@@ -28,6 +27,9 @@ PICTURES, ODD_Z = 60, 3.5
 
 LISTED, NAMES = 200, 40
 """Rows of a table, and ids under one reason, that are written out; the rest is counted and stands in the table of all images."""
+
+SYSTEMIC = 12
+"""So many systemic batches are told of one by one."""
 
 RUNS = 20
 """So many of the latest runs are listed."""
@@ -106,6 +108,7 @@ def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
     groups = measures.groups_of(records)
     # A class that few subjects belong to is not odd.
     odd = measures.odd_ones((group for group in groups if not classes.is_probability(group.measure)), float(chosen["odd_z"]))
+    systemic = _systemic(records, found.lost)
     gallery = pictures.Gallery()
     shown = pictures.choose(records, [row.image for row in found.lost] + [one.image for one in odd], int(chosen["pictures"]))
     pairs = pictures.pairs_by_stage(work, records, shown, gallery)
@@ -128,7 +131,8 @@ def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
         sentence=sentence(found),
         lost=found.lost[:LISTED],
         lost_groups=_lost_groups(found.lost),
-        systemic=_systemic(records, found.lost),
+        systemic=systemic[:SYSTEMIC],
+        systemic_more=len(systemic) - SYSTEMIC,
         statuses=STATUSES,
         odd=odd[:LISTED],
         odd_count=len(odd),
@@ -136,7 +140,7 @@ def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
         reasons=_reasons(records),
         glance=_glance(records, found),
         funnel=_funnel(records, found),
-        data=_data(records, found, odd),
+        data=images.table(records, found, odd),
         stages=_stages(records, groups, odd, pairs),
         links=_links(records, pairs),
         gallery=gallery,
@@ -213,15 +217,17 @@ def _lost_groups(lost: Sequence[Row]) -> list[tuple[str, str, str, int]]:
 
 def _systemic(records: Records, lost: Sequence[Row]) -> list[Systemic]:
     found = []
+    by_batch: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in lost:
+        by_batch[row.stage, row.batch].append(row)
+    columns = ("site", "scanner", "modality", "acq")
+    several = [column for column in columns if len({entry.get(column, "") for entry in records.cohort.values()} - {""}) > 1]
     for stage, batch in records.systemic():
-        rows = [row for row in lost if (row.stage, row.batch) == (stage, batch)]
+        rows = by_batch[stage, batch]
         codes = ", ".join(f"{count} x {code}" for code, count in Counter(row.code for row in rows).most_common(3))
         entries = [records.cohort.get(row.image.split("+")[0], {}) for row in rows]
         common = [
-            f"{column} {values.pop()}"
-            for column in ("site", "scanner", "modality", "acq")
-            if len(values := {entry.get(column, "") for entry in entries} - {""}) == 1
-            and len({entry.get(column, "") for entry in records.cohort.values()} - {""}) > 1
+            f"{column} {values.pop()}" for column in several if len(values := {entry.get(column, "") for entry in entries} - {""}) == 1
         ]
         found.append(Systemic(stage, batch, len(rows), codes, ", ".join(common)))
     return found
@@ -276,7 +282,7 @@ def _glance(records: Records, found: Tally) -> dict[str, Any]:
 def _funnel(records: Records, found: Tally) -> list[dict[str, Any]]:
     """Return for every stage how many images left it in which status, with a bar and the counts by modality."""
     rows = []
-    unfinished = Counter(row.stage for row in records.unfinished() if row.kind == "image")
+    unfinished = Counter(row.stage for row in records.unfinished if row.kind == "image")
     for stage in records.stages:
         by_status: Counter[str] = Counter()
         by_modality: dict[str, int] = defaultdict(int)
@@ -301,57 +307,6 @@ def _funnel(records: Records, found: Tally) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _data(records: Records, found: Tally, odd: Iterable[measures.Odd]) -> Markup:
-    """Return the table of all images as JSON for the page's script: fixed cells and, by stage, the measures."""
-    last = dict(records.last) | {row.image: row for row in found.lost}
-    names = sorted(set(records.images) | {name for name, row in last.items() if row.is_image or row.set_aside})
-    told = records.measures()
-    derived: dict[str, list[str]] = defaultdict(list)
-    for name in told:
-        if "+" in name:
-            derived[name.split("+")[0]].append(name)
-    flagged: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    for one in odd:
-        base, _, tag = one.image.partition("+")
-        flagged[base].add((one.group.stage, f"{tag} {one.group.measure}" if tag else one.group.measure))
-    columns: dict[str, dict[str, int]] = {stage: {} for stage in records.stages}
-    rows = []
-    for name in names:
-        own = dict(told.get(name, {}))
-        for thing in derived.get(name, ()):
-            tag = thing.partition("+")[2]
-            own |= {(stage, f"{tag} {measure}"): value for (stage, measure), value in told[thing].items()}
-        cells: dict[str, dict[int, Any]] = {}
-        for (stage, measure), text in own.items():
-            index = columns[stage].setdefault(measure, len(columns[stage]))
-            value = number(text)
-            cells.setdefault(stage, {})[index] = text if value is None else value
-        row, entry = last.get(name), records.cohort.get(name, {})
-        fixed = [
-            row.status if row else "failed",
-            name,
-            entry.get("subject") or (row.subject if row else ""),
-            entry.get("modality") or (row.modality if row else ""),
-            row.stage if row else "",
-            " ".join(filter(None, (row.code and f"{row.code}:", row.reason))) if row else "",
-            entry.get("site", ""),
-        ]
-        marks = [[stage, columns[stage][measure]] for stage, measure in sorted(flagged.get(name, ())) if measure in columns.get(stage, {})]
-        rows.append([fixed, cells, marks])
-    heads = {stage: [_head(name) for name in index] for stage, index in columns.items() if index}
-    text = json.dumps({"stages": heads, "rows": rows, "simulated": list(SIMULATED_SITES)}, ensure_ascii=False, separators=(",", ":"))
-    # Inside a script element only these could end it or begin a comment.
-    return Markup(
-        text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e").replace("\u2028", " ").replace("\u2029", " ")
-    )
-
-
-def _head(measure: str) -> str:
-    tag, _, name = measure.rpartition(" ")
-    words, unit = measures.spoken(name)
-    return f"{f'{tag}: ' if tag else ''}{words}{f' ({unit})' if unit else ''}"
 
 
 def _stages(

@@ -127,7 +127,7 @@ class Records:
         # What was derived from an image that was set aside itself is not worth a line of its own.
         names = {row.image for row in rows}
         rows = [row for row in rows if "+" not in row.image or row.image.split("+")[0] not in names]
-        rows += self.unfinished()
+        rows += self.unfinished
         order = {stage: position for position, stage in enumerate(self.stages)}
         systemic = set(self.systemic())
         return sorted(rows, key=lambda row: ((row.stage, row.batch) not in systemic, order.get(row.stage, -1), row.code, row.image))
@@ -135,7 +135,7 @@ class Records:
     def statuses(self) -> dict[str, int]:
         """Return how many images of the cohort have which status by the last word on them."""
         found = Counter(self.last[name].status for name in self.images if name in self.last)
-        found["failed"] += sum(row.kind == "image" and row.image not in self.last for row in self.unfinished())
+        found["failed"] += sum(row.kind == "image" and row.image not in self.last for row in self.unfinished)
         return dict(+found)
 
     def systemic(self) -> list[tuple[str, str]]:
@@ -144,8 +144,9 @@ class Records:
             (stage, batch) for stage in self.stages for batch, numbers in self.numbers.get(stage, {}).items() if numbers.get("systemic")
         ]
 
+    @cached_property
     def unfinished(self) -> list[Row]:
-        """Return a row of status ``failed`` for every image whose batch did not get to the end of the chain."""
+        """A row of status ``failed`` for every image whose batch did not get to the end of the chain."""
         heard = {name.split("+")[0] for name in self.last} | {source for row in self.last.values() for source in row.sources.split()}
         rows = []
         for name, entry in self.cohort.items():
@@ -162,15 +163,6 @@ class Records:
                 sentence = "no stage has a word on it; look at the log of the batch and report this as a fault of the program."
                 rows.append(_row(self.stages[0], {**_nothing(entry), "status": "failed", "code": "no-record", "reason": sentence}, {}))
         return rows
-
-    def measures(self) -> dict[str, dict[tuple[str, str], str]]:
-        """Return by image and then by (stage, measure) what was measured."""
-        found: dict[str, dict[tuple[str, str], str]] = defaultdict(dict)
-        for stage in self.stages:
-            for row in self.told.get(stage, []):
-                for name, value in row.measures.items():
-                    found[row.image][stage, name] = value
-        return found
 
 
 def read_records(work: Path, stages: Sequence[str]) -> Records:
@@ -198,7 +190,7 @@ def read_records(work: Path, stages: Sequence[str]) -> Records:
     for stage in stages:
         folder = work / "records" / stage
         found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")) if folder.is_dir() else []
-        told, counts, timing, numbers = [], Counter(), [], {}
+        told, counts, timing, numbers, latest = [], Counter(), [], {}, {}
         for batch in found:
             if batches and batch not in batches:
                 continue  # left over from a cohort that was cut differently
@@ -211,6 +203,8 @@ def read_records(work: Path, stages: Sequence[str]) -> Records:
                     told.append(row)
             timing += [_timing(row) for row in _table(record / "timing.tsv", records.notes)]
             numbers[batch] = _json(record / "numbers.json", records.notes)
+            _share(numbers[batch], latest)
+            latest = numbers[batch]
         records.told[stage], records.counts[stage], records.timing[stage], records.numbers[stage] = told, counts, timing, numbers
     return records
 
@@ -259,21 +253,31 @@ def read_previews(work: Path, stage: str, batch: str, wanted: Iterable[str], not
     return pictures
 
 
+def _share(numbers: dict[str, Any], other: Mapping[str, Any]) -> None:
+    """Let two batches' numbers hold what they have in common only once (settings, models, software)."""
+    for name, value in numbers.items():
+        if other.get(name) == value:
+            numbers[name] = other[name]
+
+
 def write_union(path: Path, records: Records) -> None:
     """Write the last word on every image and derived thing, with the measures of all stages (``<stage>.<measure>``).
 
     Cells that a spreadsheet would take for a formula begin with an apostrophe.
     """
-    measures = records.measures()
+    told: dict[str, list[Row]] = defaultdict(list)
+    for stage in records.stages:
+        for row in records.told.get(stage, []):
+            told[row.image].append(row)
     columns = [
         f"{stage}.{name}"
         for stage in records.stages
         for name in sorted({name for row in records.told.get(stage, []) for name in row.measures})
     ]
-    rows = [*records.last.values(), *(row for row in records.unfinished() if row.image not in records.last)]
+    rows = [*records.last.values(), *(row for row in records.unfinished if row.image not in records.last)]
 
     def cells(row: Row) -> dict[str, str]:
-        own = {f"{stage}.{name}": value for (stage, name), value in measures.get(row.image, {}).items()}
+        own = {f"{one.stage}.{name}": value for one in told.get(row.image, ()) for name, value in one.measures.items()}
         own |= {"stage": row.stage, **{column: getattr(row, column) for column in COLUMNS}}
         return {column: safe_cell(value) for column, value in own.items()}
 
@@ -297,7 +301,7 @@ def number(text: Any) -> float | None:
 
 def _manifest(path: Path, stage: str, batch: str, notes: list[str]) -> Iterator[Row]:
     for row in _table(path, notes):
-        yield _row(stage, row, {name: value for name, value in row.items() if name not in _FIXED and value}, batch)
+        yield _row(stage, row, {sys.intern(name): value for name, value in row.items() if name not in _FIXED and value}, batch)
 
 
 _FIXED = frozenset(COLUMNS)
