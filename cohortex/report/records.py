@@ -22,7 +22,7 @@ SIMULATED_SITES = (DEMO_SITE, "simulated")
 """Values of the column site that mark a simulated image."""
 
 _REPEATED = frozenset(
-    {"subject", "session", "kind", "role", "modality", "body_part", "status", "code", "reason", "entities", "shape", "spacing_mm"}
+    {"subject", "session", "image", "kind", "role", "modality", "body_part", "status", "code", "reason", "entities", "shape", "spacing_mm"}
 )
 
 
@@ -158,10 +158,10 @@ class Records:
                 sentence = (
                     f"the job of the stage {missing[0]} for the batch {entry.get('batch', '')} left no record; see its log and run again."
                 )
-                rows.append(_row(missing[0], {**_nothing(entry), "status": "failed", "code": "no-record", "reason": sentence}, {}))
+                rows.append(_row(missing[0], {**_nothing(entry), "status": "failed", "code": "no-record", "reason": sentence}))
             elif name not in heard and entry.get("role", "image") in ("image", ""):
                 sentence = "no stage has a word on it; look at the log of the batch and report this as a fault of the program."
-                rows.append(_row(self.stages[0], {**_nothing(entry), "status": "failed", "code": "no-record", "reason": sentence}, {}))
+                rows.append(_row(self.stages[0], {**_nothing(entry), "status": "failed", "code": "no-record", "reason": sentence}))
         return rows
 
 
@@ -200,7 +200,7 @@ def read_records(work: Path, stages: Sequence[str]) -> Records:
                 if row.is_image:
                     counts[row.modality, row.status] += 1
                 if row.measures or row.status != "ok":
-                    told.append(row)
+                    told.append(_without_file(row))
             timing += [_timing(row) for row in _table(record / "timing.tsv", records.notes)]
             numbers[batch] = _json(record / "numbers.json", records.notes)
             _share(numbers[batch], latest)
@@ -300,16 +300,30 @@ def number(text: Any) -> float | None:
 
 
 def _manifest(path: Path, stage: str, batch: str, notes: list[str]) -> Iterator[Row]:
-    for row in _table(path, notes):
-        yield _row(stage, row, {sys.intern(name): value for name, value in row.items() if name not in _FIXED and value}, batch)
+    lines = _lines(path, notes)
+    columns = next(lines, [])
+    place = {name: index for index, name in enumerate(columns)}
+    fixed = [(place.get(column, len(columns)), column in _REPEATED) for column in COLUMNS]
+    own = [(sys.intern(name), index) for name, index in place.items() if name not in _FIXED]
+    for cells in lines:
+        # One empty cell more stands for every column that is not there; so do those of a line that was cut off.
+        cells += [""] * (len(columns) + 1 - len(cells))
+        values = [sys.intern(cells[index]) if repeated else cells[index] for index, repeated in fixed]
+        yield Row(stage, batch, *values, {name: cells[index] for name, index in own if cells[index]})
 
 
 _FIXED = frozenset(COLUMNS)
 
 
-def _row(stage: str, row: Mapping[str, str], measures: dict[str, str], batch: str | None = None) -> Row:
-    cells = {column: sys.intern(row.get(column) or "") if column in _REPEATED else row.get(column) or "" for column in COLUMNS}
-    return Row(stage=stage, batch=row.get("batch", "") if batch is None else batch, measures=measures, **cells)
+def _without_file(row: Row) -> Row:
+    """Return a row without what describes its file, which only the last word on an image needs: of many images that is half its memory."""
+    said = (row.kind, row.role, row.modality, row.body_part, row.status, row.code, row.reason)
+    about = (row.entities, row.shape, row.spacing_mm, row.measures)
+    return Row(row.stage, row.batch, row.subject, row.session, row.image, *said, "", "", "", "", *about)
+
+
+def _row(stage: str, row: Mapping[str, str]) -> Row:
+    return Row(stage, row.get("batch", ""), *(row.get(column) or "" for column in COLUMNS), {})
 
 
 def _nothing(entry: Mapping[str, str]) -> dict[str, str]:
@@ -321,11 +335,11 @@ def _nothing(entry: Mapping[str, str]) -> dict[str, str]:
 
 def _timing(row: Mapping[str, str]) -> Timing:
     return Timing(
-        item=row.get("item", ""),
+        item=sys.intern(row.get("item", "")),
         seconds=number(row.get("seconds")) or 0.0,
         peak_mb=number(row.get("peak_mb")) or 0.0,
-        host=row.get("host", ""),
-        device=row.get("device", ""),
+        host=sys.intern(row.get("host", "")),
+        device=sys.intern(row.get("device", "")),
         threads=int(number(row.get("threads")) or 0),
         resumed=row.get("resumed") == "1",
     )
@@ -333,12 +347,17 @@ def _timing(row: Mapping[str, str]) -> Timing:
 
 def _table(path: Path, notes: list[str] | None) -> Iterator[dict[str, str]]:
     """Give the rows of a table, none where it is missing or not text (noted unless `notes` is None)."""
+    lines = _lines(path, notes)
+    columns = next(lines, [])
+    for cells in lines:
+        yield dict(zip(columns, cells, strict=False))
+
+
+def _lines(path: Path, notes: list[str] | None) -> Iterator[list[str]]:
+    """Give the cells of a table's lines, its columns first."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            columns = next(reader, [])
-            for cells in reader:
-                yield dict(zip(columns, cells, strict=False))
+            yield from csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         if notes is not None:
             notes.append(f"{'/'.join(path.parts[-3:])} cannot be read ({type(error).__name__}); what it says is missing here.")
