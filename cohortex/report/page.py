@@ -16,7 +16,7 @@ from typing import Any
 from markupsafe import Markup
 
 from cohortex.items import SET_ASIDE
-from cohortex.publish import write_json, write_text
+from cohortex.publish import sweep, write_json, write_text
 from cohortex.report import charts, classes, images, measures, methods, pictures
 from cohortex.report.records import Records, Row, number, read_records, write_union
 from cohortex.runs import COUNTS, how_it_ended, read_runs, status_words
@@ -92,6 +92,8 @@ def write_report(work: Path, results: Path, config: Mapping[str, Any], stages: S
         The page. It asks nothing of any network and is replaced in one step.
     """
     records = read_records(work, stages)
+    for folder in (results, results / "report"):
+        sweep(folder)
     write_union(results / "manifest.tsv", records)
     page = results / "report" / "index.html"
     write_text(page, render(work, records, config))
