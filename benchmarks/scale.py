@@ -1,23 +1,29 @@
 """What a cohort of ten and fifty thousand subjects costs before the first job, what a run leaves behind, and what its report costs.
 
-    python -m benchmarks.scale [--folder DIR] [--only parse,dry,left,report] [--report 10000]
+    python -m benchmarks.scale [--folder DIR] [--only parse,dry,left,flight,report] [--report 10000]
 
 Data: stand-ins. Parse and dry run see a table of so many subjects with one T1w each (one file of eight bytes, named by all). `left`
 runs the whole chain for real on 20 simulated subjects with a T1w and a CT of 35,000 voxels each, in one batch, with ``keep: []``.
-`report` makes the report and the verdict of so many subjects (a T1w and a CT each) from records that never ran
-(`tests/fake_cohort.py`). Times are CPU seconds, since a shared machine's clock says little; memory is the process's peak.
+`flight` runs 24 subjects in batches of two and compares what lies in the work folder with the estimate of the preflight. `report`
+makes the report and the verdict of so many subjects (a T1w and a CT each) from records that never ran (`tests/fake_cohort.py`).
+Times are CPU seconds, since a shared machine's clock says little; memory is the process's peak.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.workflow import ROOT, command, environment, measured
+from cohortex.stages import STAGES
 
 PARSE = """
 import sys, time
@@ -107,6 +113,68 @@ def left_behind(folder: Path) -> dict[str, float]:
     }
 
 
+FLIGHT_SUBJECTS, FLIGHT_BATCH, FLIGHT_CORES = 24, 2, 2
+
+
+def flight_cost(folder: Path) -> dict[str, float]:
+    """Run twelve batches of two subjects on two cores, and look ten times a second at what the work folder holds.
+
+    What counts are the folders of volumes and the running folders, each file once however many links it has; a batch is in flight
+    while it has one of them. Against: the estimate of the preflight for two jobs at once.
+    """
+    from benchmarks.padded import copy_workflow
+    from cohortex.run import disk_in_flight
+    from tests.workflow import phantom, write_nifti
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["subject\tmodality\tpath"]
+    for number in range(FLIGHT_SUBJECTS):
+        write_nifti(folder / "scans" / f"{number:03d}.nii.gz", phantom(number, (96, 96, 60)))
+        lines.append(f"{number:03d}\tT1w\tscans/{number:03d}.nii.gz")
+    table = folder / "cohort.tsv"
+    table.write_text("\n".join(lines) + "\n")
+    snakefile, work = copy_workflow(folder / "copy", 0.5, folder / "told.tsv"), folder / "run" / "work"
+    settings = ["--config", f"input={table}", f"batch_size={FLIGHT_BATCH}", "stages=[acquire,preprocess,denoise,export]"]
+    words = [*command(cores=FLIGHT_CORES, snakefile=snakefile), *settings]
+    measured([*words, "-n", "-q"], folder / "run")
+    batches, estimate_mb, estimate_files = disk_in_flight(work, FLIGHT_CORES)
+    most, done = [0, 0.0, 0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            most[:] = [max(before, now) for before, now in zip(most, in_work(work), strict=True)]
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        measured(words, folder / "run")
+    finally:
+        done.set()
+        watcher.join()
+    return {
+        "flight_batches": most[0],
+        "flight_mb": most[1],
+        "flight_files": most[2],
+        "flight_estimate_batches": batches,
+        "flight_estimate_mb": estimate_mb,
+        "flight_estimate_files": estimate_files,
+    }
+
+
+def in_work(work: Path) -> tuple[int, float, int]:
+    """Return how many batches have volumes in a work folder, and the megabytes and number of the files, each counted once."""
+    batches: set[str] = set()
+    sizes: dict[int, int] = {}
+    for top in [*(work / stage for stage in STAGES), work / ".running"]:
+        for place, _, names in os.walk(top):
+            batches |= {part for part in Path(place).relative_to(top).parts if re.fullmatch(r"b[0-9]+", part)}
+            for name in names:
+                with suppress(OSError):
+                    found = Path(place, name).stat()
+                    sizes[found.st_ino] = found.st_blocks * 512
+    return len(batches), sum(sizes.values()) / 1e6, len(sizes)
+
+
 REPORT = """
 import sys
 from pathlib import Path
@@ -145,7 +213,7 @@ def main() -> None:
     """Run what was asked for and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--only", default="parse,dry,left,report")
+    parser.add_argument("--only", default="parse,dry,left,flight,report")
     parser.add_argument("--report", type=int, nargs="*", default=[10_000], help="subjects of the cohorts whose report is made")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -154,6 +222,7 @@ def main() -> None:
             "parse": lambda: parse_cost(folder / "parse"),
             "dry": lambda: dry_cost(folder / "dry"),
             "left": lambda: left_behind(folder / "left"),
+            "flight": lambda: flight_cost(folder / "flight"),
             "report": lambda: {key: value for count in given.report for key, value in report_cost(folder / "report", count).items()},
         }
         figures: dict[str, float] = {}
