@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,6 +15,10 @@ from typing import Any
 
 from cohortex.owner import alive, myself
 from cohortex.publish import sweep, write_json
+from cohortex.stages import STAGES
+
+ORPHAN_S = 3600.0
+"""A job waits for an orphan at most so long, and at most half of its own time."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +105,34 @@ class Log:
         self.line(f"[{bar}] {number}/{of} {name} {','.join(words)} {record['timing']['seconds']:.1f} s")
 
 
+def task_of(job: Job) -> str:
+    """Return a hash of what a job does with its batch: another process with the same one makes the same files."""
+    told = [job.stage, STAGES[job.stage].version, job.batch, job.section, job.models, job.seed]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def finishes(owner: Mapping[str, Any], job: Job, log: Log) -> bool:
+    """Let an orphan on this host finish a batch that this job would make in the same way; return whether it did so in fair time."""
+    import psutil
+
+    if owner.get("task") != task_of(job):
+        return False
+    most_s = min(job.deadline_s / 2, ORPHAN_S)
+    log.line(f"waits up to {most_s:.0f} s for process {owner['pid']}, which goes on with this batch although its run was killed")
+    until = time.monotonic() + most_s
+    try:
+        process = psutil.Process(owner["pid"])
+        while alive(owner) and process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.2)
+    except psutil.NoSuchProcess:
+        pass
+    return True
+
+
 def become_owner(running: Path, log: Log) -> None:
-    """Take over the running folder; end an orphan of a killed run that still works in it on this host."""
+    """Take over the running folder; an orphan of a killed run that still works in it on this host may finish, or is ended."""
     import psutil
 
     running.mkdir(parents=True, exist_ok=True)
@@ -109,12 +141,12 @@ def become_owner(running: Path, log: Log) -> None:
         owner = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         owner = {}
-    if alive(owner) and owner["pid"] != os.getpid():
+    if alive(owner) and owner["pid"] != os.getpid() and not finishes(owner, log.job, log):
         log.line(f"ends process {owner['pid']}, left over from a run that was killed")
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(owner["pid"])
             for member in [*process.children(recursive=True), process]:
                 member.kill()
             process.wait(10)
-    write_json(file, {**myself(), "slurm_job": os.environ.get("SLURM_JOB_ID", "")})
+    write_json(file, {**myself(), "task": task_of(log.job), "slurm_job": os.environ.get("SLURM_JOB_ID", "")})
     sweep(running)
