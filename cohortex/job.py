@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cohortex.owner import alive, myself
+from cohortex.errors import Refused
+from cohortex.owner import SLURM_JOB, alive, myself
 from cohortex.publish import sweep, write_json
+from cohortex.slurm import cancel_and_wait
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Log:
         if job.log:
             job.log.parent.mkdir(parents=True, exist_ok=True)
         # Appended, so that the log tells the story of an attempt that was killed, too.
-        self.line(f"started with {job.threads} threads")
+        self.line(f"started with {job.threads} threads{_where()}")
 
     def write(self, text: str) -> None:
         """Append to the log alone."""
@@ -99,8 +102,22 @@ class Log:
         self.line(f"[{bar}] {number}/{of} {name} {','.join(words)} {record['timing']['seconds']:.1f} s")
 
 
+def _where() -> str:
+    """Return the Slurm job, node and GPUs of this process, as they are needed to ask about a job afterwards."""
+    if not SLURM_JOB:
+        return ""
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return f" in Slurm job {SLURM_JOB} on {os.environ.get('SLURMD_NODENAME', socket.gethostname())}" + (f" with GPU {gpus}" if gpus else "")
+
+
 def become_owner(running: Path, log: Log) -> None:
-    """Take over the running folder; end an orphan of a killed run that still works in it on this host."""
+    """Take over the running folder; end what a killed run left working in it, here or as a Slurm job on any node.
+
+    Raises
+    ------
+    Refused
+        When Slurm does not say whether the job that had the folder is gone.
+    """
     import psutil
 
     running.mkdir(parents=True, exist_ok=True)
@@ -109,12 +126,16 @@ def become_owner(running: Path, log: Log) -> None:
         owner = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         owner = {}
-    if alive(owner) and owner["pid"] != os.getpid():
+    # The whole job, since the Snakemake around a killed script would still delete the outputs.
+    job = owner.get("slurm_job") or SLURM_JOB
+    if job != SLURM_JOB and not cancel_and_wait(job, log.line):
+        raise Refused(f"Slurm job {job} may still write into {running.name}, and Slurm does not say so: scancel {job}, and run again.")
+    if owner.get("host") == socket.gethostname() and alive(owner) and owner["pid"] != os.getpid():
         log.line(f"ends process {owner['pid']}, left over from a run that was killed")
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(owner["pid"])
             for member in [*process.children(recursive=True), process]:
                 member.kill()
             process.wait(10)
-    write_json(file, {**myself(), "slurm_job": os.environ.get("SLURM_JOB_ID", "")})
+    write_json(file, myself())
     sweep(running)

@@ -8,6 +8,8 @@ from cohortex.config import (
     resolve_weights,
 )
 from cohortex.demo.table import DEMO_VERSION
+from cohortex.slurm.head import begin
+from cohortex.slurm.runs import forget_runs
 from cohortex.stages import STAGES, stage_version
 from cohortex.errors import CohortexError
 from cohortex.training.frozen import frozen_batches
@@ -183,10 +185,12 @@ def exported(wildcards):
 
 
 def start_run():
-    """Claim the output for this run, or refuse."""
+    """Claim the output for this run and see to Slurm, or refuse."""
     try:
         claim(config)
+        begin(workflow, config)
     except CohortexError as error:
+        release(config)
         sys.exit(f"cohortex: {error}")
     except OSError as error:
         sys.exit(f"cohortex: {sentence_of(error)}")
@@ -196,6 +200,7 @@ def end_run(success):
     """Give the output back; where the run failed, make the report of what there is and say what went wrong."""
     if success:
         sweep_run(config)
+        forget_runs(config)
     else:
         say_what_went_wrong(config, BASEDIR)
     release(config)
