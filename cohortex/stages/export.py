@@ -20,7 +20,7 @@ from cohortex.blocks import over_blocks
 from cohortex.io.bids import build_name, folder
 from cohortex.io.dataset import LISTS, remove_files, write_dataset
 from cohortex.items import HEAD_LABELS, Image, Made, settings_for
-from cohortex.publish import atomic_path, file_sha256, link_or_copy, sweep, write_json, write_text
+from cohortex.publish import atomic_path, file_sha256, link_or_copy, write_json, write_text
 from cohortex.volume import Volume
 
 __all__ = ["export", "write_dataset"]
@@ -72,9 +72,6 @@ def export(images: Sequence[Image], section: Mapping[str, Any], model: Any, seed
     sums: dict[str, str] = {}
     labels: dict[str, dict[str, str]] = {}
     made = []
-    for parent in {(results / target.path).parent for target in targets}:
-        # what a job that was killed here left; nobody else writes into a subject's folders
-        sweep(parent)
     for target in targets:
         write_content(results, target)
         _write_json(results / target.sidecar, sidecar(target, targets))

@@ -316,11 +316,3 @@ def test_what_was_exported_and_deleted_is_exported_again(images, tmp_path):
     assert done_record(job, done) is not None
     (results / made.measures["exported"]).unlink()
     assert done_record(job, done) is None
-
-
-def test_what_a_killed_job_left_in_a_subjects_folder_is_swept(images, tmp_path):
-    left = tmp_path / "sub-001" / "anat" / ".sub-001_desc-cohortex_T1w.nii.gz.0123.tmp"
-    left.parent.mkdir(parents=True)
-    left.write_bytes(b"half")
-    run(images[:1], tmp_path)
-    assert not left.exists()
