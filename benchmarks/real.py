@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from benchmarks.demo import ROOT, command, measured
+from benchmarks.workflow import ROOT, command, measured
 from cohortex.items import SET_ASIDE
 from cohortex.tables import read_table
 
@@ -121,9 +121,12 @@ def main() -> None:
         folder = given.folder / name
         shutil.rmtree(folder, ignore_errors=True)
         table = write_rows(folder / "cohort.tsv", rows)
-        wall_s, peak_gb = measured([*command(), "--config", f"input={table}"], folder)
-        print(f"{name:24s} {wall_s:6.1f} s {peak_gb:5.2f} GB  set aside: {set_aside(folder / 'results') or 'none'}", flush=True)
-        figures.append(f"{name.replace('-', '_')}_s={wall_s:.1f}")
+        cost = measured([*command(), "--config", f"input={table}"], folder)
+        print(
+            f"{name:24s} {cost.wall_s:6.1f} s {cost.peak_mb / 1000:5.2f} GB  set aside: {set_aside(folder / 'results') or 'none'}",
+            flush=True,
+        )
+        figures.append(f"{name.replace('-', '_')}_s={cost.wall_s:.1f}")
     print("FIGURE", *figures)
 
 

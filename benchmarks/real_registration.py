@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.demo import ROOT
+from benchmarks.workflow import ROOT
 
 DATA = ROOT.parent / "shared" / "data"
 MODALITY = {"T1W": "T1w", "T2W": "T2w", "FLAIR": "FLAIR"}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +18,10 @@ from cohortex.errors import Refused
 from cohortex.owner import SLURM_JOB, alive, myself
 from cohortex.publish import sweep, write_json
 from cohortex.slurm import cancel_and_wait
+from cohortex.stages import STAGES
+
+ORPHAN_S = 3600.0
+"""A job waits for an orphan at most so long, and at most half of its own time."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +116,36 @@ def _where() -> str:
     return f" in Slurm job {SLURM_JOB} on {os.environ.get('SLURMD_NODENAME', socket.gethostname())}" + (f" with GPU {gpus}" if gpus else "")
 
 
+def task_of(job: Job) -> str:
+    """Return a hash of what a job does with its batch: another process with the same one makes the same files."""
+    told = [job.stage, STAGES[job.stage].version, job.batch, job.section, job.models, job.seed]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def finishes(owner: Mapping[str, Any], job: Job, log: Log) -> bool:
+    """Let an orphan on this host finish a batch that this job would make in the same way; return whether it did so in fair time."""
+    import psutil
+
+    if owner.get("task") != task_of(job):
+        return False
+    most_s = min(job.deadline_s / 2, ORPHAN_S)
+    log.line(f"waits up to {most_s:.0f} s for process {owner['pid']}, which goes on with this batch although its run was killed")
+    until = time.monotonic() + most_s
+    try:
+        process = psutil.Process(owner["pid"])
+        while alive(owner) and process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.2)
+    except psutil.NoSuchProcess:
+        pass
+    return True
+
+
 def become_owner(running: Path, log: Log) -> None:
-    """Take over the running folder; end what a killed run left working in it, here or as a Slurm job on any node.
+    """Take over the running folder from what a killed run left working in it.
+
+    A Slurm job, on whatever node, is cancelled and waited for. A process on this host may finish, or is ended.
 
     Raises
     ------
@@ -130,12 +164,13 @@ def become_owner(running: Path, log: Log) -> None:
     job = owner.get("slurm_job") or SLURM_JOB
     if job != SLURM_JOB and not cancel_and_wait(job, log.line):
         raise Refused(f"Slurm job {job} may still write into {running.name}, and Slurm does not say so: scancel {job}, and run again.")
-    if owner.get("host") == socket.gethostname() and alive(owner) and owner["pid"] != os.getpid():
+    here = owner.get("host") == socket.gethostname() and owner.get("pid") != os.getpid()
+    if here and alive(owner) and not finishes(owner, log.job, log):
         log.line(f"ends process {owner['pid']}, left over from a run that was killed")
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(owner["pid"])
             for member in [*process.children(recursive=True), process]:
                 member.kill()
             process.wait(10)
-    write_json(file, myself())
+    write_json(file, {**myself(), "task": task_of(log.job)})
     sweep(running)

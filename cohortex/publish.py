@@ -76,9 +76,18 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed writers left in a folder that nobody else writes to now."""
-    for path in folder.glob(".*.tmp"):
+def sweep(folder: Path, name: str = "", deep: bool = False) -> None:
+    """Remove what killed writers left in a folder.
+
+    Parameters
+    ----------
+    name : str
+        Only what was to become this; without it everything, so nobody else may write to the folder now.
+    deep : bool
+        In the folders below, too.
+    """
+    pattern = f".{name}.*.tmp" if name else ".*.tmp"
+    for path in list(folder.rglob(pattern) if deep else folder.glob(pattern)):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

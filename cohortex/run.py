@@ -138,27 +138,40 @@ def check_training(config: Mapping[str, Any], stage: str) -> None:
             )
 
 
+def disk_in_flight(work: Path, jobs: int) -> tuple[int, float, float]:
+    """Estimate what the work folder holds at once: the batches that are not exported yet, as many as there are jobs, the largest.
+
+    Returns
+    -------
+    batches : int
+    megabytes, files : float
+    """
+    from cohortex.cohort import batch_sizes, run_batches
+
+    exported, sizes = work / "records" / "export", batch_sizes(work)
+    waiting = [sizes[batch] for batch in run_batches(work) if not (exported / batch).is_dir()]
+    in_flight = sorted(waiting, key=lambda size: size.total_mb, reverse=True)[: max(jobs, 1)]
+    megabytes, images = sum(size.total_mb for size in in_flight), sum(size.images for size in in_flight)
+    return len(in_flight), BYTES_A_BATCH * megabytes, float(FILES_AN_IMAGE * images)
+
+
 def check_disk(work: Path, jobs: int) -> None:
-    """Compare what the batches in flight take, those that are not exported yet, with what the disk of the work folder has.
+    """Compare what the batches in flight take with what the disk of the work folder has.
 
     Raises
     ------
     Refused
         When megabytes or files (inodes) do not suffice.
     """
-    from cohortex.cohort import batch_sizes
-
-    exported = work / "records" / "export"
-    waiting = [size for batch, size in batch_sizes(work).items() if not (exported / batch).is_dir()]
-    in_flight = sorted(waiting, key=lambda size: size.total_mb, reverse=True)[: max(jobs, 1)]
-    if not in_flight:
+    batches, megabytes, files = disk_in_flight(work, jobs)
+    if not batches:
         return
     disk = os.statvfs(work)
-    words = "one batch needs" if len(in_flight) == 1 else f"the {len(in_flight)} batches that run at once need"
+    words = "one batch needs" if batches == 1 else f"the {batches} batches that run at once need"
     # Some file systems make inodes as they are wanted, and say that they have none.
     for what, needed, free in (
-        ("MB", BYTES_A_BATCH * sum(size.total_mb for size in in_flight), disk.f_bavail * disk.f_frsize / 1e6),
-        ("files", FILES_AN_IMAGE * sum(size.images for size in in_flight), disk.f_favail if disk.f_files else float("inf")),
+        ("MB", megabytes, disk.f_bavail * disk.f_frsize / 1e6),
+        ("files", files, disk.f_favail if disk.f_files else float("inf")),
     ):
         if needed > free:
             raise Refused(
@@ -179,12 +192,12 @@ def sentence_of(error: OSError) -> str:
 
 def tells_all(page: Path, work: Path, stages: Sequence[str]) -> bool:
     """Return whether a report is there and was made after every record of the cohort."""
-    from cohortex.cohort import read_batches
+    from cohortex.cohort import run_batches
 
     if not page.is_file():
         return False
     made = page.stat().st_mtime
-    manifests = (work / "records" / stage / batch / "manifest.tsv" for stage in stages for batch in read_batches(work))
+    manifests = (work / "records" / stage / batch / "manifest.tsv" for stage in stages for batch in run_batches(work))
     return all(manifest.is_file() and manifest.stat().st_mtime <= made for manifest in manifests)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from cohortex import __version__
 from cohortex.items import SET_ASIDE, Image
 from cohortex.job import Job, Log, become_owner, job_from
-from cohortex.publish import atomic_path, link_or_copy, write_json
+from cohortex.publish import atomic_path, link_or_copy, sweep, write_json
 from cohortex.records import TIMING_COLUMNS, pairs, row_of, write_manifest
 from cohortex.stages import STAGES
 from cohortex.tables import read_table, write_table
@@ -69,6 +69,8 @@ def run_job(job: Job, function: Callable[..., Any], load: Callable[..., Any] | N
     set_threads(job.threads)
     log = Log(job)
     become_owner(job.running, log)
+    for folder in filter(None, (job.images, job.record)):
+        sweep(folder.parent, job.batch)
     images = read_images(job)
     items = cut_items(job, images)
     task = Task(

@@ -9,6 +9,7 @@ from pathlib import Path
 from cohortex.cohort import batch_sizes
 from cohortex.errors import Refused
 from cohortex.items import SET_ASIDE
+from cohortex.runs import how_it_ended, read_runs, status_words
 from cohortex.stages import STAGES
 from cohortex.tables import read_table
 
@@ -17,7 +18,7 @@ NAMED = 50
 
 
 def status(work: Path) -> Iterator[str]:
-    """Yield lines for the user: each stage's batches and images, then what was set aside.
+    """Yield lines for the user: the last run, each stage's batches and images, then what was set aside.
 
     Parameters
     ----------
@@ -32,6 +33,7 @@ def status(work: Path) -> Iterator[str]:
     if not (work / "cohort" / "index.json").is_file():
         raise Refused(f"{work} holds no cohort; name the work folder of a run.")
     sizes = batch_sizes(work)
+    yield from _last_run(work)
     yield f"{sum(size.images for size in sizes.values())} images in {len(sizes)} batches"
     aside: list[str] = []
     for stage in STAGES:
@@ -42,6 +44,15 @@ def status(work: Path) -> Iterator[str]:
     yield from aside[:NAMED]
     if len(aside) > NAMED:
         yield f"... and {len(aside) - NAMED} more, see the report"
+
+
+def _last_run(work: Path) -> Iterator[str]:
+    for run in read_runs(work)[:1]:
+        took = "" if run.get("seconds") is None else f" after {run['seconds']:.0f} s"
+        images = f": {status_words(run['images'])}" if run.get("images") else ""
+        part = f", {run['batches']} of {run['cohort_batches']} batches" if run.get("batches") != run.get("cohort_batches") else ""
+        who = f"{run.get('user', '')} on {run.get('process', {}).get('host', '')}"
+        yield f"last run: begun {run['started'][:19].replace('T', ' ')} UTC by {who}{part}; {how_it_ended(run)}{took}{images}"
 
 
 def _stage(work: Path, stage: str, batches: list[str]) -> tuple[list[str], list[str]]:

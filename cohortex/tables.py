@@ -6,11 +6,11 @@ Imported by the head process of every run, so it imports nothing heavy.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cohortex.publish import write_text
+from cohortex.publish import atomic_path
 
 
 def cell(value: Any) -> str:
@@ -28,14 +28,19 @@ def cell(value: Any) -> str:
 
 def table_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """Return a table as text; a cell that a row does not have is empty."""
-    lines = ["\t".join(columns)]
-    lines += ["\t".join([cell(row.get(column)) for column in columns]) for row in rows]
-    return "\n".join(lines) + "\n"
+    return "".join(_lines(columns, rows))
+
+
+def _lines(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    yield "\t".join(columns) + "\n"
+    for row in rows:
+        yield "\t".join([cell(row.get(column)) for column in columns]) + "\n"
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a table, atomically."""
-    write_text(path, table_text(columns, rows))
+    """Write a table, atomically, a row at a time."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        file.writelines(_lines(columns, rows))
 
 
 def read_table(path: str | Path) -> list[dict[str, str]]:

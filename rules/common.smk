@@ -1,6 +1,6 @@
 """What the rules share: the cohort, the chain of stages, settings, models and resources."""
 
-from cohortex.cohort import batch_sizes, make_cohort, read_batches
+from cohortex.cohort import batch_sizes, make_cohort, read_batches, run_batches
 from cohortex.config import (
     canonical,
     check_config,
@@ -9,10 +9,11 @@ from cohortex.config import (
 )
 from cohortex.demo.table import DEMO_VERSION
 from cohortex.slurm.head import begin
-from cohortex.slurm.runs import forget_runs
+from cohortex.slurm.orphans import forget_runs
 from cohortex.stages import STAGES, stage_version
 from cohortex.errors import CohortexError
 from cohortex.training.frozen import frozen_batches
+from cohortex.changed import what_reruns
 from cohortex.run import (
     claim,
     model_params,
@@ -22,6 +23,7 @@ from cohortex.run import (
     sentence_of,
     sweep_run,
 )
+from cohortex.runs import begin_run, complete_run
 
 BASEDIR = workflow.basedir
 # What lies here is of patients: files are for the owner and the group, here and in all jobs.
@@ -48,7 +50,8 @@ except OSError as error:
     sys.exit(f"cohortex: {sentence_of(error)}")
 
 CHAIN = list(config["stages"])
-BATCHES = read_batches(WORK)
+# those of this run: of all, or of the part that `only` names
+BATCHES = run_batches(WORK)
 SIZES = batch_sizes(WORK)
 
 
@@ -168,6 +171,13 @@ def gpus(stage):
     return 1 if config["device"] == "cuda" and STAGES[stage].learned else 0
 
 
+if workflow.is_main_process:
+    for sentence in what_reruns(
+        config, {stage: weights(stage) for stage in CHAIN}, BATCHES
+    ):
+        sys.stderr.write(f"cohortex: {sentence}\n")
+
+
 def last(wildcards, attempt):
     """Return whether an attempt is known to be the last one."""
     retries = workflow.execution_settings.retries or 0
@@ -175,20 +185,21 @@ def last(wildcards, attempt):
 
 
 def records(wildcards):
-    """Return every record of the cohort."""
+    """Return every record of the batches of this run."""
     return [f"{WORK}/records/{stage}/{batch}" for stage in CHAIN for batch in BATCHES]
 
 
 def exported(wildcards):
-    """Return what says of every batch that it is in the results."""
+    """Return what says of every batch of this run that it is in the results."""
     return [f"{config['output']}/.cohortex/exported/{batch}" for batch in BATCHES]
 
 
 def start_run():
-    """Claim the output for this run and see to Slurm, or refuse."""
+    """Claim the output for this run and see to Slurm, or refuse; write down that it began."""
     try:
         claim(config)
         begin(workflow, config)
+        begin_run(config)
     except CohortexError as error:
         release(config)
         sys.exit(f"cohortex: {error}")
@@ -197,19 +208,20 @@ def start_run():
 
 
 def end_run(success):
-    """Give the output back; where the run failed, make the report of what there is and say what went wrong."""
+    """Give the output back and complete the run's record; of a run that failed, make the report and say what went wrong."""
     if success:
         sweep_run(config)
         forget_runs(config)
     else:
         say_what_went_wrong(config, BASEDIR)
+    complete_run(config, success)
     release(config)
 
 
 def training_batches(task):
     """Return the batches of a task's first training, so that new subjects never retrain."""
     return frozen_batches(
-        WORK, task, BATCHES, config["retrain"] and workflow.is_main_process
+        WORK, task, read_batches(WORK), config["retrain"] and workflow.is_main_process
     )
 
 

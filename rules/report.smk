@@ -24,6 +24,12 @@ rule report:
         "../scripts/report.py"
 
 
+rule batches:
+    """All batches as far as the results, without report and verdict: a part of them with ``--batch batches=1/10``."""
+    input:
+        exported,
+
+
 rule verdict:
     """Fail, naming the scans, when more of the cohort was set aside than is tolerated."""
     input:

@@ -93,6 +93,7 @@ def write_fake_cohort(
     pictures: bool = True,
     site: str = "demo-simulator",
     systemic: bool = False,
+    batch_size: int = BATCH,
 ) -> Path:
     """Write `<work>/cohort` and `<work>/records` of a cohort with a T1w and a CT each.
 
@@ -101,7 +102,7 @@ def write_fake_cohort(
     """
     generator = np.random.default_rng(5)
     names = [f"{index + 1:03d}" for index in range(subjects)]
-    batches = {name: f"b{index // BATCH:04d}" for index, name in enumerate(names)}
+    batches = {name: f"b{index // batch_size:04d}" for index, name in enumerate(names)}
     rows = []
     for name in names:
         for modality in ("T1w", "CT"):
@@ -114,9 +115,12 @@ def write_fake_cohort(
     write_table(work / "cohort" / "participants.tsv", ("subject", "diagnosis", "age"), people)
     shapes = Pictures() if pictures else None
     alive = {row["image"]: row for row in rows}
+    by_batch: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        by_batch.setdefault(row["batch"], []).append(row)
     for stage in stages:
-        for batch in sorted(set(batches.values())):
-            members = [row for row in rows if row["batch"] == batch and row["image"] in alive]
+        for batch in sorted(by_batch):
+            members = [row for row in by_batch[batch] if row["image"] in alive]
             manifest, previews = [], {}
             for row in members:
                 told = _tell(stage, row, generator, systemic=systemic and batch == max(batches.values()))

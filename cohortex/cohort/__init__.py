@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["BatchSize", "batch_sizes", "make_cohort", "read_batches"]
+__all__ = ["BatchSize", "batch_sizes", "make_cohort", "read_batches", "run_batches"]
 
 
 class BatchSize(NamedTuple):
@@ -32,6 +32,12 @@ DEMO_MB = 12.0
 def read_batches(work: str | Path) -> list[str]:
     """Return the batches of the cohort, sorted."""
     return sorted(_index(str(work))["batches"])
+
+
+def run_batches(work: str | Path) -> list[str]:
+    """Return the batches that this run works on, sorted: all, or those that hold what ``only`` names."""
+    only = _index(str(work)).get("only")
+    return read_batches(work) if only is None else list(only)
 
 
 def batch_sizes(work: str | Path) -> dict[str, BatchSize]:
@@ -125,6 +131,7 @@ def make_cohort(config: Mapping[str, Any], basedir: str | Path = ".") -> None:
         folder / "batches.tsv", table_text(["subject", "batch"], ({"subject": key, "batch": value} for key, value in batches.items()))
     )
     index = {"next": following, "batch_size": config["batch_size"], "batches": sizes(measured), "others": dict(others)}
+    index["only"] = _only(rows, config["only"])
     write_if_changed(folder / "index.json", json.dumps(index, separators=(",", ":"), sort_keys=True))
     _index.cache_clear()
 
@@ -198,6 +205,28 @@ def _selected(rows: list[dict[str, str]], config: Mapping[str, Any]) -> list[dic
                 f"The subjects {other} and {row['subject']} differ in case only, which not every file system tells apart; rename one."
             )
     return rows
+
+
+def _only(rows: Iterable[Mapping[str, str]], only: Mapping[str, Any]) -> list[str] | None:
+    """Return the batches that hold an image of the subjects and sessions that are named; None where none are."""
+    from cohortex.errors import Refused
+
+    named = {key: set(values) for key, values in only.items() if values}
+    if not named:
+        return None
+    rows = list(rows)
+    for key, values in named.items():
+        absent = values - {row[key] for row in rows}
+        if absent:
+            raise Refused(f"only: {key}: the cohort has no {key} {', '.join(sorted(absent))}; correct or remove it.")
+    batches = sorted({row["batch"] for row in rows if all(row[key] in values for key, values in named.items())})
+    if not batches:
+        raise Refused("only: no image is both of a subject and of a session that are named; correct or remove one of the lists.")
+    subjects = {row["subject"]: row["batch"] for row in rows}
+    of = sum(batch in set(batches) for batch in subjects.values())
+    several = "its batch is" if len(batches) == 1 else f"its {len(batches)} batches are"
+    _say(f"only: {several} run, {of} of {len(subjects)} subjects.")
+    return batches
 
 
 def _people(rows: Iterable[Mapping[str, str]], people: list[dict[str, str]], config: Mapping[str, Any]) -> list[dict[str, str]]:

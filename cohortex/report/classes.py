@@ -31,11 +31,16 @@ def table(records: Records, most: int) -> dict[str, Any]:
             known = {name: value for name, value in probabilities.items() if value is not None}
             if len(known) > 1:
                 found.append(_entry(records, stage, row, known))
-    names = list(dict.fromkeys(name for entry in found for name in entry["bars"]))
+    names = list(dict.fromkeys(name for entry in found for name in entry["probabilities"]))
     told = Counter(entry["predicted"] for entry in found)
     right = [entry["right"] for entry in found if entry["known"]]
     if len(found) > most:
         found = sorted(found, key=lambda entry: entry["certainty"])[:most]
+    for entry in found:
+        entry["bars"] = {
+            name: {"value": value, "svg": charts.share(value, f"{entry['subject']}: {name} {100 * value:.0f} %")}
+            for name, value in entry["probabilities"].items()
+        }
     return {
         "stage": found[0]["stage"] if found else "",
         "names": names,
@@ -64,8 +69,5 @@ def _entry(records: Records, stage: str, row: Row, probabilities: dict[str, floa
         "right": truth == predicted,
         "certainty": probabilities[best],
         "simulated": row.image.split("+")[0] in records.simulated,
-        "bars": {
-            name: {"value": value, "svg": charts.share(value, f"{row.subject}: {name} {100 * value:.0f} %")}
-            for name, value in probabilities.items()
-        },
+        "probabilities": probabilities,
     }

@@ -134,11 +134,24 @@ def odd_ones(groups: Iterable[Group], threshold: float) -> list[Odd]:
         if len(group.values) < ENOUGH:
             continue
         limit = threshold if mostly_equal(group.values) else stricter(threshold, len(group.values))
-        for position, (image, value, z) in enumerate(zip(group.images, group.values, robust_z(group.values), strict=True)):
-            if abs(z) > limit:
-                low, median, high = (float(edge) for edge in np.percentile(np.delete(group.values, position), (5, 50, 95)))
-                found.append(Odd(group, image, value, float(z), median, low, high))
+        scores = robust_z(group.values)
+        order = np.sort(np.asarray(group.values, dtype=np.float64))
+        for position in np.flatnonzero(np.abs(scores) > limit):
+            value = group.values[position]
+            low, median, high = _percentiles_without(order, value, (5, 50, 95))
+            found.append(Odd(group, group.images[position], value, float(scores[position]), median, low, high))
     return sorted(found, key=lambda odd: (-abs(odd.z), odd.image))
+
+
+def _percentiles_without(order: np.ndarray, value: float, wanted: Sequence[float]) -> list[float]:
+    """Return percentiles of sorted values once one of them is left out, without sorting them again."""
+    left_out = int(np.searchsorted(order, value))
+    found = []
+    for percent in wanted:
+        at = percent / 100 * (len(order) - 2)
+        below, above = (order[place + (place >= left_out)] for place in (int(np.floor(at)), int(np.ceil(at))))
+        found.append(float(below + (above - below) * (at % 1)))
+    return found
 
 
 def spoken(measure: str) -> tuple[str, str]:

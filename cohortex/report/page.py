@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 import statistics
 from collections import Counter, defaultdict
@@ -17,9 +16,10 @@ from typing import Any
 from markupsafe import Markup
 
 from cohortex.items import SET_ASIDE
-from cohortex.publish import write_text
-from cohortex.report import charts, classes, measures, methods, pictures
-from cohortex.report.records import SIMULATED_SITES, Records, Row, number, read_records, write_union
+from cohortex.publish import sweep, write_json, write_text
+from cohortex.report import charts, classes, images, measures, methods, pictures
+from cohortex.report.records import Records, Row, number, read_records, write_union
+from cohortex.runs import COUNTS, how_it_ended, read_runs, status_words
 from cohortex.verdict import Tally, sentence, tally
 
 PICTURES, ODD_Z = 60, 3.5
@@ -27,6 +27,12 @@ PICTURES, ODD_Z = 60, 3.5
 
 LISTED, NAMES = 200, 40
 """Rows of a table, and ids under one reason, that are written out; the rest is counted and stands in the table of all images."""
+
+SYSTEMIC = 12
+"""So many systemic batches are told of one by one."""
+
+RUNS = 20
+"""So many of the latest runs are listed."""
 
 FEW_VALUES = 3
 """A measure is drawn where some modality has so many values of it; fewer are read more easily in the table of all images."""
@@ -69,7 +75,7 @@ class Systemic:
 
 
 def write_report(work: Path, results: Path, config: Mapping[str, Any], stages: Sequence[str]) -> Path:
-    """Write ``<results>/report/index.html`` and ``<results>/manifest.tsv`` from the records that exist.
+    """Write ``<results>/report/index.html``, ``counts.json`` beside it and ``<results>/manifest.tsv`` from the records that exist.
 
     Parameters
     ----------
@@ -86,9 +92,12 @@ def write_report(work: Path, results: Path, config: Mapping[str, Any], stages: S
         The page. It asks nothing of any network and is replaced in one step.
     """
     records = read_records(work, stages)
+    for folder in (results, results / "report"):
+        sweep(folder)
     write_union(results / "manifest.tsv", records)
     page = results / "report" / "index.html"
     write_text(page, render(work, records, config))
+    write_json(results / COUNTS, records.statuses())
     return page
 
 
@@ -101,6 +110,7 @@ def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
     groups = measures.groups_of(records)
     # A class that few subjects belong to is not odd.
     odd = measures.odd_ones((group for group in groups if not classes.is_probability(group.measure)), float(chosen["odd_z"]))
+    systemic = _systemic(records, found.lost)
     gallery = pictures.Gallery()
     shown = pictures.choose(records, [row.image for row in found.lost] + [one.image for one in odd], int(chosen["pictures"]))
     pairs = pictures.pairs_by_stage(work, records, shown, gallery)
@@ -123,7 +133,8 @@ def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
         sentence=sentence(found),
         lost=found.lost[:LISTED],
         lost_groups=_lost_groups(found.lost),
-        systemic=_systemic(records, found.lost),
+        systemic=systemic[:SYSTEMIC],
+        systemic_more=len(systemic) - SYSTEMIC,
         statuses=STATUSES,
         odd=odd[:LISTED],
         odd_count=len(odd),
@@ -131,7 +142,7 @@ def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
         reasons=_reasons(records),
         glance=_glance(records, found),
         funnel=_funnel(records, found),
-        data=_data(records, found, odd),
+        data=images.table(records, found, odd),
         stages=_stages(records, groups, odd, pairs),
         links=_links(records, pairs),
         gallery=gallery,
@@ -142,6 +153,7 @@ def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
         software=methods.software(records),
         paragraph=methods.paragraph(records, config),
         settings=methods.settings(config),
+        runs=_runs(work),
         simulated=_simulated(records),
         mark=charts.strip_mark,
         spoken=measures.spoken,
@@ -178,6 +190,23 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
+def _runs(work: Path) -> list[dict[str, Any]]:
+    """Return the latest runs on the work folder as rows of a table; this page is made inside the first of them."""
+    return [
+        {
+            "started": run["started"][:16].replace("T", " "),
+            "who": f"{run.get('user', '')} on {run.get('process', {}).get('host', '')}",
+            "ended": how_it_ended(run),
+            "duration": _duration(run["seconds"]) if run.get("seconds") is not None else "",
+            "batches": f"{run.get('batches', '')} of {run.get('cohort_batches', '')}",
+            "images": status_words(run.get("images")),
+            "version": (run.get("software") or {}).get("cohortex", ""),
+            "config": str(run.get("config_sha256", ""))[:8],
+        }
+        for run in read_runs(work)[:RUNS]
+    ]
+
+
 def _simulated(records: Records) -> dict[str, int]:
     return {"images": len(records.simulated), "all": int(bool(records.cohort) and len(records.simulated) == len(records.cohort))}
 
@@ -190,15 +219,17 @@ def _lost_groups(lost: Sequence[Row]) -> list[tuple[str, str, str, int]]:
 
 def _systemic(records: Records, lost: Sequence[Row]) -> list[Systemic]:
     found = []
+    by_batch: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in lost:
+        by_batch[row.stage, row.batch].append(row)
+    columns = ("site", "scanner", "modality", "acq")
+    several = [column for column in columns if len({entry.get(column, "") for entry in records.cohort.values()} - {""}) > 1]
     for stage, batch in records.systemic():
-        rows = [row for row in lost if (row.stage, row.batch) == (stage, batch)]
+        rows = by_batch[stage, batch]
         codes = ", ".join(f"{count} x {code}" for code, count in Counter(row.code for row in rows).most_common(3))
         entries = [records.cohort.get(row.image.split("+")[0], {}) for row in rows]
         common = [
-            f"{column} {values.pop()}"
-            for column in ("site", "scanner", "modality", "acq")
-            if len(values := {entry.get(column, "") for entry in entries} - {""}) == 1
-            and len({entry.get(column, "") for entry in records.cohort.values()} - {""}) > 1
+            f"{column} {values.pop()}" for column in several if len(values := {entry.get(column, "") for entry in entries} - {""}) == 1
         ]
         found.append(Systemic(stage, batch, len(rows), codes, ", ".join(common)))
     return found
@@ -253,7 +284,7 @@ def _glance(records: Records, found: Tally) -> dict[str, Any]:
 def _funnel(records: Records, found: Tally) -> list[dict[str, Any]]:
     """Return for every stage how many images left it in which status, with a bar and the counts by modality."""
     rows = []
-    unfinished = Counter(row.stage for row in records.unfinished() if row.kind == "image")
+    unfinished = Counter(row.stage for row in records.unfinished if row.kind == "image")
     for stage in records.stages:
         by_status: Counter[str] = Counter()
         by_modality: dict[str, int] = defaultdict(int)
@@ -278,57 +309,6 @@ def _funnel(records: Records, found: Tally) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _data(records: Records, found: Tally, odd: Iterable[measures.Odd]) -> Markup:
-    """Return the table of all images as JSON for the page's script: fixed cells and, by stage, the measures."""
-    last = dict(records.last) | {row.image: row for row in found.lost}
-    names = sorted(set(records.images) | {name for name, row in last.items() if row.is_image or row.set_aside})
-    told = records.measures()
-    derived: dict[str, list[str]] = defaultdict(list)
-    for name in told:
-        if "+" in name:
-            derived[name.split("+")[0]].append(name)
-    flagged: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    for one in odd:
-        base, _, tag = one.image.partition("+")
-        flagged[base].add((one.group.stage, f"{tag} {one.group.measure}" if tag else one.group.measure))
-    columns: dict[str, dict[str, int]] = {stage: {} for stage in records.stages}
-    rows = []
-    for name in names:
-        own = dict(told.get(name, {}))
-        for thing in derived.get(name, ()):
-            tag = thing.partition("+")[2]
-            own |= {(stage, f"{tag} {measure}"): value for (stage, measure), value in told[thing].items()}
-        cells: dict[str, dict[int, Any]] = {}
-        for (stage, measure), text in own.items():
-            index = columns[stage].setdefault(measure, len(columns[stage]))
-            value = number(text)
-            cells.setdefault(stage, {})[index] = text if value is None else value
-        row, entry = last.get(name), records.cohort.get(name, {})
-        fixed = [
-            row.status if row else "failed",
-            name,
-            entry.get("subject") or (row.subject if row else ""),
-            entry.get("modality") or (row.modality if row else ""),
-            row.stage if row else "",
-            " ".join(filter(None, (row.code and f"{row.code}:", row.reason))) if row else "",
-            entry.get("site", ""),
-        ]
-        marks = [[stage, columns[stage][measure]] for stage, measure in sorted(flagged.get(name, ())) if measure in columns.get(stage, {})]
-        rows.append([fixed, cells, marks])
-    heads = {stage: [_head(name) for name in index] for stage, index in columns.items() if index}
-    text = json.dumps({"stages": heads, "rows": rows, "simulated": list(SIMULATED_SITES)}, ensure_ascii=False, separators=(",", ":"))
-    # Inside a script element only these could end it or begin a comment.
-    return Markup(
-        text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e").replace("\u2028", " ").replace("\u2029", " ")
-    )
-
-
-def _head(measure: str) -> str:
-    tag, _, name = measure.rpartition(" ")
-    words, unit = measures.spoken(name)
-    return f"{f'{tag}: ' if tag else ''}{words}{f' ({unit})' if unit else ''}"
 
 
 def _stages(

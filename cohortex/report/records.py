@@ -22,7 +22,7 @@ SIMULATED_SITES = (DEMO_SITE, "simulated")
 """Values of the column site that mark a simulated image."""
 
 _REPEATED = frozenset(
-    {"subject", "session", "kind", "role", "modality", "body_part", "status", "code", "reason", "entities", "shape", "spacing_mm"}
+    {"subject", "session", "image", "kind", "role", "modality", "body_part", "status", "code", "reason", "entities", "shape", "spacing_mm"}
 )
 
 
@@ -127,10 +127,16 @@ class Records:
         # What was derived from an image that was set aside itself is not worth a line of its own.
         names = {row.image for row in rows}
         rows = [row for row in rows if "+" not in row.image or row.image.split("+")[0] not in names]
-        rows += self.unfinished()
+        rows += self.unfinished
         order = {stage: position for position, stage in enumerate(self.stages)}
         systemic = set(self.systemic())
         return sorted(rows, key=lambda row: ((row.stage, row.batch) not in systemic, order.get(row.stage, -1), row.code, row.image))
+
+    def statuses(self) -> dict[str, int]:
+        """Return how many images of the cohort have which status by the last word on them."""
+        found = Counter(self.last[name].status for name in self.images if name in self.last)
+        found["failed"] += sum(row.kind == "image" and row.image not in self.last for row in self.unfinished)
+        return dict(+found)
 
     def systemic(self) -> list[tuple[str, str]]:
         """Return stage and batch of those in which more than half of the items were set aside."""
@@ -138,8 +144,9 @@ class Records:
             (stage, batch) for stage in self.stages for batch, numbers in self.numbers.get(stage, {}).items() if numbers.get("systemic")
         ]
 
+    @cached_property
     def unfinished(self) -> list[Row]:
-        """Return a row of status ``failed`` for every image whose batch did not get to the end of the chain."""
+        """A row of status ``failed`` for every image whose batch did not get to the end of the chain."""
         heard = {name.split("+")[0] for name in self.last} | {source for row in self.last.values() for source in row.sources.split()}
         rows = []
         for name, entry in self.cohort.items():
@@ -151,20 +158,11 @@ class Records:
                 sentence = (
                     f"the job of the stage {missing[0]} for the batch {entry.get('batch', '')} left no record; see its log and run again."
                 )
-                rows.append(_row(missing[0], {**_nothing(entry), "status": "failed", "code": "no-record", "reason": sentence}, {}))
+                rows.append(_row(missing[0], {**_nothing(entry), "status": "failed", "code": "no-record", "reason": sentence}))
             elif name not in heard and entry.get("role", "image") in ("image", ""):
                 sentence = "no stage has a word on it; look at the log of the batch and report this as a fault of the program."
-                rows.append(_row(self.stages[0], {**_nothing(entry), "status": "failed", "code": "no-record", "reason": sentence}, {}))
+                rows.append(_row(self.stages[0], {**_nothing(entry), "status": "failed", "code": "no-record", "reason": sentence}))
         return rows
-
-    def measures(self) -> dict[str, dict[tuple[str, str], str]]:
-        """Return by image and then by (stage, measure) what was measured."""
-        found: dict[str, dict[tuple[str, str], str]] = defaultdict(dict)
-        for stage in self.stages:
-            for row in self.told.get(stage, []):
-                for name, value in row.measures.items():
-                    found[row.image][stage, name] = value
-        return found
 
 
 def read_records(work: Path, stages: Sequence[str]) -> Records:
@@ -180,17 +178,19 @@ def read_records(work: Path, stages: Sequence[str]) -> Records:
     records = Records(list(stages))
     records.cohort = {row["image"]: row for row in _table(work / "cohort" / "cohort.tsv", records.notes)}
     records.participants = {row["subject"]: row for row in _table(work / "cohort" / "participants.tsv", None) if "subject" in row}
-    batches = {row.get("batch", "") for row in records.cohort.values()} - {""}
     try:
-        others = json.loads((work / "cohort" / "index.json").read_text(encoding="utf-8")).get("others")
+        index = json.loads((work / "cohort" / "index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        others = None  # a cohort without this file has been told of elsewhere
-    if others:
-        records.notes.append(not_taken(others))
+        index = {}  # a cohort without this file has been told of elsewhere
+    if index.get("others"):
+        records.notes.append(not_taken(index["others"]))
+    if index.get("only") is not None:
+        _leave_out(work, records, set(index["only"]))
+    batches = {row.get("batch", "") for row in records.cohort.values()} - {""}
     for stage in stages:
         folder = work / "records" / stage
         found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")) if folder.is_dir() else []
-        told, counts, timing, numbers = [], Counter(), [], {}
+        told, counts, timing, numbers, latest = [], Counter(), [], {}, {}
         for batch in found:
             if batches and batch not in batches:
                 continue  # left over from a cohort that was cut differently
@@ -200,11 +200,30 @@ def read_records(work: Path, stages: Sequence[str]) -> Records:
                 if row.is_image:
                     counts[row.modality, row.status] += 1
                 if row.measures or row.status != "ok":
-                    told.append(row)
+                    told.append(_without_file(row))
             timing += [_timing(row) for row in _table(record / "timing.tsv", records.notes)]
             numbers[batch] = _json(record / "numbers.json", records.notes)
+            _share(numbers[batch], latest)
+            latest = numbers[batch]
         records.told[stage], records.counts[stage], records.timing[stage], records.numbers[stage] = told, counts, timing, numbers
     return records
+
+
+def _leave_out(work: Path, records: Records, only: set[str]) -> None:
+    """Take out of the cohort what `only` left to other runs, unless one of them brought it to the end of the chain."""
+    told = {batch for batch in {row["batch"] for row in records.cohort.values()} - only if _finished(work, records.stages, batch)}
+    left = [name for name, row in records.cohort.items() if row["batch"] not in only | told]
+    if left:
+        batches = len({records.cohort.pop(name)["batch"] for name in left})
+        images = "1 image" if len(left) == 1 else f"{len(left)} images"
+        many = "1 batch" if batches == 1 else f"{batches} batches"
+        records.notes.append(
+            f"This run worked on a part of the cohort (only); {images} of {many} that no run has finished are not told of."
+        )
+
+
+def _finished(work: Path, stages: Sequence[str], batch: str) -> bool:
+    return all((work / "records" / stage / batch / "numbers.json").is_file() for stage in stages)
 
 
 def read_previews(work: Path, stage: str, batch: str, wanted: Iterable[str], notes: list[str]) -> dict[str, dict[str, Any]]:
@@ -234,21 +253,31 @@ def read_previews(work: Path, stage: str, batch: str, wanted: Iterable[str], not
     return pictures
 
 
+def _share(numbers: dict[str, Any], other: Mapping[str, Any]) -> None:
+    """Let two batches' numbers hold what they have in common only once (settings, models, software)."""
+    for name, value in numbers.items():
+        if other.get(name) == value:
+            numbers[name] = other[name]
+
+
 def write_union(path: Path, records: Records) -> None:
     """Write the last word on every image and derived thing, with the measures of all stages (``<stage>.<measure>``).
 
     Cells that a spreadsheet would take for a formula begin with an apostrophe.
     """
-    measures = records.measures()
+    told: dict[str, list[Row]] = defaultdict(list)
+    for stage in records.stages:
+        for row in records.told.get(stage, []):
+            told[row.image].append(row)
     columns = [
         f"{stage}.{name}"
         for stage in records.stages
         for name in sorted({name for row in records.told.get(stage, []) for name in row.measures})
     ]
-    rows = [*records.last.values(), *(row for row in records.unfinished() if row.image not in records.last)]
+    rows = [*records.last.values(), *(row for row in records.unfinished if row.image not in records.last)]
 
     def cells(row: Row) -> dict[str, str]:
-        own = {f"{stage}.{name}": value for (stage, name), value in measures.get(row.image, {}).items()}
+        own = {f"{one.stage}.{name}": value for one in told.get(row.image, ()) for name, value in one.measures.items()}
         own |= {"stage": row.stage, **{column: getattr(row, column) for column in COLUMNS}}
         return {column: safe_cell(value) for column, value in own.items()}
 
@@ -271,16 +300,30 @@ def number(text: Any) -> float | None:
 
 
 def _manifest(path: Path, stage: str, batch: str, notes: list[str]) -> Iterator[Row]:
-    for row in _table(path, notes):
-        yield _row(stage, row, {name: value for name, value in row.items() if name not in _FIXED and value}, batch)
+    lines = _lines(path, notes)
+    columns = next(lines, [])
+    place = {name: index for index, name in enumerate(columns)}
+    fixed = [(place.get(column, len(columns)), column in _REPEATED) for column in COLUMNS]
+    own = [(sys.intern(name), index) for name, index in place.items() if name not in _FIXED]
+    for cells in lines:
+        # One empty cell more stands for every column that is not there; so do those of a line that was cut off.
+        cells += [""] * (len(columns) + 1 - len(cells))
+        values = [sys.intern(cells[index]) if repeated else cells[index] for index, repeated in fixed]
+        yield Row(stage, batch, *values, {name: cells[index] for name, index in own if cells[index]})
 
 
 _FIXED = frozenset(COLUMNS)
 
 
-def _row(stage: str, row: Mapping[str, str], measures: dict[str, str], batch: str | None = None) -> Row:
-    cells = {column: sys.intern(row.get(column) or "") if column in _REPEATED else row.get(column) or "" for column in COLUMNS}
-    return Row(stage=stage, batch=row.get("batch", "") if batch is None else batch, measures=measures, **cells)
+def _without_file(row: Row) -> Row:
+    """Return a row without what describes its file, which only the last word on an image needs: of many images that is half its memory."""
+    said = (row.kind, row.role, row.modality, row.body_part, row.status, row.code, row.reason)
+    about = (row.entities, row.shape, row.spacing_mm, row.measures)
+    return Row(row.stage, row.batch, row.subject, row.session, row.image, *said, "", "", "", "", *about)
+
+
+def _row(stage: str, row: Mapping[str, str]) -> Row:
+    return Row(stage, row.get("batch", ""), *(row.get(column) or "" for column in COLUMNS), {})
 
 
 def _nothing(entry: Mapping[str, str]) -> dict[str, str]:
@@ -292,11 +335,11 @@ def _nothing(entry: Mapping[str, str]) -> dict[str, str]:
 
 def _timing(row: Mapping[str, str]) -> Timing:
     return Timing(
-        item=row.get("item", ""),
+        item=sys.intern(row.get("item", "")),
         seconds=number(row.get("seconds")) or 0.0,
         peak_mb=number(row.get("peak_mb")) or 0.0,
-        host=row.get("host", ""),
-        device=row.get("device", ""),
+        host=sys.intern(row.get("host", "")),
+        device=sys.intern(row.get("device", "")),
         threads=int(number(row.get("threads")) or 0),
         resumed=row.get("resumed") == "1",
     )
@@ -304,12 +347,17 @@ def _timing(row: Mapping[str, str]) -> Timing:
 
 def _table(path: Path, notes: list[str] | None) -> Iterator[dict[str, str]]:
     """Give the rows of a table, none where it is missing or not text (noted unless `notes` is None)."""
+    lines = _lines(path, notes)
+    columns = next(lines, [])
+    for cells in lines:
+        yield dict(zip(columns, cells, strict=False))
+
+
+def _lines(path: Path, notes: list[str] | None) -> Iterator[list[str]]:
+    """Give the cells of a table's lines, its columns first."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            columns = next(reader, [])
-            for cells in reader:
-                yield dict(zip(columns, cells, strict=False))
+            yield from csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         if notes is not None:
             notes.append(f"{'/'.join(path.parts[-3:])} cannot be read ({type(error).__name__}); what it says is missing here.")

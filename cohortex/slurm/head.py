@@ -14,8 +14,8 @@ from typing import Any
 
 from cohortex.errors import Refused
 from cohortex.slurm import NoAnswer, ask, cancel, queue
+from cohortex.slurm.orphans import let_old_jobs_end, note_run
 from cohortex.slurm.requests import FORMAT, Request, plain, read_nodes, refusals
-from cohortex.slurm.runs import let_old_jobs_end, note_run
 from cohortex.slurm.watchdog import Watch
 
 

@@ -20,7 +20,7 @@ from cohortex.blocks import over_blocks
 from cohortex.io.bids import build_name, folder
 from cohortex.io.dataset import LISTS, remove_files, write_dataset
 from cohortex.items import HEAD_LABELS, Image, Made, settings_for
-from cohortex.publish import atomic_path, file_sha256, link_or_copy, write_json, write_text
+from cohortex.publish import atomic_path, file_sha256, link_or_copy, sweep, write_json, write_text
 from cohortex.volume import Volume
 
 __all__ = ["export", "write_dataset"]
@@ -68,6 +68,10 @@ def export(images: Sequence[Image], section: Mapping[str, Any], model: Any, seed
     Transforms are ITK text files and displacement fields ITK vector images, both in LPS mm.
     """
     results = Path(section["results"])
+    for subject in {image.subject for image in images}:
+        # of an attempt that was killed
+        sweep(results / f"sub-{subject}", deep=True)
+        sweep(results / LISTS, f"{subject}.json")
     targets = name_all(images, section)
     sums: dict[str, str] = {}
     labels: dict[str, dict[str, str]] = {}

@@ -19,6 +19,8 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
     "--disable-background-networking --disable-component-update --disable-sync"
 )
+READY = """return location.protocol === 'file:' && document.readyState === 'complete' && !!document.querySelector('#table tbody tr')
+    && document.querySelector('#table').getAttribute('aria-busy') === 'false'"""
 VISIBLE = """return [...arguments[0].querySelectorAll('.view')].filter(view => view.offsetParent)
     .map(view => view.className.match(/view-([a-z]+)/)[1])"""
 
@@ -54,8 +56,7 @@ def opened(browser, page):
     browser.get_log("browser")
     browser.get_log("performance")
     browser.get(page.as_uri())
-    ready = "return location.protocol === 'file:' && document.readyState === 'complete' && !!document.querySelector('#table tbody tr')"
-    WebDriverWait(browser, 60).until(lambda driver: driver.execute_script(ready))
+    WebDriverWait(browser, 60).until(lambda driver: driver.execute_script(READY))
     return browser
 
 
@@ -70,11 +71,14 @@ def heads(driver) -> list[str]:
 
 
 def choose(driver, selector: str, value: str) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
     driver.execute_script(
         "const select = document.querySelector(arguments[0]); select.value = arguments[1]; select.dispatchEvent(new Event('change'))",
         selector,
         value,
     )
+    WebDriverWait(driver, 60).until(lambda driver: driver.execute_script(READY))
 
 
 def test_the_page_has_no_console_error_and_asks_nothing_of_a_network(opened, page):

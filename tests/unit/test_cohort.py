@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from cohortex.cohort import batch_sizes, make_cohort, read_batches
+from cohortex.cohort import batch_sizes, make_cohort, read_batches, run_batches
 from cohortex.cohort.cut import cut, split_of
 from cohortex.config import check_config
 from cohortex.errors import Refused
@@ -435,6 +435,26 @@ def test_a_removed_subject_leaves_its_batch_and_numbers_are_not_used_again(make,
     bids(data, ["04"])
     make(data, batch_size=1)
     assert read_batches(folder.parent) == ["b00001", "b00002", "b00004"]
+
+
+def test_only_names_a_part_of_the_cohort_and_leaves_the_cut_as_it_is(make, tmp_path, folder, capsys):
+    data = bids(tmp_path / "bids", ["01", "02", "03", "04", "05"])
+    make(data, batch_size=2)
+    before = state(folder / "batches")
+    make(data, batch_size=2, only={"subject": ["04", "05"]})
+    assert state(folder / "batches") == before and read_batches(folder.parent) == ["b00001", "b00002", "b00003"]
+    assert run_batches(folder.parent) == ["b00002", "b00003"]
+    assert "only: its 2 batches are run, 3 of 5 subjects" in capsys.readouterr().err
+    make(data, batch_size=2)
+    assert run_batches(folder.parent) == ["b00001", "b00002", "b00003"]
+
+
+def test_only_refuses_what_the_cohort_does_not_have(make, tmp_path):
+    data = bids(tmp_path / "bids", ["01", "02"])
+    with pytest.raises(Refused, match="only: subject: the cohort has no subject 17"):
+        make(data, only={"subject": ["01", "17"]})
+    with pytest.raises(Refused, match="only: session: the cohort has no session 02"):
+        make(data, only={"session": ["02"]})
 
 
 def test_a_cut_keeps_every_subject_once():

@@ -150,6 +150,19 @@ def test_an_export_with_other_settings_deletes_what_it_no_longer_makes(images, t
     assert not (tmp_path / "sub-001/ct").exists()
 
 
+def test_what_a_killed_export_left_half_written_is_removed(images, tmp_path):
+    run(images, tmp_path / "whole")
+    left = tmp_path / "results" / "sub-001" / "anat" / ".sub-001_desc-cohortex_T1w.nii.gz.0123456789abcdef.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    other = tmp_path / "results" / "sub-002" / "anat" / ".sub-002_desc-cohortex_T1w.nii.gz.0123456789abcdef.tmp"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"another job is at it")
+    run(images, tmp_path / "results")
+    assert not left.exists() and other.exists()
+    assert [name for name in files(tmp_path / "results") if "sub-002" not in name] == files(tmp_path / "whole")
+
+
 def test_a_list_that_was_tampered_with_deletes_nothing_elsewhere(images, tmp_path):
     results = tmp_path / "results"
     other = tmp_path / "keep.txt"

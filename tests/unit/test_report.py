@@ -1,6 +1,7 @@
 """The report comes out of whatever records exist, says everything that was set aside, and trusts no text."""
 
 import base64
+import gzip
 import hashlib
 import json
 import re
@@ -41,8 +42,25 @@ def text_of(path):
     return path.read_text(encoding="utf-8")
 
 
+def unpacked(packed):
+    return {name: json.loads(gzip.decompress(base64.b64decode(columns))) for name, columns in packed.items()}
+
+
 def data_of(text):
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
+    """Return the table of all images as the page's script has it: its rows are fixed cells, measures by stage and column, odd ones."""
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
+    packed = unpacked(data["packed"])
+    fixed = list(zip(*packed.pop(""), strict=True))
+    assert len(fixed) == data["count"] and all(len(column) == data["count"] for columns in packed.values() for column in columns)
+    data["rows"] = []
+    for index, cells in enumerate(fixed):
+        told = {
+            stage: {str(place): column[index] for place, column in enumerate(columns) if column[index] is not None}
+            for stage, columns in packed.items()
+        }
+        marks = [[stage, column] for row, stage, column in data["odd"] if row == index]
+        data["rows"].append([list(cells), {stage: values for stage, values in told.items() if values}, marks])
+    return data
 
 
 def test_the_page_of_eight_subjects_is_small_and_refers_to_nothing_outside(page):
@@ -126,7 +144,7 @@ def test_simulated_data_is_labelled_and_other_data_is_not(page, tmp_path):
     write_fake_cohort(tmp_path / "work", pictures=False, subjects=2, site="Basel")
     other = text_of(write_report(tmp_path / "work", tmp_path / "results", CONFIG, STAGES))
     assert "Simulated data." not in other
-    assert "Basel" in other
+    assert {cells[6] for cells, _, _ in data_of(other)["rows"]} == {"Basel"}
 
 
 def test_contours_follow_the_edge_of_a_region():
@@ -263,3 +281,25 @@ def test_a_large_cohort_stays_one_small_page(tmp_path):
     page = write_report(work, tmp_path / "results", CONFIG, STAGES)
     assert page.stat().st_size < 2e6
     assert len(data_of(text_of(page))["rows"]) == 800
+
+
+def test_the_table_of_many_images_takes_few_bytes_an_image(tmp_path):
+    write_fake_cohort(tmp_path / "work", pictures=False, subjects=600, stages=STAGES[:5], batch_size=20)
+    text = text_of(write_report(tmp_path / "work", tmp_path / "results", CONFIG, STAGES[:5]))
+    packed = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])["packed"]
+    figures = sum(value is not None for columns in unpacked(packed).values() for column in columns for value in column)
+    assert sum(map(len, packed.values())) < 5 * figures, "a figure of four digits as text takes eight bytes"
+
+
+def test_what_only_left_to_other_runs_is_not_called_lost(plain, tmp_path):
+    work = tmp_path / "work"
+    shutil.copytree(plain, work)
+    shutil.rmtree(work / "records" / "export" / "b0001")
+    (work / "cohort" / "index.json").write_text(json.dumps({"batches": {"b0000": [1, 1, 8], "b0001": [1, 1, 8]}, "only": None}))
+    assert {row.batch for row in read_records(work, STAGES).unfinished} == {"b0001"}
+    (work / "cohort" / "index.json").write_text(json.dumps({"batches": {"b0000": [1, 1, 8], "b0001": [1, 1, 8]}, "only": ["b0000"]}))
+    records = read_records(work, STAGES)
+    assert records.unfinished == [] and len(records.images) == 8
+    assert "8 images of 1 batch that no run has finished are not told of" in " ".join(records.notes)
+    (work / "cohort" / "index.json").write_text(json.dumps({"batches": {"b0000": [1, 1, 8], "b0001": [1, 1, 8]}, "only": ["b0001"]}))
+    assert len(read_records(work, STAGES).images) == 16, "a batch that an earlier run finished is told of"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cohortex.report import methods, page, pictures
 from cohortex.report.charts import short, stacked, strips, ticks
-from cohortex.report.measures import Group, charts_of, groups_of, odd_ones, robust_z, spoken, without_moment
+from cohortex.report.measures import Group, _percentiles_without, charts_of, groups_of, odd_ones, robust_z, spoken, without_moment
 from cohortex.report.records import Records, Row
 
 
@@ -161,3 +161,10 @@ def test_reasons_that_differ_in_more_than_numbers_stay_apart():
 def test_a_colour_that_stands_for_several_labels_names_them():
     assert pictures.legend([{2: "label 2", 10: "label 10"}, {1: "csf"}]) == {1: "csf", 2: "label 2, 10"}
     assert pictures.legend([{k: f"label {k}" for k in range(1, 42)}])[1] == "label 1, 9, 17, 25, …"
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=60), st.data())
+def test_percentiles_of_the_others_are_those_that_numpy_finds(values, data):
+    position = data.draw(st.integers(0, len(values) - 1))
+    found = _percentiles_without(np.sort(values), values[position], (5, 50, 95))
+    np.testing.assert_allclose(found, np.percentile(np.delete(values, position), (5, 50, 95)), rtol=1e-9, atol=1e-9)

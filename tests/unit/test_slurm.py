@@ -11,8 +11,8 @@ from cohortex import slurm
 from cohortex.errors import Refused
 from cohortex.slurm import NoAnswer, read_queue
 from cohortex.slurm.head import guard
+from cohortex.slurm.orphans import forget_runs, let_old_jobs_end, note_run
 from cohortex.slurm.requests import Request, minutes_of, plain, read_nodes, refusals
-from cohortex.slurm.runs import forget_runs, let_old_jobs_end, note_run
 from cohortex.slurm.watchdog import AGAIN_S, GRACE_LOOKS, PATIENCE_LOOKS, PULSE_S, Watch, advice
 
 DOWN = "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -248,17 +249,53 @@ def test_the_result_of_an_image_does_not_depend_on_its_batch(job, tmp_path):
     assert (alone.images / "1_T1w.ozx").read_bytes() == (job.images / "1_T1w.ozx").read_bytes()
 
 
-def test_an_orphan_of_a_killed_run_is_ended_before_the_folder_is_used(job):
+def orphan(job: Job, function) -> int:
+    """Start a process that works on a job, wait until the running folder is its own, and return its id."""
     child = os.fork()
     if child == 0:
-        run_job(job, lambda *_: time.sleep(60))
+        run_job(job, function)
         os._exit(0)
     owner = job.running / "owner.json"
     while not owner.exists() or json.loads(owner.read_text())["pid"] != child:
         time.sleep(0.02)
-    run_job(job, add)
-    assert not psutil.pid_exists(child)
+    return child
+
+
+def test_an_orphan_that_works_on_something_else_or_takes_too_long_is_ended_before_the_folder_is_used(job):
+    for other in (replace(job, section={"default": {"add": 7.0}}), replace(job, deadline_s=1.0)):
+        child = orphan(other, lambda *_: time.sleep(60))
+        run_job(replace(job, deadline_s=1.0), add)
+        assert not psutil.pid_exists(child)
+        assert all(row["status"] == "ok" for row in manifest(job).values())
+        shutil.rmtree(job.running)
+
+
+def test_an_orphan_that_works_on_the_same_finishes_and_nothing_is_computed_twice(job, tmp_path):
+    def slow(image, settings, model, seed):
+        with (tmp_path / "calls").open("a") as file:
+            file.write(f"{image.id}\n")
+        time.sleep(0.3)
+        return add(image, settings, model, seed)
+
+    child = orphan(job, slow)
+    run_job(job, slow)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "it was not killed"
+    calls = (tmp_path / "calls").read_text().split()
+    assert len(calls) == len(set(calls)) == 4
     assert all(row["status"] == "ok" for row in manifest(job).values())
+
+
+def test_what_a_killed_writer_left_half_published_is_removed(job):
+    for folder in (job.images.parent, job.record.parent):
+        left = folder / f".{job.batch}.0123456789abcdef.tmp"
+        left.mkdir(parents=True)
+        (left / "1_T1w.ozx").write_bytes(b"half")
+        (folder / ".b00002.0123456789abcdef.tmp").mkdir()
+    run_job(job, add)
+    for folder in (job.images.parent, job.record.parent):
+        assert sorted(path.name for path in folder.iterdir()) == [".b00002.0123456789abcdef.tmp", "b00001"], (
+            "another job may write the other"
+        )
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_job_with_one_sentence(job):

@@ -1,0 +1,105 @@
+"""What the workflow costs over a bare Python loop that calls the same stage functions on the same images.
+
+    python -m benchmarks.overhead [--subjects 20] [--seconds 5] [--folder DIR]
+
+Data: 20 simulated subjects with one T1w of 128 x 128 x 60 voxels each, one batch; chain acquire, preprocess, denoise, export. The
+stage functions are the workflow's, and each of their calls is filled up to 5 s by sleeping (`benchmarks.padded`), so the 5 s are
+the same on a busy machine. Both sides use one core and count their imports. The loop hands volumes from function to function in memory
+and writes nothing but the results (its call of `export`); the workflow also writes the volumes between stages, records, previews, the
+report and the verdict.
+
+``overhead_fraction`` is the CPU time that the workflow takes more than the loop, over the time of the loop (its calls at 5 s each and
+the CPU time of its imports): what a machine that has nothing else to do adds, but for waiting. ``wall_fraction`` is the same by the
+clock, waiting and other people's load included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.padded import copy_workflow, padded, read_told
+from benchmarks.workflow import command, measured
+from tests.workflow import phantom, write_nifti
+
+CHAIN = ("acquire", "preprocess", "denoise", "export")
+SHAPE = (128, 128, 60)
+
+
+def bare(table: Path, results: Path, told: Path, seconds: float) -> None:
+    """Call the stage functions on every image of a table, one after the other."""
+    import yaml
+
+    from benchmarks.workflow import ROOT
+    from cohortex.config import check_config
+    from cohortex.items import Image, settings_for
+    from cohortex.stages.acquire import acquire
+    from cohortex.stages.denoise import denoise
+    from cohortex.stages.export import export
+    from cohortex.stages.preprocess import preprocess
+    from cohortex.tables import read_table
+    from cohortex.threads import set_threads
+    from cohortex.worker import seed_for
+
+    set_threads(1)
+    config = check_config({**yaml.safe_load((ROOT / "config.yaml").read_text()), "stages": list(CHAIN)})
+    functions = {
+        stage: padded(function, stage, seconds, str(told))
+        for stage, function in (("acquire", acquire), ("preprocess", preprocess), ("denoise", denoise))
+    }
+    last = padded(export, "export", seconds, str(told))
+    for row in read_table(table):
+        name, subject, modality = f"{row['subject']}_{row['modality']}", row["subject"], row["modality"]
+        known = {**dict.fromkeys(("acq", "run", "site", "scanner", "pair", "key"), ""), **row}
+        known |= {"path": str(table.parent / row["path"]), "root": str(table.parent), "image": name, "sha256": "", "file": ""}
+        image = Image(name, subject, "", modality, "image", row=known)
+        for stage, function in functions.items():
+            made = function(image, settings_for(config[stage], modality), None, seed_for(config["seed"], name, stage))
+            for thing in made if isinstance(made, list) else [made]:
+                if not thing.tag and thing.content is not None:
+                    image = Image(name, subject, "", modality, "image", row=known, opener=lambda content=thing.content: content)
+        last([image], {**config["export"], "results": str(results)}, None, 0)
+
+
+def main() -> None:
+    """Run both sides and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--subjects", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--bare", nargs=3, type=Path, metavar=("TABLE", "RESULTS", "TOLD"), help="only the loop")
+    given = parser.parse_args()
+    if given.bare:
+        bare(*given.bare, given.seconds)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (given.folder or Path(temporary)).absolute()
+        lines = ["subject\tsession\tmodality\tpath\tbody_part"]
+        for number in range(given.subjects):
+            write_nifti(folder / "scans" / f"{number:03d}.nii.gz", phantom(number, SHAPE), (1.5, 1.5, 2.5))
+            lines.append(f"{number:03d}\t\tT1w\tscans/{number:03d}.nii.gz\t")
+        table = folder / "cohort.tsv"
+        table.write_text("\n".join(lines) + "\n")
+        told = {side: folder / f"{side}.tsv" for side in ("loop", "workflow")}
+        words = [sys.executable, "-m", "benchmarks.overhead", "--seconds", str(given.seconds)]
+        loop = measured([*words, "--bare", str(table), str(folder / "loop"), str(told["loop"])], folder)
+        snakefile = copy_workflow(folder / "copy", given.seconds, told["workflow"])
+        settings = ["--config", f"input={table}", f"batch_size={given.subjects}", f"stages=[{','.join(CHAIN)}]"]
+        workflow = measured([*command(cores=1, snakefile=snakefile), *settings], folder / "run")
+        calls = {side: sum(line.what == "end" for line in read_told(file)) for side, file in told.items()}
+    if calls["loop"] != calls["workflow"]:
+        raise SystemExit(f"the sides did not do the same: calls of stage functions {calls}")
+    work_s = given.subjects * len(CHAIN) * given.seconds
+    for side, cost in (("loop", loop), ("workflow", workflow)):
+        print(f"{side:10s} {cost.wall_s:8.1f} s by the clock, {cost.cpu_s:6.1f} CPU s beside the {work_s:.0f} s of the functions")
+    extra_s = workflow.cpu_s - loop.cpu_s
+    print(
+        f"FIGURE overhead_fraction={extra_s / (work_s + loop.cpu_s):.4f} wall_fraction={workflow.wall_s / loop.wall_s - 1:.4f} "
+        f"extra_cpu_s={extra_s:.1f} workflow_wall_s={workflow.wall_s:.1f} loop_wall_s={loop.wall_s:.1f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
