@@ -63,7 +63,8 @@ def refusals(requests: Iterable[Request], nodes: Sequence[Nodes]) -> list[str]:
     Only what is plainly impossible is named: what a site forbids besides (accounts, limits of a user) is told by sbatch.
     """
     found: dict[tuple[str, str], str] = {}
-    for asked in requests:
+    # of a rule's jobs the largest is named
+    for asked in sorted(requests, key=lambda asked: (-asked.mem_mb, -asked.minutes, asked.what)):
         for kind, sentence in _impossible(asked, nodes):
             found.setdefault((asked.rule, kind), sentence)
     return list(found.values())
@@ -113,7 +114,7 @@ def _impossible(asked: Request, nodes: Sequence[Nodes]) -> Iterable[tuple[str, s
         yield (
             "memory",
             f"{asked.what} asks for {asked.mem_mb} MB, the largest node of {where} has {most['mem_mb']} MB: {other}lower "
-            f"blocks.memory_mb or cut the image smaller; {give}mem_mb=N asks for less",
+            f"blocks.memory_mb; {give}mem_mb=N asks for less",
         )
         return
     if not any(node.gpus >= asked.gpus and node.cpus >= asked.cpus and node.mem_mb >= asked.mem_mb for node in mine):

@@ -264,6 +264,10 @@ class Cluster:
         """Return what one of Slurm's commands says."""
         return subprocess.run(words, check=check, capture_output=True, text=True, timeout=60).stdout.strip()
 
+    def wait_for_state(self, job: str, state: str) -> None:
+        """Wait until a job is in a state."""
+        wait_for(lambda: self.ask("squeue", "-h", "-t", "all", "-j", job, "-o", "%T") == state, 90, f"job {job} is {state}")
+
     def stop(self) -> None:
         """Stop what was started, and put back what was in /etc/slurm."""
         with suppress(subprocess.SubprocessError):

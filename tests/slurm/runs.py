@@ -65,7 +65,7 @@ class Run:
         """What it said until now."""
         return self.log.read_text()
 
-    def ends(self, seconds: float = 400) -> int:
+    def ends(self, seconds: float = 900) -> int:
         """Wait until it ends; return its exit code."""
         try:
             return self.process.wait(seconds)
@@ -79,7 +79,7 @@ class Run:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
-    def says(self, pattern: str, seconds: float = 90) -> str:
+    def says(self, pattern: str, seconds: float = 240) -> str:
         """Wait until it says something; return the line."""
 
         def heard() -> re.Match[str] | None:
@@ -96,7 +96,7 @@ class Run:
             return json.loads((self.work / ".running" / stage / batch / "owner.json").read_text())
         return {}
 
-    def hold(self, stage: str, batch: str, but: int = 0, seconds: float = 120) -> Held:
+    def hold(self, stage: str, batch: str, but: int = 0, seconds: float = 300) -> Held:
         """Stop the processes of a batch's job at its first image.
 
         Parameters

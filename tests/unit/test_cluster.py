@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -129,29 +127,3 @@ def test_a_volume_of_several_machines_goes_through_a_job_as_a_folder(job):  # no
     back = read_ozx(job.images / "001_T2w.ome.zarr")
     assert np.array_equal(back.array(), read_ozx(job.before / "001_T2w.ozx").array() + 1)
     assert back.sha256() == row["sha256"]
-
-
-def slurm_is_up():
-    """Tell whether this machine has a Slurm that answers."""
-    if shutil.which("sinfo") is None:
-        return False
-    return subprocess.run(["sinfo", "-h"], capture_output=True, timeout=20).returncode == 0
-
-
-@pytest.mark.skipif(not slurm_is_up(), reason="no Slurm answers here")
-def test_workers_that_slurm_starts_give_the_bytes_of_one_process(tmp_path):
-    pytest.importorskip("dask_jobqueue")
-    import dask
-
-    data = noise((140, 70, 66))
-    write_ozx(tmp_path / "in.ozx", Volume(data, AFFINE))
-    options = {"jobqueue.slurm.interface": "lo", "jobqueue.slurm.job-extra-directives": ["--mem=1500"]}
-    plan = Plan(memory_mb=1, scratch=tmp_path, scheduler="slurm", workers=1, minutes=5)
-    with dask.config.set(options), planned(plan):
-        try:
-            made = blocks.map_blocks(filtered, read_ozx(tmp_path / "in.ozx").data, halo=(4, 4, 4))
-            assert cluster.client().submit(lambda: os.environ["SLURM_JOB_ID"]).result(60)
-        finally:
-            cluster.close()
-    assert isinstance(made, Sharded)
-    assert made[...].tobytes() == filtered(data).tobytes()

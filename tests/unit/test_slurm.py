@@ -363,14 +363,16 @@ def test_a_new_run_where_slurm_cannot_be_asked_is_refused(config, monkeypatch):
 
 
 def test_a_job_that_had_a_running_folder_is_gone_before_the_next_one_writes(tmp_path, commands):
-    from cohortex.job import Log, become_owner
+    from cohortex.job import Job, Log, become_owner
     from cohortex.owner import myself
     from cohortex.publish import write_json
 
     shown, cancelled = commands
     shown.write_text("17|RUNNING|None|cpu|c9|run1|rule_denoise_wildcards_b00001\n")
     write_json(tmp_path / "b00001" / "owner.json", {**myself(), "host": "elsewhere", "slurm_job": "17"})
-    log = Log(SimpleNamespace(log=tmp_path / "log", stage="denoise", batch="b00001", threads=1))
+    folder = tmp_path / "b00001"
+    job = Job("denoise", "b00001", tmp_path, None, None, None, tmp_path, folder, tmp_path / "log", {}, {}, 0, "cpu", 1)
+    log = Log(job)
     become_owner(tmp_path / "b00001", log)
     assert cancelled.read_text() == "17\n"
     assert "cancels Slurm job 17 (RUNNING), left over from a run that was killed" in (tmp_path / "log").read_text()
