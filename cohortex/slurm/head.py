@@ -18,6 +18,9 @@ from cohortex.slurm.orphans import let_old_jobs_end, note_run
 from cohortex.slurm.requests import FORMAT, Request, plain, read_nodes, refusals
 from cohortex.slurm.watchdog import Watch
 
+CLUSTERS = ("cluster", "clusters", "slurm_cluster")
+"""Resources by which the plugin sends a job to another cluster than that of this host."""
+
 
 def say(text: str) -> None:
     """Tell the user, and the log of the run that takes standard error along."""
@@ -40,10 +43,14 @@ def begin(workflow: Any, config: Mapping[str, Any]) -> None:
     """
     executor = workflow.scheduler._executor
     on_slurm = type(executor).__module__ == "snakemake_executor_plugin_slurm"
-    if on_slurm:
-        check_requests(workflow.dag.needrun_jobs())
+    jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local] if on_slurm else []
+    elsewhere = sorted({str(job.resources[key]) for job in jobs for key in CLUSTERS if job.resources.get(key)})
+    if jobs and not elsewhere:
+        check_requests(jobs)
     let_old_jobs_end(config, say)
-    if on_slurm:
+    if elsewhere:
+        say(f"jobs go to other clusters ({', '.join(elsewhere)}), where they are not watched: look at them yourself now and then")
+    elif on_slurm:
         note_run(config, executor.run_uuid)
         watch, ended = Watch(), threading.Event()
         guard(executor, watch, ended)
@@ -67,7 +74,7 @@ def check_requests(jobs: Iterable[Any]) -> None:
             raise Refused(f"{error}: run `snakemake --profile slurm` on a host that submits jobs, or use --profile local") from None
         say(f"Slurm's controller does not answer ({error}); what jobs ask for is not checked")
         return
-    requests = {request for job in jobs if not job.is_local and (request := request_of(job))}
+    requests = {request for job in jobs if (request := request_of(job))}
     problems = refusals(requests, nodes)
     if "associations" in config.partition("AccountingStorageEnforce")[2].partition("\n")[0]:
         problems += unknown_accounts({request.account for request in requests})
