@@ -54,7 +54,8 @@ def begin(workflow: Any, config: Mapping[str, Any]) -> None:
         note_run(config, executor.run_uuid)
         watch, ended = Watch(), threading.Event()
         guard(executor, watch, ended)
-        interval_s = max(2.0, float(workflow.executor_settings.init_seconds_before_status_checks or 40))
+        # half as often as the plugin at its quickest
+        interval_s = 2.0 * (workflow.executor_settings.init_seconds_before_status_checks or 20)
         threading.Thread(target=keep_watch, args=(watch, executor.run_uuid, interval_s, ended), daemon=True).start()
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,6 +150,34 @@ def wait_for(true: Callable[[], object], seconds: float, what: str) -> None:
         time.sleep(0.1)
 
 
+def processes_here() -> Iterator[psutil.Process]:
+    """Yield the processes that share this one's network: others may have a Slurm in a network of their own."""
+    mine = Path("/proc/self/ns/net").readlink()
+    for process in psutil.process_iter():
+        with suppress(OSError):
+            if Path(f"/proc/{process.pid}/ns/net").readlink() == mine:
+                yield process
+
+
+def end_leftovers() -> None:
+    """End the daemons of tests that were killed themselves, which their configuration names."""
+    conf = ETC / "slurm.conf"
+    text = conf.read_text() if conf.exists() else ""
+    match = re.search(r"^SlurmctldPidFile=(.*)/slurmctld.pid$", text, re.MULTILINE)
+    if not text.startswith(MARK) or not match:
+        return
+    for process in processes_here():
+        with suppress(psutil.Error):
+            if process.name() == "slurmstepd":
+                for one in (*process.children(recursive=True), process):
+                    one.kill()
+    for file in Path(match.group(1)).glob("*.pid"):
+        with suppress(psutil.Error, ValueError):
+            process = psutil.Process(int(file.read_text()))
+            if process.name() in PROGRAMS:
+                process.kill()
+
+
 @dataclass
 class Cluster:
     """The daemons, which the tests kill and start again."""
@@ -160,6 +189,7 @@ class Cluster:
         """Write the configuration and start everything."""
         self.lock = Path("/tmp/cohortex-slurm.lock").open("w")  # noqa: SIM115
         fcntl.flock(self.lock, fcntl.LOCK_EX)
+        end_leftovers()
         self.folder.chmod(0o755)
         (self.folder / "state").mkdir()
         self._configure()
@@ -235,7 +265,7 @@ class Cluster:
     def kill_node(self, node: str) -> None:
         """Let a node die: its slurmd, the steps that it started and all that runs in them."""
         self._end(f"slurmd-{node}", signal.SIGKILL)
-        for process in psutil.process_iter(["name", "cmdline"]):
+        for process in processes_here():
             # slurmstepd names the job, not the node; the node stands in the environment of what it started
             with suppress(psutil.Error):
                 if process.environ().get("SLURMD_NODENAME") == node:

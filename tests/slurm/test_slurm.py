@@ -45,6 +45,14 @@ def undisturbed(cohort, tmp_path_factory):
     return folder
 
 
+ACQUIRED = [f"work/records/acquire/{batch}" for batch in BATCHES]
+"""As targets: no more than the first stage, which is enough to see what happens to jobs."""
+
+
+def same_records(folder: Path, other: Path, stage: str) -> None:
+    assert digests(folder / "work" / "records" / stage) == digests(other / "work" / "records" / stage)
+
+
 def same(folder: Path, other: Path) -> None:
     assert digests(folder / "results") == digests(other / "results")
     assert digests(folder / "work" / "records") == digests(other / "work" / "records")
@@ -193,7 +201,7 @@ def test_the_demo_on_slurm_gives_the_results_of_the_demo_on_this_machine(demo, t
     assert done.returncode == 0, done.stderr[-4000:]
     assert demo.ends() == 0, demo.said[-6000:]
     assert (demo.folder / "results" / "report" / "index.html").is_file()
-    assert "went through" in (demo.work / "verdict.txt").read_text() or (demo.work / "verdict.txt").read_text()
+    assert (demo.work / "verdict.txt").read_text()
     same(demo.folder, local)
     assert not (demo.work / ".slurm_runs").exists(), "no job is left to be looked for"
 
@@ -290,22 +298,21 @@ def test_a_job_above_its_memory_is_ended_by_slurm_and_passes_with_more(faults):
 
 
 def test_after_a_killed_head_old_jobs_are_cancelled_or_waited_for_and_none_writes_beside_the_new_run(slurm, cohort, undisturbed, tmp_path):
-    given = settings(cohort)
-    site = site_profile(tmp_path / "site")
+    given, site = settings(cohort), site_profile(tmp_path / "site")
     slurm.ask("scontrol", "update", "nodename=c2", "state=drain", "reason=test")
     # room for one job: the others wait
     filler = slurm.ask("sbatch", "--parsable", "--nodelist=c1", "--cpus-per-task=3", "--output=/dev/null", "--wrap=sleep 600")
     try:
-        first = Run(tmp_path, command(site, **given))
+        first = Run(tmp_path, command(site, *ACQUIRED, **given))
         held = next(filter(None, (holding(first, batch) for batch in [None, *BATCHES])))
         batch, job = held
-        second = Run(tmp_path / "second", command(site, **given, output=first.folder / "results"))
+        second = Run(tmp_path / "second", command(site, *ACQUIRED, **given, output=first.folder / "results"))
         assert second.ends() != 0
         assert re.search(rf"results belongs to another run \(process {first.process.pid} on \S+\): wait for it", second.said), second.said
         wait_for(lambda: len(re.findall("has been submitted", first.said)) == 3, 60, "all jobs are submitted")
         first.kill()
         subprocess.run(command(site, "--unlock", **given), cwd=first.folder, env=environment(), check=True, capture_output=True)
-        again = Run(tmp_path, command(site, **given))
+        again = Run(tmp_path, command(site, *ACQUIRED, **given))
         again.says("cancels 2 jobs of a run that was killed")
         again.says(rf"waits for jobs of a run that was killed: {job} \(acquire {batch} on c1\)")
         assert "submitted" not in again.said
@@ -316,7 +323,7 @@ def test_after_a_killed_head_old_jobs_are_cancelled_or_waited_for_and_none_write
     finally:
         slurm.ask("scontrol", "update", "nodename=c2", "state=resume", check=False)
         slurm.ask("scancel", "--user=root", check=False)
-    same(tmp_path, undisturbed)
+    same_records(tmp_path, undisturbed, "acquire")
     timing = (tmp_path / "work" / "records" / "acquire" / batch / "timing.tsv").read_text().splitlines()
     assert timing[1].split("\t")[timing[0].split("\t").index("resumed")] == "1", "what the old job made is taken over"
 
@@ -335,9 +342,8 @@ def holding(run: Run, batch: str | None) -> tuple[str, str] | None:
 def test_no_wait_is_without_a_word_and_hopeless_ones_end(slurm, cohort, undisturbed, tmp_path):
     site = site_profile(tmp_path / "site")
     slurm.ask("scontrol", "update", "nodename=c[1-2]", "state=drain", "reason=test")
-    given = settings(cohort) | {"batch_size": 3}
     try:
-        run = Run(tmp_path, command(site, **given))
+        run = Run(tmp_path, command(site, ACQUIRED[0], **settings(cohort)))
         run.says(r"waits for job \d+ \(acquire b00001\) in partition cpu: the nodes that could take it are down, drained or reserved")
         job = re.search(r"SLURM jobid (\d+)", run.said).group(1)
         slurm.ask("scontrol", "hold", job)
@@ -355,6 +361,4 @@ def test_no_wait_is_without_a_word_and_hopeless_ones_end(slurm, cohort, undistur
         run.kill()
         slurm.ask("scontrol", "update", "nodename=c[1-2]", "state=resume", check=False)
         slurm.ask("scancel", "--user=root", check=False)
-    # the batches are cut differently, the images are the same
-    exported = {name: sha256 for name, sha256 in digests(undisturbed / "results").items() if name.endswith(".nii.gz")}
-    assert exported and exported.items() <= digests(tmp_path / "results").items()
+    same_records(tmp_path, undisturbed, "acquire/b00001")

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from cohortex import blocks, cluster
 from cohortex.blocks import Plan, planned
-from cohortex.errors import BadInput
+from cohortex.errors import BadInput, NoWorkers
 from cohortex.io.ozx import read_ozx, write_ozx
 from cohortex.io.sharded import Sharded, publish_sharded
 from cohortex.items import Made
@@ -113,6 +113,25 @@ def test_workers_of_a_cluster_give_the_bytes_of_one_process(tmp_path):
     assert sum(found) == data.size
     assert isinstance(made, Sharded)
     assert made[...].tobytes() == filtered(data).tobytes()
+
+
+def test_a_job_does_not_wait_for_workers_for_ever_and_says_why(capsys):
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None) as local,
+        distributed.Client(local) as client,
+        pytest.raises(NoWorkers, match=r"no worker .* \(none could be submitted\): give jobqueue\.slurm\.queue"),
+    ):
+        cluster.wait_for_a_worker(client, limit_s=0.5, pause_s=0.1)
+    assert "waits for Slurm's workers: none could be submitted" in capsys.readouterr().err
+
+
+def test_workers_that_do_not_come_are_no_images_fault(job):  # noqa: F811
+    def nobody(image, settings, model, seed):
+        raise NoWorkers("no worker came")
+
+    with pytest.raises(SystemExit, match="no worker came"):
+        run_job(job, nobody)
 
 
 def test_a_volume_of_several_machines_goes_through_a_job_as_a_folder(job):  # noqa: F811
