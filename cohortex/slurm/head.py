@@ -90,8 +90,10 @@ def request_of(job: Any) -> Request | None:
     if not all(isinstance(number, int) for number in numbers.values()):
         return None
     batch = f" of {job.wildcards.batch}" if "batch" in job.wildcards.keys() else ""  # noqa: SIM118
-    texts = [str(given.get(name)) if given.get(name) else None for name in ("slurm_partition", "slurm_account")]
-    return Request(job.rule.name, f"{job.rule.name}{batch}", *texts, job.threads, numbers["mem_mb"], numbers["runtime"], numbers["gpu"])
+    partition, account = (str(given.get(name)) if given.get(name) else None for name in ("slurm_partition", "slurm_account"))
+    return Request(
+        job.rule.name, f"{job.rule.name}{batch}", partition, account, job.threads, numbers["mem_mb"], numbers["runtime"], numbers["gpu"]
+    )
 
 
 def unknown_accounts(asked: Iterable[str | None]) -> list[str]:

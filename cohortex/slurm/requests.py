@@ -52,8 +52,9 @@ def read_nodes(text: str) -> list[Nodes]:
         if len(cells) == 5:
             name, limit, cpus, mem_mb, gres = cells
             gpus = sum(int(count or 1) for count in re.findall(r"\bgpu(?::(?!\d+\b(?!\.))[\w.-]+)?(?::(\d+))?", gres))
-            sizes = (int(re.sub(r"\D", "", cell) or 0) for cell in (cpus, mem_mb))
-            found.append(Nodes(name.rstrip("*"), name.endswith("*"), minutes_of(limit), *sizes, gpus))
+            # a + says that some of these nodes have more
+            most_cpus, most_mb = (int(re.sub(r"\D", "", cell) or 0) for cell in (cpus, mem_mb))
+            found.append(Nodes(name.rstrip("*"), name.endswith("*"), minutes_of(limit), most_cpus, most_mb, gpus))
     return found
 
 
