@@ -4,7 +4,7 @@
 
 Data: stand-ins. Parse and dry run see a table of so many subjects with one T1w each (one file of eight bytes, named by all). `left`
 runs the whole chain for real on 20 simulated subjects with a T1w and a CT of 35,000 voxels each, in one batch, with ``keep: []``.
-`flight` runs 24 subjects in batches of two and compares what lies in the work folder with the estimate of the preflight. `report`
+`flight` runs 16 subjects in batches of two and compares what lies in the work folder with the estimate of the preflight. `report`
 makes the report and the verdict of so many subjects (a T1w and a CT each) from records that never ran (`tests/fake_cohort.py`).
 Times are CPU seconds, since a shared machine's clock says little; memory is the process's peak.
 """
@@ -113,14 +113,14 @@ def left_behind(folder: Path) -> dict[str, float]:
     }
 
 
-FLIGHT_SUBJECTS, FLIGHT_BATCH, FLIGHT_CORES = 24, 2, 2
+FLIGHT_SUBJECTS, FLIGHT_BATCH, FLIGHT_CORES = 16, 2, 2
 
 
 def flight_cost(folder: Path) -> dict[str, float]:
-    """Run twelve batches of two subjects on two cores, and look ten times a second at what the work folder holds.
+    """Run eight batches of two subjects on two cores, and look ten times a second at what the work folder holds.
 
     What counts are the folders of volumes and the running folders, each file once however many links it has; a batch is in flight
-    while it has one of them. Against: the estimate of the preflight for two jobs at once.
+    while it has a volume there. Against: the estimate of the preflight for two jobs at once.
     """
     from benchmarks.padded import copy_workflow
     from cohortex.run import disk_in_flight
@@ -167,8 +167,9 @@ def in_work(work: Path) -> tuple[int, float, int]:
     sizes: dict[int, int] = {}
     for top in [*(work / stage for stage in STAGES), work / ".running"]:
         for place, _, names in os.walk(top):
-            batches |= {part for part in Path(place).relative_to(top).parts if re.fullmatch(r"b[0-9]+", part)}
             for name in names:
+                if name.endswith(".ozx"):
+                    batches |= {part for part in Path(place).parts if re.fullmatch(r"b[0-9]+", part)}
                 with suppress(OSError):
                     found = Path(place, name).stat()
                     sizes[found.st_ino] = found.st_blocks * 512

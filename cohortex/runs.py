@@ -84,8 +84,8 @@ def complete_run(config: Mapping[str, Any], success: bool) -> None:
 
 def read_runs(work: Path) -> list[dict[str, Any]]:
     """Return the records of all runs on a work folder, the latest first; what cannot be read is left out."""
-    found = [_read(file) for file in sorted((work / "runs").glob("*.json"), reverse=True)]
-    return [record for record in found if "started" in record]
+    found = [_read(file) for file in (work / "runs").glob("*.json")]
+    return sorted((record for record in found if "started" in record), key=lambda record: record["started"], reverse=True)
 
 
 def how_it_ended(record: Mapping[str, Any]) -> str:

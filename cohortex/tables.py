@@ -50,6 +50,16 @@ def read_table(path: str | Path) -> list[dict[str, str]]:
     return [dict(zip(columns, line.split("\t"), strict=True)) for line in lines[1:] if line]
 
 
+def read_columns(path: str | Path, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Give some columns of a table that `write_table` wrote, line by line; one that is not there is empty."""
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        columns = file.readline().rstrip("\n").split("\t")
+        places = [columns.index(name) if name in columns else None for name in names]
+        for line in file:
+            cells = line.rstrip("\n").split("\t")
+            yield tuple("" if place is None else cells[place] for place in places)
+
+
 def column_word(name: str) -> str:
     """Return a name (of a class, say) as a part of the name of a column."""
     return re.sub(r"[^0-9A-Za-z]+", "_", name).strip("_") or "class"

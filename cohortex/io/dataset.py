@@ -12,7 +12,7 @@ from cohortex import __version__
 from cohortex.io.bids import ANAT
 from cohortex.publish import write_json, write_text
 from cohortex.report.records import safe_cell
-from cohortex.tables import read_table, write_table
+from cohortex.tables import read_columns, read_table, write_table
 
 LISTS = Path(".cohortex/subjects")
 """Where in the results the list of each subject's files lies."""
@@ -54,9 +54,10 @@ def write_dataset(results: str | Path, config: Mapping[str, Any]) -> None:
     _withdraw(results)
     write_json(results / "dataset_description.json", _description(results, config))
     write_text(results / "README.md", README)
-    write_text(results / ".bidsignore", "\n".join([*IGNORED, *_own_folders(results)]) + "\n")
+    lists = _lists(results)
+    write_text(results / ".bidsignore", "\n".join([*IGNORED, *_own_folders(lists)]) + "\n")
     _write_participants(results, Path(config["work"]))
-    _write_labels(results)
+    _write_labels(results, lists)
     for path in results.glob("*"):
         if path.is_file() and not path.is_symlink():
             path.chmod(0o640)
@@ -77,9 +78,9 @@ def remove_files(results: Path, subject: str, names: Iterable[str]) -> None:
 def _withdraw(results: Path) -> None:
     """Delete what an earlier run exported of subjects of whom nothing is left now: they never came to the export of this one."""
     manifest = results / "manifest.tsv"
-    rows = read_table(manifest) if manifest.is_file() else []
-    exported = {row["subject"] for row in rows if row.get("export.exported")}
-    for subject in sorted({row["subject"] for row in rows} - exported):
+    rows = set(read_columns(manifest, ("subject", "export.exported"))) if manifest.is_file() else set()
+    exported = {subject for subject, file in rows if file}
+    for subject in sorted({subject for subject, _ in rows} - exported):
         file = results / LISTS / f"{subject}.json"
         if file.is_file():
             remove_files(results, subject, json.loads(file.read_text(encoding="utf-8"))["files"])
@@ -118,11 +119,11 @@ def _lists(results: Path) -> dict[str, dict[str, Any]]:
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((results / LISTS).glob("*.json"))}
 
 
-def _own_folders(results: Path) -> list[str]:
+def _own_folders(lists: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return patterns for the folders that BIDS does not have, such as ct, and for images in anat whose suffix it does not have."""
     known = {"anat", "dwi", "func", "perf", "pet"}
     found: set[str] = set()
-    for content in _lists(results).values():
+    for content in lists.values():
         for name in content["files"]:
             folder = name.rsplit("/", 2)[-2]
             suffix = name.rpartition("_")[2].partition(".")[0]
@@ -148,10 +149,10 @@ def _write_participants(results: Path, work: Path) -> None:
         (results / "participants.tsv").unlink(missing_ok=True)
 
 
-def _write_labels(results: Path) -> None:
+def _write_labels(results: Path, lists: Mapping[str, Mapping[str, Any]]) -> None:
     """Write for each ``desc`` of label maps a table of what their values mean."""
     names: dict[str, dict[str, str]] = {}
-    for content in _lists(results).values():
+    for content in lists.values():
         for desc, labels in content["labels"].items():
             names.setdefault(desc, {}).update(labels)
     for path in results.glob("desc-*_dseg.tsv"):

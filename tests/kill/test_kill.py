@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.faults import victims
 from tests.workflow import computed, digests, jobs_run, phantom, snakemake, start, write_cohort, write_nifti
 
 CHAIN = "stages=[acquire,preprocess,denoise,export]"
@@ -29,20 +30,6 @@ def undisturbed(cohort, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     snakemake(folder, **settings(cohort))
     return folder
-
-
-def victims(head: psutil.Process) -> dict[str, list[psutil.Process]]:
-    """Return the processes of a run: jobs are those that run a script, workers their children."""
-    found: dict[str, list[psutil.Process]] = {"job": [], "worker": [], "head": [head]}
-    for process in head.children(recursive=True):
-        try:
-            line = " ".join(process.cmdline())
-            parent = " ".join(process.parent().cmdline()) if process.parent() else ""
-        except psutil.Error:
-            continue
-        if ".snakemake/scripts/" in line:
-            found["worker" if ".snakemake/scripts/" in parent and "python" in parent.split()[0] else "job"].append(process)
-    return found
 
 
 def kill_one(processes: list[psutil.Process]) -> bool:

@@ -50,6 +50,8 @@ def test_torch_is_first_in_its_environment_so_that_nothing_else_brings_another_i
 def test_every_rule_with_a_script_says_its_log_benchmark_environment_threads_and_resources(root):
     for file in (root / "rules").glob("*.smk"):
         for rule in re.split(r"^rule ", file.read_text(), flags=re.MULTILINE)[1:]:
+            if "output:" not in rule:
+                continue  # a target that only names what it wants
             for word in ('"""', "log:", "benchmark:", "conda:", "threads:", "mem_mb", "runtime", "disk_mb", "params:", "script:"):
                 assert word in rule, f"{file.name}: rule {rule.split(':')[0]} has no {word}"
 
