@@ -162,7 +162,7 @@ def become_owner(running: Path, log: Log) -> None:
         owner = {}
     # The whole job, since the Snakemake around a killed script would still delete the outputs.
     job = owner.get("slurm_job") or SLURM_JOB
-    if job != SLURM_JOB and not cancel_and_wait(job, log.line):
+    if job != SLURM_JOB and not cancel_and_wait(job, f"{log.job.stage} {log.job.batch}", log.line):
         raise Refused(f"Slurm job {job} may still write into {running.name}, and Slurm does not say so: scancel {job}, and run again.")
     here = owner.get("host") == socket.gethostname() and owner.get("pid") != os.getpid()
     if here and alive(owner) and not finishes(owner, log.job, log):

@@ -81,8 +81,8 @@ def queue(*, name: str) -> list[Queued]:
     return read_queue(ask("squeue", "--noheader", "--states=all", f"--format={FORMAT}", f"--name={name}"))
 
 
-def state(job: str) -> str:
-    """Return the state of a job; nothing where Slurm knows none of this number (any more).
+def find(job: str) -> Queued | None:
+    """Return a job by its number; None where Slurm knows none (any more) that is not over.
 
     Raises
     ------
@@ -93,18 +93,17 @@ def state(job: str) -> str:
         rows = read_queue(ask("squeue", "--noheader", "--states=all", f"--format={FORMAT}", f"--jobs={job}"))
     except NoAnswer as error:
         if "Invalid job id" in str(error):
-            return ""
+            return None
         raise
-    return rows[0].state if rows else ""
+    return rows[0] if rows and not rows[0].ended else None
 
 
 def lives(job: str) -> bool | None:
     """Return whether a job waits or runs; None where Slurm cannot be asked."""
     try:
-        now = state(job)
+        return find(job) is not None
     except NoAnswer:
         return None
-    return bool(now) and now not in ENDED
 
 
 def cancel(jobs: Iterable[str]) -> None:
@@ -123,13 +122,16 @@ def cancel(jobs: Iterable[str]) -> None:
                 raise
 
 
-def cancel_and_wait(job: str, say: Callable[[str], None], limit_s: float = 900) -> bool:
+def cancel_and_wait(job: str, what: str, say: Callable[[str], None], limit_s: float = 900) -> bool:
     """Cancel a job if it lives, and wait until none of its processes can write any more.
 
     Parameters
     ----------
     job : str
         Its number.
+    what : str
+        Its stage and batch. A job of this number that is plainly for another batch is another one: numbers begin again when
+        a controller loses its state.
     say : callable
         Told what is cancelled and waited for.
     limit_s : float
@@ -143,12 +145,12 @@ def cancel_and_wait(job: str, say: Callable[[str], None], limit_s: float = 900) 
     until, cancelled, heard, pause_s = time.monotonic() + limit_s, False, "", 0.5
     while time.monotonic() < until:
         try:
-            now = state(job)
-            if not now or now in ENDED:
+            found = find(job)
+            if found is None or (" b" in found.what and found.what != what):
                 return True
             if not cancelled:
                 cancel([job])
-                say(f"cancels Slurm job {job} ({now}), left over from a run that was killed, and waits until it is gone")
+                say(f"cancels Slurm job {job} ({found.state}), left over from a run that was killed, and waits until it is gone")
                 cancelled = True
         except NoAnswer as error:
             if "not installed" in str(error):

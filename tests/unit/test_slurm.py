@@ -378,6 +378,20 @@ def test_a_job_that_had_a_running_folder_is_gone_before_the_next_one_writes(tmp_
     assert "cancels Slurm job 17 (RUNNING), left over from a run that was killed" in (tmp_path / "log").read_text()
 
 
+def test_a_number_that_was_given_to_another_job_is_left_alone(commands):
+    shown, cancelled = commands
+    shown.write_text("17|RUNNING|None|cpu|c9|run1|rule_denoise_wildcards_b00002\n")
+    assert slurm.cancel_and_wait("17", "denoise b00001", print, limit_s=1)
+    assert not cancelled.exists()
+
+
+def test_a_job_whose_end_nobody_tells_is_not_taken_for_gone(tmp_path, commands):
+    (tmp_path / "bin" / "squeue").write_text("#!/bin/sh\necho silence >&2; exit 1\n")
+    said = []
+    assert not slurm.cancel_and_wait("17", "denoise b00001", said.append, limit_s=1)
+    assert said == ["waits, since Slurm does not say whether job 17 of a run that was killed still writes (silence)"]
+
+
 def test_an_owner_that_is_a_job_elsewhere_is_asked_of_slurm(commands):
     from cohortex.owner import alive
 
