@@ -1,4 +1,4 @@
-"""The four ways in which something can be wrong, and what each means for the run.
+"""The ways in which something can be wrong, and what each means for the run.
 
 Messages are one sentence for the user: they name the file or key, what was found and what to do.
 They never hold the value of a patient's tag or an absolute path of the machine.
@@ -11,6 +11,10 @@ class CohortexError(Exception):
 
 class Refused(CohortexError):
     """Configuration, cohort table or model is wrong: nothing is started."""
+
+
+class NoWorkers(CohortexError):
+    """Slurm gives no workers for the blocks of a volume: no image's fault, the job ends and is tried again."""
 
 
 class BadInput(CohortexError):

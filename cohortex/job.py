@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -13,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cohortex.owner import alive, myself
+from cohortex.errors import Refused
+from cohortex.owner import SLURM_JOB, alive, myself
 from cohortex.publish import sweep, write_json
+from cohortex.slurm import cancel_and_wait
 from cohortex.stages import STAGES
 
 ORPHAN_S = 3600.0
@@ -84,7 +87,7 @@ class Log:
         if job.log:
             job.log.parent.mkdir(parents=True, exist_ok=True)
         # Appended, so that the log tells the story of an attempt that was killed, too.
-        self.line(f"started with {job.threads} threads")
+        self.line(f"started with {job.threads} threads{_where()}")
 
     def write(self, text: str) -> None:
         """Append to the log alone."""
@@ -103,6 +106,14 @@ class Log:
         words = sorted({row["status"] for row in record["rows"]}) or ["ok"]
         bar = "#" * round(20 * number / of) + "." * (20 - round(20 * number / of))
         self.line(f"[{bar}] {number}/{of} {name} {','.join(words)} {record['timing']['seconds']:.1f} s")
+
+
+def _where() -> str:
+    """Return the Slurm job, node and GPUs of this process, as they are needed to ask about a job afterwards."""
+    if not SLURM_JOB:
+        return ""
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return f" in Slurm job {SLURM_JOB} on {os.environ.get('SLURMD_NODENAME', socket.gethostname())}" + (f" with GPU {gpus}" if gpus else "")
 
 
 def task_of(job: Job) -> str:
@@ -132,7 +143,15 @@ def finishes(owner: Mapping[str, Any], job: Job, log: Log) -> bool:
 
 
 def become_owner(running: Path, log: Log) -> None:
-    """Take over the running folder; an orphan of a killed run that still works in it on this host may finish, or is ended."""
+    """Take over the running folder from what a killed run left working in it.
+
+    A Slurm job, on whatever node, is cancelled and waited for. A process on this host may finish, or is ended.
+
+    Raises
+    ------
+    Refused
+        When Slurm does not say whether the job that had the folder is gone.
+    """
     import psutil
 
     running.mkdir(parents=True, exist_ok=True)
@@ -141,12 +160,17 @@ def become_owner(running: Path, log: Log) -> None:
         owner = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         owner = {}
-    if alive(owner) and owner["pid"] != os.getpid() and not finishes(owner, log.job, log):
+    # The whole job, since the Snakemake around a killed script would still delete the outputs.
+    job = owner.get("slurm_job") or SLURM_JOB
+    if job != SLURM_JOB and not cancel_and_wait(job, f"{log.job.stage} {log.job.batch}", log.line):
+        raise Refused(f"Slurm job {job} may still write into {running.name}, and Slurm does not say so: scancel {job}, and run again.")
+    here = owner.get("host") == socket.gethostname() and owner.get("pid") != os.getpid()
+    if here and alive(owner) and not finishes(owner, log.job, log):
         log.line(f"ends process {owner['pid']}, left over from a run that was killed")
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(owner["pid"])
             for member in [*process.children(recursive=True), process]:
                 member.kill()
             process.wait(10)
-    write_json(file, {**myself(), "task": task_of(log.job), "slurm_job": os.environ.get("SLURM_JOB_ID", "")})
+    write_json(file, {**myself(), "task": task_of(log.job)})
     sweep(running)

@@ -14,20 +14,25 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cohortex.slurm import lives
+
+SLURM_JOB = os.environ.get("SLURM_JOB_ID", "")
+"""The Slurm job in which this process runs; taken at once, since Snakemake's plugin removes it from the environment."""
+
 
 def myself() -> dict[str, Any]:
-    """Return what tells this process from every other: host, process id and when it started."""
+    """Return what tells this process from every other: host, process id, when it started, and its Slurm job if it is in one."""
     import psutil
 
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time(), "slurm_job": SLURM_JOB}
 
 
 def alive(owner: Mapping[str, Any]) -> bool | None:
-    """Return whether the process of an owner lives; None when it is on another machine."""
+    """Return whether the process of an owner lives; None when it is on another machine and Slurm cannot tell either."""
     import psutil
 
     if owner.get("host") != socket.gethostname():
-        return None
+        return lives(str(owner["slurm_job"])) if owner.get("slurm_job") else None
     try:
         return abs(psutil.Process(int(owner["pid"])).create_time() - float(owner["started"])) < 1
     except (psutil.NoSuchProcess, KeyError, ValueError):

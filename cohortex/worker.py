@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from cohortex.errors import BadInput, Skip
+from cohortex.errors import BadInput, NoWorkers, Skip
 from cohortex.items import Image, Made, settings_for
 from cohortex.publish import NO_SPACE, atomic_path, write_json, write_text
 from cohortex.records import geometry, row_of
@@ -201,13 +201,15 @@ class Outcome:
 
 
 def attempt(task: Task, item: Item, function: Callable[[], Any]) -> tuple[Any, list[dict[str, Any]] | None]:
-    """Return what a function gives, or the rows of an item that it set aside; a full disk is nobody's fault and is raised."""
+    """Return what a function gives, or the rows of an item that it set aside; what is no item's fault is raised (a full disk)."""
     try:
         return function(), None
     except Skip as skip:
         return None, set_aside(item, "skipped", skip.code, skip.sentence)
     except BadInput as bad:
         return None, set_aside(item, "quarantined", bad.code, bad.sentence)
+    except NoWorkers:
+        raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             raise

@@ -8,6 +8,8 @@ from cohortex.config import (
     resolve_weights,
 )
 from cohortex.demo.table import DEMO_VERSION
+from cohortex.slurm.head import begin
+from cohortex.slurm.orphans import forget_runs
 from cohortex.stages import STAGES, stage_version
 from cohortex.errors import CohortexError
 from cohortex.training.frozen import frozen_batches
@@ -195,11 +197,13 @@ def exported(wildcards):
 
 
 def start_run():
-    """Claim the output for this run, or refuse; write down that it began."""
+    """Claim the output for this run and see to Slurm, or refuse; write down that it began."""
     try:
         claim(config)
+        begin(workflow, config)
         begin_run(config)
     except CohortexError as error:
+        release(config)
         sys.exit(f"cohortex: {error}")
     except OSError as error:
         sys.exit(f"cohortex: {sentence_of(error)}")
@@ -209,6 +213,7 @@ def end_run(success):
     """Give the output back and complete the run's record; of a run that failed, make the report and say what went wrong."""
     if success:
         sweep_run(config)
+        forget_runs(config)
     else:
         say_what_went_wrong(config, BASEDIR)
     complete_run(config, success)

@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -12,7 +10,7 @@ from scipy import ndimage
 
 from cohortex import blocks, cluster
 from cohortex.blocks import Plan, planned
-from cohortex.errors import BadInput
+from cohortex.errors import BadInput, NoWorkers
 from cohortex.io.ozx import read_ozx, write_ozx
 from cohortex.io.sharded import Sharded, publish_sharded
 from cohortex.items import Made
@@ -117,6 +115,25 @@ def test_workers_of_a_cluster_give_the_bytes_of_one_process(tmp_path):
     assert made[...].tobytes() == filtered(data).tobytes()
 
 
+def test_a_job_does_not_wait_for_workers_for_ever_and_says_why(capsys):
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None) as local,
+        distributed.Client(local) as client,
+        pytest.raises(NoWorkers, match=r"no worker .* \(none could be submitted\): give jobqueue\.slurm\.queue"),
+    ):
+        cluster.wait_for_a_worker(client, limit_s=0.5, pause_s=0.1)
+    assert "waits for Slurm's workers: none could be submitted" in capsys.readouterr().err
+
+
+def test_workers_that_do_not_come_are_no_images_fault(job):  # noqa: F811
+    def nobody(image, settings, model, seed):
+        raise NoWorkers("no worker came")
+
+    with pytest.raises(SystemExit, match="no worker came"):
+        run_job(job, nobody)
+
+
 def test_a_volume_of_several_machines_goes_through_a_job_as_a_folder(job):  # noqa: F811
     def spread(image, settings, model, seed):
         array = Sharded.create(blocks.plan().folder, image.volume.shape)
@@ -129,29 +146,3 @@ def test_a_volume_of_several_machines_goes_through_a_job_as_a_folder(job):  # no
     back = read_ozx(job.images / "001_T2w.ome.zarr")
     assert np.array_equal(back.array(), read_ozx(job.before / "001_T2w.ozx").array() + 1)
     assert back.sha256() == row["sha256"]
-
-
-def slurm_is_up():
-    """Tell whether this machine has a Slurm that answers."""
-    if shutil.which("sinfo") is None:
-        return False
-    return subprocess.run(["sinfo", "-h"], capture_output=True, timeout=20).returncode == 0
-
-
-@pytest.mark.skipif(not slurm_is_up(), reason="no Slurm answers here")
-def test_workers_that_slurm_starts_give_the_bytes_of_one_process(tmp_path):
-    pytest.importorskip("dask_jobqueue")
-    import dask
-
-    data = noise((140, 70, 66))
-    write_ozx(tmp_path / "in.ozx", Volume(data, AFFINE))
-    options = {"jobqueue.slurm.interface": "lo", "jobqueue.slurm.job-extra-directives": ["--mem=1500"]}
-    plan = Plan(memory_mb=1, scratch=tmp_path, scheduler="slurm", workers=1, minutes=5)
-    with dask.config.set(options), planned(plan):
-        try:
-            made = blocks.map_blocks(filtered, read_ozx(tmp_path / "in.ozx").data, halo=(4, 4, 4))
-            assert cluster.client().submit(lambda: os.environ["SLURM_JOB_ID"]).result(60)
-        finally:
-            cluster.close()
-    assert isinstance(made, Sharded)
-    assert made[...].tobytes() == filtered(data).tobytes()
