@@ -136,6 +136,8 @@ def open_journal(model: str | Path, images: Sequence[Image], section: Mapping[st
             resumed = int(before["resumed"]) + any(folder.glob("*.safetensors"))
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "training.json", {"identity": identity, "resumed": resumed})
+    if resumed:
+        LOG.info("goes on from its checkpoint (time %d)", resumed)
     return Journal(folder, team().gather(resumed)[0])
 
 

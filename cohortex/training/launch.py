@@ -51,7 +51,8 @@ def launch(order: Path, folder: Path, processes: int, nodes: int, threads: int, 
     else:
         commands, inherited = [over_nodes(member, processes, nodes, threads, environment)], without_step(environment)
     began = [subprocess.Popen(command, env={**inherited, "PYTHONPATH": os.environ["PYTHONPATH"]}) for command in commands]
-    before = {each: signal.signal(each, lambda number, frame: _tell(began, number)) for each in SIGNALS}
+    # srun ends its step on SIGTERM; SIGUSR1 it hands on.
+    before = {each: signal.signal(each, lambda number, frame: _tell(began, number if nodes == 1 else signal.SIGUSR1)) for each in SIGNALS}
     try:
         return watch(began, GRACE_S)
     finally:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from cohortex.errors import CohortexError
 
@@ -66,16 +66,18 @@ def end_of_attempt(runtime_min: float, environment: Mapping[str, str] = os.envir
     return end - 0.1 * whole_s
 
 
-@contextmanager
-def listening(limit: Limit) -> Iterator[None]:
-    """Let signals ask an attempt to end after its step, instead of ending the process at once (main thread only)."""
+def listen(limit: Limit) -> dict[signal.Signals, Any]:
+    """Let signals ask an attempt to end after its step, from now on, instead of ending the process at once (main thread only).
+
+    Schedulers send them more than once, so they are heard until the process has ended.
+
+    Returns
+    -------
+    dict
+        What was done on each signal before.
+    """
 
     def ask(number: int, frame: object) -> None:
-        limit.asked = signal.Signals(number).name
+        limit.asked = limit.asked or signal.Signals(number).name
 
-    before = {each: signal.signal(each, ask) for each in SIGNALS}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+    return {each: signal.signal(each, ask) for each in SIGNALS}

@@ -22,7 +22,7 @@ from cohortex.stage import images_of
 from cohortex.tables import read_table
 from cohortex.threads import set_threads
 from cohortex.training.launch import launch
-from cohortex.training.limit import TRY_AGAIN, Interrupted, Limit, end_of_attempt, listening
+from cohortex.training.limit import TRY_AGAIN, Interrupted, Limit, end_of_attempt, listen
 from cohortex.training.team import Team, meet, part, use_team
 from cohortex.worker import seed_for
 
@@ -169,7 +169,6 @@ def tell(task: str, log: str, level: int = logging.INFO) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if log:
         Path(log).parent.mkdir(parents=True, exist_ok=True)
-        # Appended, so that the log tells the story of an attempt before, too.
         handlers.append(logging.FileHandler(log))
     for handler in handlers:
         handler.setFormatter(logging.Formatter(f"train {task}: %(message)s"))
@@ -178,7 +177,7 @@ def tell(task: str, log: str, level: int = logging.INFO) -> None:
 
 
 def train(order: Order, team: Team) -> int:
-    """Train as one process of a training, and leave the model folder as ``<folder>/model``.
+    """Train as one process of a training, and leave the model folder as ``<folder>/model``; signals are heard from now on.
 
     Returns
     -------
@@ -187,12 +186,12 @@ def train(order: Order, team: Team) -> int:
     """
     target = order.section.get("default", {}).get("target", "")
     before = use_team(team)
+    listen(team.limit)
     try:
-        with listening(team.limit):
-            images = training_images(order.images, order.before, Path(order.work), target)
-            module = importlib.import_module(f"cohortex.training.{order.task}")
-            function = getattr(module, f"train_{order.task}")
-            function(images, order.section, seed_for(order.seed, order.task, "train"), order.device, order.folder / "model")
+        images = training_images(order.images, order.before, Path(order.work), target)
+        module = importlib.import_module(f"cohortex.training.{order.task}")
+        function = getattr(module, f"train_{order.task}")
+        function(images, order.section, seed_for(order.seed, order.task, "train"), order.device, order.folder / "model")
     except Interrupted as stopped:
         LOG.warning("%s", interrupted(str(stopped), order))
         return TRY_AGAIN

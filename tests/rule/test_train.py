@@ -81,9 +81,11 @@ def test_two_processes_train_by_the_rule_and_after_a_signal_the_next_attempt_goe
     job = next(p for p in psutil.Process(head.pid).children(recursive=True) if "cohortex.training.member" in " ".join(p.cmdline())).parent()
     job.send_signal(signal.SIGUSR1)
     assert head.wait() == 0, (tmp_path / "head.log").read_text()[-4000:]
-    story = log.read_text()
-    assert "SIGUSR1" in story
-    assert "the next attempt" in story
+    said, second = (tmp_path / "head.log").read_text(), log.read_text()
+    assert "SIGUSR1" in said
+    assert "the next attempt" in said
+    assert "goes on from its checkpoint" in second
+    assert said.count("step 20 of 400") == said.count("step 400 of 400") == 1, "no step was taken twice"
     ran = read_card(tmp_path / "work" / "models" / "denoise")["recipe"]["run"]
     assert ran == {
         "processes": 2,
@@ -95,4 +97,3 @@ def test_two_processes_train_by_the_rule_and_after_a_signal_the_next_attempt_goe
     }
     _, tensors = read_model(tmp_path / "work" / "models" / "denoise")
     assert all(np.isfinite(value).all() for value in tensors.values())
-    assert story.count("step 400 of 400") == story.count("step 20 of 400") == 1, "no step was taken twice"

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from cohortex.items import Image
 from cohortex.training import checkpoint, loop, patches
-from cohortex.training.limit import Interrupted, Limit, end_of_attempt, listening
+from cohortex.training.limit import Interrupted, Limit, end_of_attempt, listen
 from cohortex.training.team import Team, use_team
 
 
@@ -142,12 +142,14 @@ def test_a_signal_ends_an_attempt_after_its_step_and_the_next_one_goes_on(tmp_pa
             os.kill(os.getpid(), signal.SIGUSR1)
         return sample(rng, count)
 
-    before = use_team(Team(limit=limit))
+    before, handlers = use_team(Team(limit=limit)), listen(limit)
     try:
-        with pytest.raises(Interrupted, match=r"step 4 of 20.*SIGUSR1"), listening(limit):
+        with pytest.raises(Interrupted, match=r"step 4 of 20.*SIGUSR1"):
             loop.fit(network(), signalled, error, steps=20, seed=1, checkpoint=checkpoint.Checkpoint(tmp_path / "c"))
     finally:
         use_team(before)
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
     assert json.loads((tmp_path / "c.json").read_text())["step"] == 4
 
 
