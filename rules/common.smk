@@ -1,5 +1,7 @@
 """What the rules share: the cohort, the chain of stages, settings, models and resources."""
 
+import signal
+
 from cohortex.cohort import batch_sizes, make_cohort, read_batches, run_batches
 from cohortex.config import (
     canonical,
@@ -28,6 +30,10 @@ from cohortex.runs import begin_run, complete_run
 BASEDIR = workflow.basedir
 # What lies here is of patients: files are for the owner and the group, here and in all jobs.
 os.umask(0o027)
+
+if not workflow.is_main_process:
+    # A scheduler's warning before a time limit is for the script, which hears it, not for the Snakemake around it, which would die.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 try:
     config.update(check_config(config))
