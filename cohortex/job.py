@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cohortex.owner import alive, myself
-from cohortex.publish import sweep, write_json
+from cohortex.publish import NO_SPACE, sweep, write_json
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,15 @@ class Log:
 
     def write(self, text: str) -> None:
         """Append to the log alone."""
-        if self.job.log:
+        if not self.job.log:
+            return
+        try:
             with self.job.log.open("a", encoding="utf-8") as file:
                 file.write(text.rstrip("\n") + "\n")
+        except OSError as error:
+            # What does not go into the log of a full disk still goes to standard error.
+            if error.errno not in NO_SPACE:
+                raise
 
     def line(self, text: str) -> None:
         """Append to the log and show on standard error."""
