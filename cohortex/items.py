@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from cohortex.config import settings_for as settings_for
 from cohortex.volume import Volume
 
 Status = Literal["ok", "warned", "skipped", "quarantined", "crashed", "failed"]
@@ -111,19 +112,3 @@ def told(precision: str, fallback: str) -> dict[str, str]:
     """Return the measures of how a network computed: ``precision`` where it was not float32, ``fallback`` where memory did not suffice."""
     found = {"precision": precision if precision != "float32" else "", "fallback": fallback}
     return {name: word for name, word in found.items() if word}
-
-
-def settings_for(section: Mapping[str, Any], modality: str) -> dict[str, Any]:
-    """Return a stage's settings for a modality: ``default``, overlaid by the modality's own entry.
-
-    Nested mappings are overlaid key by key; anything else is replaced.
-    """
-
-    def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-        merged = dict(base)
-        for key, value in top.items():
-            below = merged.get(key)
-            merged[key] = overlay(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-        return merged
-
-    return overlay(section.get("default", {}), section.get(modality, {}))
