@@ -264,7 +264,7 @@ def choose_precision(
     tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
     tensor = tensor.permute(2, 0, 1)[:, None] if slicewise else tensor[None, None]
     try:
-        full, half = (Runner(network, device, (SAMPLE,) * 3, p)(tensor) for p in ("float32", "bfloat16"))
+        full, half = (Runner(network, device, (SAMPLE, SAMPLE, SAMPLE), p)(tensor) for p in ("float32", "bfloat16"))
     except torch.OutOfMemoryError:
         # the volume itself will tell how it goes on
         return "float32"

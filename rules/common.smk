@@ -49,6 +49,7 @@ if not workflow.is_main_process:
     # A scheduler's warning before a time limit is for the script, which hears it, not for the Snakemake around it, which would die.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
+
 def check_this_machine(config):
     """Refuse what the jobs of this machine cannot have; have them share its memory, unless the command line says how much."""
     limits = workflow.global_resources

@@ -82,7 +82,7 @@ def _counts(a: ArrayLike, b: ArrayLike, labels: Sequence[int] | None) -> dict[in
     if a.shape != b.shape:
         raise ValueError(f"label maps on one grid are compared, these are {a.shape} and {b.shape}")
     if len(a.shape) != 3:
-        a, b = (np.reshape(x, (-1, 1, 1)) for x in (a, b))
+        a, b = (np.asarray(x[...]).reshape(-1, 1, 1) for x in (a, b))
 
     def one(_: Box, x: np.ndarray, y: np.ndarray) -> tuple[Counter[int], Counter[int], Counter[int]]:
         return _tally(x[x == y]), _tally(x), _tally(y)

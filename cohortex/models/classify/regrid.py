@@ -133,7 +133,7 @@ def network_input(image: ArrayLike, labels: ArrayLike | None, spacing: Sequence[
     brains = None if labels is None else Elementwise(brain, labels, bool)
     region = brains if brains is not None and bounding_box(labels) is not None else _bright(values)  # pyright: ignore[reportArgumentType]
     middle, scale = robust_scale(_values_in(values, region))
-    mass = [sum(parts) for parts in zip(*over_blocks(_profiles(region.shape), region), strict=True)]
+    mass = [np.sum(parts, axis=0) for parts in zip(*over_blocks(_profiles(region.shape), region), strict=True)]
     weights, box = [], []
     for length, old, count, along in zip(values.shape, spacing, size, mass, strict=True):
         centre = float((along * np.arange(length)).sum() / along.sum()) if along.sum() else (length - 1) / 2
