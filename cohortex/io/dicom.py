@@ -296,6 +296,10 @@ def _volumes(
 def _decoded(line: Sequence[Slice], size: tuple[int, int], role: str, modality: str) -> Slices:
     """Return slices that are decoded and rescaled when they are indexed; labels stay as stored."""
     odd: dict[int, Note] = {}
+    header = line[0].data.header
+    # grey of colours has fractions, by which labels are refused
+    coloured = (number(header, "SamplesPerPixel") or 1) > 1 or text(header, "PhotometricInterpretation") == "PALETTE COLOR"
+    dtype = np.float32 if role == "image" or coloured else np.int32
 
     def read(wanted: Sequence[int]) -> Iterator[np.ndarray]:
         # the frames of one file follow each other, so that its header is read once
@@ -308,7 +312,7 @@ def _decoded(line: Sequence[Slice], size: tuple[int, int], role: str, modality: 
                 one = line[z]
                 yield (in_units(raw, item.header, one.extra["rescale"], modality, one.file) if role == "image" else raw).T
 
-    return Slices((*size, len(line)), np.float32 if role == "image" else np.int32, read, lambda: [odd[z] for z in sorted(odd)])
+    return Slices((*size, len(line)), dtype, read, lambda: [odd[z] for z in sorted(odd)])
 
 
 def _pictures(found: list[Found], role: str, frames: Frames, name: str, notes: list[Note], volume: dict[str, str]) -> list[Volume]:

@@ -389,6 +389,15 @@ def test_coloured_ultrasound_becomes_grey(file: str) -> None:
     assert picture.array().std() > 0
 
 
+def test_colours_are_no_labels() -> None:
+    from cohortex.items import Image
+    from cohortex.stages.acquire import acquire
+
+    path = str(get_testdata_file("examples_rgb_color.dcm"))
+    with pytest.raises(BadInput, match="no whole numbers"):
+        acquire(Image("1_US", "1", "", "US", "labels", "labels", row={"path": path}), {}, None, 0)
+
+
 def test_every_file_of_pydicom_is_read_or_refused() -> None:
     folder = Path(str(get_testdata_file("CT_small.dcm"))).parent
     for path in sorted(folder.glob("*.dcm")):
