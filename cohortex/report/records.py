@@ -309,8 +309,7 @@ def _manifest(path: Path, stage: str, batch: str, notes: list[str]) -> Iterator[
         # One empty cell more stands for every column that is not there; so do those of a line that was cut off.
         cells += [""] * (len(columns) + 1 - len(cells))
         values = [sys.intern(cells[index]) if repeated else cells[index] for index, repeated in fixed]
-        measures = {name: cells[index] for name, index in own if cells[index]}
-        yield Row(stage, batch, *values, measures=measures)
+        yield Row(stage, batch, *values, measures={name: cells[index] for name, index in own if cells[index]})
 
 
 _FIXED = frozenset(COLUMNS)
