@@ -161,6 +161,22 @@ def canonical(section: Any) -> str:
     return json.dumps(plain(section), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
+def settings_for(section: Mapping[str, Any], modality: str) -> dict[str, Any]:
+    """Return a stage's settings for a modality: ``default``, overlaid by the modality's own entry.
+
+    Nested mappings are overlaid key by key; anything else is replaced.
+    """
+
+    def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+        merged = dict(base)
+        for key, value in top.items():
+            below = merged.get(key)
+            merged[key] = overlay(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        return merged
+
+    return overlay(section.get("default", {}), section.get(modality, {}))
+
+
 def resolve_weights(section: Mapping[str, Any], stage: str, work: str, basedir: str | Path) -> dict[str, str]:
     """Return the model folder behind each value of ``weights`` anywhere in a stage's section.
 

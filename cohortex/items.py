@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from cohortex.config import settings_for as settings_for
 from cohortex.volume import Volume
 
 Status = Literal["ok", "warned", "skipped", "quarantined", "crashed", "failed"]
@@ -105,19 +106,3 @@ class Made:
     code: str = ""
     reason: str = ""
     previews: Mapping[str, np.ndarray] = field(default_factory=dict)
-
-
-def settings_for(section: Mapping[str, Any], modality: str) -> dict[str, Any]:
-    """Return a stage's settings for a modality: ``default``, overlaid by the modality's own entry.
-
-    Nested mappings are overlaid key by key; anything else is replaced.
-    """
-
-    def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-        merged = dict(base)
-        for key, value in top.items():
-            below = merged.get(key)
-            merged[key] = overlay(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-        return merged
-
-    return overlay(section.get("default", {}), section.get(modality, {}))

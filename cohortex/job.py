@@ -16,7 +16,7 @@ from typing import Any
 
 from cohortex.errors import Refused
 from cohortex.owner import SLURM_JOB, alive, myself
-from cohortex.publish import sweep, write_json
+from cohortex.publish import NO_SPACE, sweep, write_json
 from cohortex.slurm import cancel_and_wait
 from cohortex.stages import STAGES
 
@@ -91,9 +91,15 @@ class Log:
 
     def write(self, text: str) -> None:
         """Append to the log alone."""
-        if self.job.log:
+        if not self.job.log:
+            return
+        try:
             with self.job.log.open("a", encoding="utf-8") as file:
                 file.write(text.rstrip("\n") + "\n")
+        except OSError as error:
+            # What does not go into the log of a full disk still goes to standard error.
+            if error.errno not in NO_SPACE:
+                raise
 
     def line(self, text: str) -> None:
         """Append to the log and show on standard error."""

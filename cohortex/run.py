@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from cohortex.errors import BadInput, Refused
+from cohortex.machine import check_clock, check_written, no_space, read_by_jobs
 from cohortex.owner import alive, give_back, take
+from cohortex.publish import NO_SPACE
 
 BYTES_A_BATCH = 6.0
 """Folders of volumes of a batch that exist at once (a stage's input, its running folder, its output), in float32 volumes."""
@@ -81,7 +83,7 @@ def model_params(weights: Mapping[str, str]) -> str:
 
 
 def preflight(config: Mapping[str, Any], basedir: str, jobs: int = 1) -> None:
-    """Check models and disk before any job.
+    """Check folders, models, clocks and disk before any job.
 
     Parameters
     ----------
@@ -94,22 +96,27 @@ def preflight(config: Mapping[str, Any], basedir: str, jobs: int = 1) -> None:
     Raises
     ------
     Refused
-        With a sentence that names the model folder, or the space or files that are missing.
+        With a sentence that names the folder, the model folder, the file of another time, or the space or files that are missing.
     """
+    from cohortex.cohort import read_batches
     from cohortex.config import resolve_weights
     from cohortex.models.folder import check_used, read_model
     from cohortex.models.registry import entries
     from cohortex.stages import STAGES
 
+    check_written({key: str(config[key]) for key in ("output", "work")})
+    models: list[str] = []
     for stage in config["stages"]:
         if STAGES[stage].learned:
             named = resolve_weights(config[stage], stage, config["work"], basedir)
             folders = {name: Path(folder) for name, folder in named.items() if name != "train"}
             for folder in folders.values():
                 read_model(folder)
+            models += named.values()
             check_used(config[stage], folders, stage, [entry.name for entry in entries(stage)])
             if "train" in named:
                 check_training(config, stage)
+    check_clock(read_by_jobs(config, models, read_batches(config["work"])))
     check_disk(Path(config["work"]), jobs)
 
 
@@ -185,8 +192,10 @@ def sweep_run(config: Mapping[str, Any]) -> None:
     shutil.rmtree(Path(config["work"]) / ".running", ignore_errors=True)
 
 
-def sentence_of(error: OSError) -> str:
-    """Say in a sentence what the system refused, and where."""
+def sentence_of(error: OSError, folder: str) -> str:
+    """Say in a sentence what the system refused, and where; `folder` is where a full disk was met, which errors of writing do not name."""
+    if error.errno in NO_SPACE:
+        return no_space(folder, error)
     return f"{error.filename or 'a file'} cannot be used ({error.strerror}); check the path, its permissions and its disk."
 
 
@@ -211,6 +220,8 @@ def say_what_went_wrong(config: Mapping[str, Any], basedir: str) -> None:
         if not tells_all(results / "report" / "index.html", work, stages):
             write_report(work, results, config, stages)
         _, sentence = verdict(work, config, stages)
-    except (OSError, BadInput) as error:
+    except OSError as error:
+        sentence = f"no report could be made: {sentence_of(error, str(results))}"
+    except BadInput as error:
         sentence = f"no report could be made ({type(error).__name__}); see the logs under {work / 'logs'}"
     print(f"cohortex: {sentence}", file=sys.stderr)  # noqa: T201

@@ -23,7 +23,8 @@ from typing import Any
 from cohortex import __version__
 from cohortex.items import SET_ASIDE, Image
 from cohortex.job import Job, Log, become_owner, job_from
-from cohortex.publish import atomic_path, link_or_copy, sweep, write_json
+from cohortex.machine import no_space
+from cohortex.publish import NO_SPACE, atomic_path, link_or_copy, sweep, write_json
 from cohortex.records import TIMING_COLUMNS, pairs, row_of, write_manifest
 from cohortex.stages import STAGES
 from cohortex.tables import read_table, write_table
@@ -60,7 +61,13 @@ def run_stage(snakemake: Any, function: Callable[..., Any], load: Callable[..., 
     SystemExit
         With one sentence, when the job itself cannot go on (model, disk); never for an image.
     """
-    run_job(job_from(snakemake), function, load)
+    job = job_from(snakemake)
+    try:
+        run_job(job, function, load)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        raise SystemExit(f"{job.stage} {job.batch}: {no_space(job.running.parents[2], error)}") from None
 
 
 def run_job(job: Job, function: Callable[..., Any], load: Callable[..., Any] | None = None) -> None:

@@ -339,10 +339,13 @@ def work(task: Task, items: Sequence[Item], connection: Any) -> None:
     except BaseException as error:
         # Not an item's fault (a model that does not load, a full disk): the job ends with this sentence.
         from cohortex.errors import CohortexError
+        from cohortex.machine import no_space
 
         sentence = (
             str(error)
             if isinstance(error, CohortexError)
+            else no_space(task.running, error)
+            if isinstance(error, OSError) and error.errno in NO_SPACE
             else f"{type(error).__name__}: {os.strerror(error.errno)}"
             if isinstance(error, OSError) and error.errno
             else where(error)

@@ -1,5 +1,8 @@
 """What the rules share: the cohort, the chain of stages, settings, models and resources."""
 
+from functools import lru_cache
+from pathlib import Path
+
 from cohortex.cohort import batch_sizes, make_cohort, read_batches, run_batches
 from cohortex.config import (
     canonical,
@@ -11,7 +14,19 @@ from cohortex.demo.table import DEMO_VERSION
 from cohortex.slurm.head import begin
 from cohortex.slurm.orphans import forget_runs
 from cohortex.stages import STAGES, stage_version
+from cohortex.device import visible
 from cohortex.errors import CohortexError
+from cohortex.machine import check_gpus, check_memory, memory_for_jobs_mb
+from cohortex.resources import (
+    ask,
+    ask_for,
+    ask_training,
+    load_of,
+    load_of_records,
+    load_of_tables,
+    memory_mb,
+    minutes_of,
+)
 from cohortex.training.frozen import frozen_batches
 from cohortex.changed import what_reruns
 from cohortex.run import (
@@ -29,6 +44,27 @@ BASEDIR = workflow.basedir
 # What lies here is of patients: files are for the owner and the group, here and in all jobs.
 os.umask(0o027)
 
+
+def check_this_machine(config):
+    """Refuse what the jobs of this machine cannot have; have them share its memory, unless the command line says how much."""
+    limits = workflow.global_resources
+    if "mem_mb" not in limits and "mem" not in limits:
+        workflow.register_resource("mem_mb", memory_for_jobs_mb())
+    told = [
+        name
+        for name, given in workflow.resource_settings.overwrite_resources.items()
+        if "mem_mb" in given or "mem" in given
+    ]
+    check_memory(config, batch_sizes(config["work"]), limit_of("mem_mb"), told)
+    check_gpus(config, limit_of("gpu"), visible())
+
+
+def limit_of(name):
+    """Return what all jobs of this machine may have of a resource together, None where nothing limits it."""
+    limit = workflow.global_resources.get(name)
+    return None if limit is None else limit.value
+
+
 try:
     config.update(check_config(config))
     WORK = config["work"]
@@ -44,15 +80,21 @@ try:
         # jobs of a cluster are counted as nodes, those of one machine as cores
         jobs = workflow.resource_settings.nodes or workflow.resource_settings.cores
         preflight(config, BASEDIR, jobs or 1)
+        if workflow.resource_settings.nodes is None:
+            check_this_machine(config)
 except CohortexError as error:
     sys.exit(f"cohortex: {error}")
 except OSError as error:
-    sys.exit(f"cohortex: {sentence_of(error)}")
+    sys.exit(f"cohortex: {sentence_of(error, config['work'])}")
 
 CHAIN = list(config["stages"])
 # those of this run: of all, or of the part that `only` names
 BATCHES = run_batches(WORK)
 SIZES = batch_sizes(WORK)
+
+
+# used with --sdm apptainer only
+container: config["container"]
 
 
 wildcard_constraints:
@@ -128,40 +170,45 @@ def models(stage):
     return model_params(weights(stage))
 
 
+def asked(stage, batch):
+    """Return what a job of a stage takes: by the grids that the stage before wrote down, else by the sizes of the cohort's files."""
+    record = Path(WORK, "records", before(stage), batch)
+    manifest = record / "manifest.tsv"
+    known = position(stage) > 0 and manifest.is_file()
+    return asked_once(
+        stage, batch, record if known else None, known and manifest.stat().st_mtime_ns
+    )
+
+
+@lru_cache(maxsize=64)
+def asked_once(stage, batch, record, changed):
+    """Return the same, worked out once for all resources of a job and again when the record changed."""
+    return ask(stage, config, load_of(stage, record, SIZES[batch]))
+
+
 def memory(stage):
-    """Return the memory of a job in MB from the largest image of its batch, growing with each attempt."""
+    """Return the memory of a job in MB, growing with each attempt."""
 
     def mem_mb(wildcards, attempt):
-        held_mb = STAGES[stage].mem_factor * SIZES[wildcards.batch].largest_mb
-        if STAGES[stage].streams:
-            held_mb = min(held_mb, 4 * config["blocks"]["memory_mb"])
-        return int((1200 + held_mb) * attempt)
+        return memory_mb(asked(stage, wildcards.batch), attempt)
 
     return mem_mb
 
 
 def minutes(stage):
-    """Return the time of a job in minutes from all images of its batch, growing with each attempt."""
+    """Return the time of a job in minutes, growing with each attempt."""
 
     def runtime(wildcards, attempt):
-        return int(
-            (10 + STAGES[stage].seconds_mb * SIZES[wildcards.batch].total_mb / 30)
-            * attempt
-        )
+        return minutes_of(asked(stage, wildcards.batch), attempt)
 
     return runtime
 
 
 def disk(stage):
-    """Return the disk that a job's output takes in MB."""
+    """Return the disk that a job's output and scratch files take in MB."""
 
     def disk_mb(wildcards):
-        size = SIZES[wildcards.batch]
-        # what does not stay in memory lies in scratch files: the image, a result and what is between them
-        scratch_mb = (
-            4 * size.largest_mb * (size.largest_mb > config["blocks"]["memory_mb"] / 8)
-        )
-        return int(100 + 2 * size.total_mb + scratch_mb)
+        return int(asked(stage, wildcards.batch).disk_mb)
 
     return disk_mb
 
@@ -204,7 +251,7 @@ def start_run():
         release(config)
         sys.exit(f"cohortex: {error}")
     except OSError as error:
-        sys.exit(f"cohortex: {sentence_of(error)}")
+        sys.exit(f"cohortex: {sentence_of(error, config['output'])}")
 
 
 def end_run(success):
@@ -244,6 +291,60 @@ def training_records(wildcards):
 def training_settings(wildcards):
     """Return the settings of a training."""
     return settings(wildcards.task)
+
+
+def asked_by_training(task):
+    """Return what the training of a task takes, by the records that there are of its batches, else by the cohort's files."""
+    batches = training_batches(task)
+    manifests = [
+        Path(WORK, "records", before(task), batch, "manifest.tsv") for batch in batches
+    ]
+    if all(manifest.is_file() for manifest in manifests):
+        return ask_training(task, config, load_of_records(manifests, task))
+    return ask_training(task, config, load_of_tables([SIZES[each] for each in batches]))
+
+
+def training_memory(wildcards, attempt):
+    """Return the memory of a training in MB, growing with each attempt."""
+    return memory_mb(asked_by_training(wildcards.task), attempt)
+
+
+def training_minutes(wildcards, attempt):
+    """Return the time of a training in minutes, growing with each attempt."""
+    return minutes_of(asked_by_training(wildcards.task), attempt)
+
+
+def asked_by(job, wildcards):
+    """Return what a job takes that grows with the images of its batch, or of the cohort."""
+    sizes = [SIZES[wildcards.batch]] if "batch" in wildcards.keys() else SIZES.values()
+    return ask_for(job, sum(size.images for size in sizes))
+
+
+def memory_of(job):
+    """Return the memory of a job that is no stage in MB, growing with each attempt."""
+
+    def mem_mb(wildcards, attempt):
+        return memory_mb(asked_by(job, wildcards), attempt)
+
+    return mem_mb
+
+
+def time_of(job):
+    """Return the time of a job that is no stage in minutes, growing with each attempt."""
+
+    def runtime(wildcards, attempt):
+        return minutes_of(asked_by(job, wildcards), attempt)
+
+    return runtime
+
+
+def disk_of(job):
+    """Return the disk of a job that is no stage in MB."""
+
+    def disk_mb(wildcards):
+        return int(asked_by(job, wildcards).disk_mb)
+
+    return disk_mb
 
 
 def training_gpus(wildcards):

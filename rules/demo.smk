@@ -13,9 +13,9 @@ rule demo:
         "../envs/torch.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
-        runtime=30,
-        disk_mb=2000,
+        mem_mb=memory_of("demo"),
+        runtime=time_of("demo"),
+        disk_mb=disk_of("demo"),
     params:
         # Not the number of subjects: more heads make no head again.
         seed=config["demo"]["seed"],

@@ -15,9 +15,9 @@ rule report:
         "../envs/volumes.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
-        disk_mb=200,
+        mem_mb=memory_of("report"),
+        runtime=time_of("report"),
+        disk_mb=disk_of("report"),
     params:
         config=canonical(config),
     script:
@@ -47,9 +47,9 @@ rule verdict:
         "../envs/volumes.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
-        disk_mb=10,
+        mem_mb=memory_of("verdict"),
+        runtime=time_of("verdict"),
+        disk_mb=disk_of("verdict"),
     params:
         tolerate=config["quarantine"]["tolerate"],
         config=canonical(config),

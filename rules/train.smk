@@ -14,8 +14,8 @@ rule train:
         "../envs/torch.yaml"
     threads: 2
     resources:
-        mem_mb=8000,
-        runtime=600,
+        mem_mb=training_memory,
+        runtime=training_minutes,
         disk_mb=1000,
         gpu=training_gpus,
         device=config["device"],

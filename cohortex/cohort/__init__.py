@@ -9,20 +9,34 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 __all__ = ["BatchSize", "batch_sizes", "make_cohort", "read_batches", "run_batches"]
 
 
 class BatchSize(NamedTuple):
-    """How large a batch is: its largest image and the sum of all in (estimated) float32 megabytes, and the number of images."""
+    """How large a batch is, in (estimated) float32 megabytes.
+
+    Attributes
+    ----------
+    largest_mb, total_mb : float
+        Its largest image, and the sum of all.
+    images : int
+    subject_mb : float
+        All of a subject's images together, of the subject that has most.
+    modalities : mapping
+        The first three by modality.
+    """
 
     largest_mb: float
     total_mb: float
     images: int
+    subject_mb: float = 0.0
+    modalities: Mapping[str, Sequence[float]] = MappingProxyType({})
 
 
 DEMO_MB = 12.0
@@ -42,10 +56,7 @@ def run_batches(work: str | Path) -> list[str]:
 
 def batch_sizes(work: str | Path) -> dict[str, BatchSize]:
     """Return how large each batch is."""
-    return {
-        batch: BatchSize(float(largest), float(total), int(count))
-        for batch, (largest, total, count) in _index(str(work))["batches"].items()
-    }
+    return {batch: BatchSize(*entry) for batch, entry in _index(str(work))["batches"].items()}
 
 
 @cache

@@ -9,6 +9,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from cohortex.cohort.table import Row
 from cohortex.publish import file_sha256
@@ -191,12 +192,17 @@ def known_batches(folder: Path) -> dict[str, str]:
     return {row["subject"]: row["batch"] for row in read_table(path)} if path.is_file() else {}
 
 
-def sizes(rows: Iterable[tuple[Row, float]]) -> dict[str, list[float]]:
-    """Return by batch: the largest image and the sum of all in float32 megabytes, and the number of images."""
-    found: dict[str, list[float]] = {}
+def sizes(rows: Iterable[tuple[Row, float]]) -> dict[str, list[Any]]:
+    """Return by batch, in float32 megabytes, what `cohortex.cohort.BatchSize` holds."""
+    found: dict[str, list[Any]] = {}
+    subjects: dict[str, float] = {}
     for row, megabytes in rows:
-        entry = found.setdefault(row["batch"], [0.0, 0.0, 0])
-        entry[0] = max(entry[0], round(megabytes, 3))
-        entry[1] = round(entry[1] + megabytes, 3)
-        entry[2] += row["role"] == "image"
+        subjects[row["subject"]] = subjects.get(row["subject"], 0.0) + megabytes
+        entry = found.setdefault(row["batch"], [0.0, 0.0, 0, 0.0, {}])
+        own = entry[4].setdefault(row["modality"], [0.0, 0.0, 0])
+        for held in (entry, own):
+            held[0] = max(held[0], round(megabytes, 3))
+            held[1] = round(held[1] + megabytes, 3)
+            held[2] += row["role"] == "image"
+        entry[3] = max(entry[3], round(subjects[row["subject"]], 3))
     return found

@@ -22,10 +22,6 @@ class Stage:
         Raised only when the stage's output bytes change; it is part of every key.
     learned : bool
         Whether its module has ``load(section, folders, device)`` and the stage takes model folders.
-    mem_factor : float
-        Peak memory as a multiple of the largest image of the batch in float32, above the fixed cost.
-    seconds_mb : float
-        Seconds of one core per float32 megabyte of image.
     streams : bool
         Whether a volume that does not stay in memory goes through it block by block (`cohortex.blocks`), so that the memory of a
         job does not grow with it.
@@ -34,19 +30,17 @@ class Stage:
     unit: Literal["image", "subject"]
     version: int = 1
     learned: bool = False
-    mem_factor: float = 8.0
-    seconds_mb: float = 1.0
     streams: bool = False
 
 
 STAGES: dict[str, Stage] = {
-    "acquire": Stage("image", mem_factor=12.0, seconds_mb=0.5),
-    "preprocess": Stage("image", version=2, mem_factor=12.0, seconds_mb=1.5),
-    "denoise": Stage("image", version=2, learned=True, mem_factor=16.0, seconds_mb=3.0, streams=True),
-    "superresolve": Stage("image", version=2, learned=True, mem_factor=24.0, seconds_mb=3.0, streams=True),
-    "regseg": Stage("subject", version=2, learned=True, mem_factor=30.0, seconds_mb=4.0),
-    "classify": Stage("subject", learned=True, mem_factor=16.0, seconds_mb=1.0),
-    "export": Stage("subject", version=2, mem_factor=8.0, seconds_mb=0.5, streams=True),
+    "acquire": Stage("image"),
+    "preprocess": Stage("image", version=2),
+    "denoise": Stage("image", version=2, learned=True, streams=True),
+    "superresolve": Stage("image", version=2, learned=True, streams=True),
+    "regseg": Stage("subject", version=2, learned=True),
+    "classify": Stage("subject", learned=True),
+    "export": Stage("subject", version=2, streams=True),
 }
 """In the order in which they usually stand in ``stages:``."""
 

@@ -4,6 +4,8 @@ import shutil
 
 import pytest
 
+from cohortex.device import visible
+from cohortex.machine import memory_for_jobs_mb
 from tests.workflow import ROOT, snakemake, write_cohort
 
 
@@ -65,6 +67,21 @@ def test_a_model_of_another_task_is_refused_before_any_job(tmp_path):
     settings.write_text(f"denoise: {{default: {{method: redcnn, weights: {ROOT / 'zoo' / 'superresolve' / 'srcnn3d'}}}}}\n")
     sentence = refused(tmp_path, "--configfile", str(settings), input=write_cohort(tmp_path, ["1"]))
     assert "is a model for superresolve, but denoise has it" in sentence
+
+
+def test_what_this_machine_has_not_is_refused_before_any_job(tmp_path):
+    table = write_cohort(tmp_path, ["1"])
+    sentence = refused(tmp_path, "--resources", "mem_mb=300", input=table)
+    assert "acquire needs about" in sentence and "1_T1w" in sentence and "jobs of this machine have 300 MB" in sentence
+    if not visible():
+        assert "device is cuda, but this machine has no GPU" in refused(tmp_path, input=table, device="cuda")
+
+
+def test_jobs_of_one_machine_share_its_memory_and_the_command_line_says_how_many_gpus_it_has(tmp_path):
+    table = write_cohort(tmp_path, ["1"])
+    said = snakemake(tmp_path, "--until", "acquire", "--resources", "gpu=4", input=table, stages="[acquire,export]").stdout
+    provided = said.split("Provided resources:")[1].splitlines()[0]
+    assert f'"mem_mb", {memory_for_jobs_mb()}' in provided and '"gpu", 4' in provided and '"gpu", 1' not in provided
 
 
 def test_a_second_run_on_one_output_refuses_and_names_the_owner(tmp_path):

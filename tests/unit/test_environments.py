@@ -42,6 +42,21 @@ def test_what_the_package_imports_stands_in_its_dependencies_and_in_the_environm
     assert wanted - {package.split("==")[0].lower() for package in packages} - {"snakemake"} == set()
 
 
+@pytest.mark.parametrize("name", ["Dockerfile", "cohortex.def"])
+def test_a_container_is_built_from_the_lock_torch_first_and_names_no_host(root, name):
+    text = (root / "containers" / name).read_text()
+    python = tomllib.loads((root / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert re.search(r"^(?:FROM|From:) python:3\.11-slim$", text, re.MULTILINE) and python == ">=3.11,<3.12"
+    installs = [words.split(" && ")[0].rstrip(" \\") for words in re.findall(r"pip install --no-cache-dir (.*)$", text, re.MULTILINE)]
+    assert installs == ["-r /tmp/torch.txt", "-r requirements.lock", "--no-deps -e ."]
+    assert "grep -E '^torch==' requirements.lock > /tmp/torch.txt" in text
+    assert not re.search(r"https?://|--index-url|--extra-index-url|\w@\w|\d+\.\d+\.\d+\.\d+", text)
+    copied = set(re.findall(r"^    (\S+) /opt/cohortex/", text, re.MULTILINE)) if name.endswith("def") else {"."}
+    assert all((root / path).exists() for path in copied)
+    parts = {"Snakefile", "config.yaml", "cohortex", "rules", "scripts", "schemas", "profiles", "envs", "zoo", "requirements.lock"}
+    assert copied == {"."} or parts <= copied
+
+
 def test_torch_is_first_in_its_environment_so_that_nothing_else_brings_another_in(root):
     packages = yaml.safe_load((root / "envs" / "torch.yaml").read_text())["dependencies"][-1]["pip"]
     assert packages[0].startswith("torch==")

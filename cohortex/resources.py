@@ -1,0 +1,274 @@
+"""What a job asks for: memory, time and disk, from the images of its batch and from what was measured.
+
+The factors stand in ``needs.tsv``, a line for each job and method; ``python -m benchmarks.resources`` measures them and writes that file.
+The Snakefile imports this at every parse, so it imports nothing heavy at its top.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cohortex.config import settings_for
+from cohortex.stages import STAGES
+from cohortex.tables import read_table
+
+if TYPE_CHECKING:
+    from cohortex.cohort import BatchSize
+
+MARGIN_MB = 1.15
+"""Asked over fitted memory: what the sampling of a measurement misses, and the allocator's moods."""
+MARGIN_S = 1.25
+"""Asked over fitted time."""
+LEAST_MB = 500
+"""Memory that every job is given: on a cluster two processes of Snakemake alone take more than half of it."""
+FLOOR_MIN = 10
+"""Minutes that every job is given beside its work: a busy node, a slow file system, the first compilation of kernels. Slurm counts
+minutes, and a job of seconds gains nothing from asking for fewer."""
+CUDA_MB = 3000
+"""Memory of the node, not of the GPU, that the libraries of CUDA take in a job that asks for one."""
+MB = 1e6
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a job was measured to take.
+
+    Attributes
+    ----------
+    base_mb : float
+        Whatever the images: interpreters, libraries, networks.
+    held : float
+        For each MB of the largest image in float32 (unit ``subject``: of all images of a subject).
+    streamed : float
+        For each MB of ``blocks.memory_mb``, once an image does not stay in memory and the stage streams.
+    start_s : float
+        Whatever the images.
+    item_s : float
+        For each image.
+    seconds_mb : float
+        For each MB of all images, in seconds of one core.
+    disk : float
+        MB written, in the stage's folder and in scratch files, for each MB of all images.
+    """
+
+    base_mb: float = 0.0
+    held: float = 0.0
+    streamed: float = 0.0
+    start_s: float = 0.0
+    item_s: float = 0.0
+    seconds_mb: float = 0.0
+    disk: float = 0.0
+
+
+UNMEASURED = Need(1500.0, 25.0, 6.0, 30.0, 5.0, 6.0, 6.0)
+"""What a stage or method asks by that is in no line yet: plenty."""
+
+
+class Part(NamedTuple):
+    """Images of a batch that are treated alike: those of a modality, or one alone once its header was read.
+
+    `spacing_mm` is known only then, and `subject` too.
+    """
+
+    modality: str
+    images: int
+    largest_mb: float
+    total_mb: float
+    subject: str = ""
+    spacing_mm: tuple[float, ...] = ()
+
+
+class Load(NamedTuple):
+    """What a job is given: its images, and what the images of one subject have together at most, in float32 MB."""
+
+    parts: tuple[Part, ...]
+    subject_mb: float
+
+
+class Ask(NamedTuple):
+    """What a job asks for."""
+
+    memory_mb: float
+    seconds: float
+    disk_mb: float
+
+
+@cache
+def needs() -> dict[tuple[str, str], Need]:
+    """Return what was measured, by job and method."""
+    names = [each.name for each in fields(Need)]
+    rows = read_table(Path(__file__).with_name("needs.tsv"))
+    return {(row["job"], row["method"]): Need(**{name: float(row[name] or 0) for name in names}) for row in rows}
+
+
+# --- what a job is given ---------------------------------------------------------------------------------------
+
+
+def load_of_tables(sizes: Iterable[BatchSize]) -> Load:
+    """Return what batches hold as the cohort's table knows it, by the sizes of files."""
+    parts: list[Part] = []
+    subject_mb = 0.0
+    for size in sizes:
+        parts += [Part(modality, int(count), largest, total) for modality, (largest, total, count) in size.modalities.items()]
+        subject_mb = max(subject_mb, size.subject_mb)
+    return Load(tuple(parts), subject_mb)
+
+
+def load_of_records(manifests: Iterable[Path], stage: str) -> Load:
+    """Return what a stage is given as the stage before it wrote it down, by the grids of its volumes.
+
+    ``export`` writes everything; the other stages look at images, those of unit ``subject`` at none that was derived from one.
+    """
+    parts: list[Part] = []
+    sums: dict[str, float] = {}
+    for manifest in manifests:
+        for row in read_table(manifest):
+            kind, shape = row["kind"], [int(n) for n in row["shape"].split("x") if n]
+            derived = kind != "image" or row["role"] != "image" or ("+" in row["image"] and STAGES[stage].unit == "subject")
+            if not row["path"] or not shape or (derived and stage != "export"):
+                continue
+            megabytes = 4 * math.prod(shape) / MB * {"field": 3.0, "labels": 0.25}.get(kind, 1.0)
+            spacing = tuple(float(n) for n in row["spacing_mm"].split("x") if n)
+            parts.append(Part(row["modality"], 1, megabytes, megabytes, row["subject"], spacing))
+            sums[row["subject"]] = sums.get(row["subject"], 0.0) + megabytes
+    return Load(tuple(parts), max(sums.values(), default=0.0))
+
+
+def load_of(stage: str, record: Path | None, size: BatchSize) -> Load:
+    """Return what a stage is given: by the record of the stage before it where that is there, else by the cohort's table."""
+    manifest = None if record is None else record / "manifest.tsv"
+    return load_of_records([manifest], stage) if manifest is not None and manifest.is_file() else load_of_tables([size])
+
+
+# --- what it takes ---------------------------------------------------------------------------------------------
+
+
+def method_of(stage: str, settings: Mapping[str, Any], modality: str, spacing_mm: tuple[float, ...] = ()) -> tuple[str, float]:
+    """Return which line of ``needs.tsv`` an image takes in a stage, and how many voxels of it become of one."""
+    if stage == "preprocess":
+        from cohortex.stages.preprocess import SHADED, decided
+
+        shaded = decided(settings.get("bias_field", "auto"), modality in SHADED or modality.endswith("w"))
+        return ("n4" if shaded else "plain") + (" filters" if settings.get("filters") else ""), 1.0
+    if stage == "denoise":
+        return settings.get("method", "transform"), 1.0
+    if stage == "superresolve":
+        return _superresolved(settings, spacing_mm)
+    if stage == "regseg":
+        method = settings.get("deformable", {}).get("method", "network")
+        return ("affine" if method == "none" or (method == "network" and not settings.get("weights")) else method), 1.0
+    if stage == "classify":
+        return ("features" if settings.get("features", True) else "none"), 1.0
+    return "", 1.0
+
+
+def _superresolved(settings: Mapping[str, Any], spacing_mm: tuple[float, ...]) -> tuple[str, float]:
+    method = settings.get("method", "srcnn3d")
+    if method == "none":
+        return "none", 1.0
+    if not spacing_mm:
+        # Not known before the images are read: what comes most often.
+        return method, min(2.0, float(settings.get("max_factor", 4)))
+    from cohortex.stages.superresolve import slice_axis
+
+    factor = slice_axis((spacing_mm[0], spacing_mm[1], spacing_mm[2]), dict(settings))[1]
+    return ("none", 1.0) if factor == 1 else (method, factor)
+
+
+def ask(stage: str, config: Mapping[str, Any], load: Load) -> Ask:
+    """Return what a job of a stage takes at its first attempt.
+
+    Parameters
+    ----------
+    stage : str
+        One of the chain.
+    config : mapping
+        The whole configuration: the stage's section, ``blocks`` and ``device`` are looked at.
+    load : Load
+        Its images.
+    """
+    section, blocks_mb, whole = (
+        config.get(stage, {}),
+        float(config["blocks"]["memory_mb"]),
+        STAGES[stage].unit == "subject" and stage != "export",
+    )
+    memory = start = work = disk = 0.0
+    for part in load.parts:
+        method, factor = method_of(stage, settings_for(section, part.modality), part.modality, part.spacing_mm)
+        need = needs().get((stage, method), UNMEASURED)
+        largest_mb = load.subject_mb if whole else factor * part.largest_mb
+        memory = max(memory, need.base_mb + held_mb(need, largest_mb, STAGES[stage].streams, blocks_mb))
+        start = max(start, need.start_s)
+        work += need.item_s * part.images + need.seconds_mb * factor * part.total_mb
+        disk += need.disk * factor * part.total_mb
+    cuda = CUDA_MB if config.get("device") == "cuda" and STAGES[stage].learned else 0
+    return Ask(max(LEAST_MB, MARGIN_MB * memory + cuda), MARGIN_S * (start + work), 100 + MARGIN_MB * disk)
+
+
+def held_mb(need: Need, largest_mb: float, streams: bool, blocks_mb: float) -> float:
+    """Return the memory that images take: a multiple of the largest, or of the plan for blocks once it does not stay in memory."""
+    from_plan = streams and largest_mb * MB > blocks_mb * 2**20 / COPIES
+    return need.streamed * blocks_mb if from_plan else need.held * largest_mb
+
+
+COPIES = 8
+"""As `cohortex.blocks.COPIES`, which a test compares: an array above that share of ``blocks.memory_mb`` does not stay in memory."""
+
+
+def memory_mb(asked: Ask, attempt: int = 1) -> int:
+    """Return the megabytes of an attempt."""
+    return math.ceil(asked.memory_mb * attempt)
+
+
+def minutes_of(asked: Ask, attempt: int = 1) -> int:
+    """Return the minutes of an attempt."""
+    return math.ceil((FLOOR_MIN + asked.seconds / 60) * attempt)
+
+
+# --- jobs that are no stage ------------------------------------------------------------------------------------
+
+
+def ask_for(job: str, images: int) -> Ask:
+    """Return what a job takes that grows with a number of images: ``demo`` (of its batch), ``report`` and ``verdict`` (of the cohort)."""
+    need = needs()[job, ""]
+    memory = max(LEAST_MB, MARGIN_MB * (need.base_mb + need.held * images))
+    return Ask(memory, MARGIN_S * (need.start_s + need.item_s * images), 100 + MARGIN_MB * need.disk * images)
+
+
+SEEN = 48
+"""Most images that a training of denoise or superresolve holds (`cohortex.training.patches.chosen`, training and validation)."""
+
+
+def training_steps(task: str, section: Mapping[str, Any]) -> float:
+    """Return the work of a training: its steps times what one sees, in millions of voxels (pixels)."""
+    settings = section.get("default", {})
+    budget = settings.get("training", {})
+    if task == "denoise":
+        return budget["steps"] * budget["batch"] * budget["patch"] ** 2 * (budget["filters"] / 96) ** 2 / MB
+    if task == "superresolve":
+        return budget["steps"] * budget["batch"] * budget["patch"] ** 3 / MB
+    if task == "classify":
+        networks = budget["folds"] + 1 if "cnn" in settings.get("parts", ["cnn"]) else 0
+        return networks * budget["steps"] * budget["batch"] * math.prod(settings["input"]["size"]) / MB
+    turns = budget["rounds"] * budget["turn"]
+    registered = (budget["steps"] + turns) * budget["register_crop"] ** 3
+    return (registered + (2 * budget["segment_steps"] + turns) * budget["batch"] * budget["crop"] ** 3) / MB
+
+
+def ask_training(task: str, config: Mapping[str, Any], load: Load) -> Ask:
+    """Return what the training of a stage's model takes: its steps, at most its minutes, and reading its images."""
+    section, need = config[task], needs()["train", task]
+    every = sum(part.images for part in load.parts)
+    # a training looks at a sample of a large cohort
+    images = min(every, {"regseg": 2 * section["default"]["training"].get("pairs", 0), "classify": every}.get(task, SEEN))
+    total_mb = sum(part.total_mb for part in load.parts) * images / max(every, 1)
+    bound_s = 60 * float(section["default"]["training"]["minutes"])
+    steps_s = min(need.seconds_mb * training_steps(task, section), bound_s)
+    cuda = CUDA_MB if config.get("device") == "cuda" else 0
+    seconds = need.start_s + need.item_s * images + steps_s
+    return Ask(MARGIN_MB * (need.base_mb + need.held * total_mb) + cuda, MARGIN_S * seconds, 500.0)
