@@ -329,6 +329,12 @@ def test_an_account_that_the_user_has_not_is_refused_before_any_job(site):
         check_requests([one_job()])
 
 
+def test_gpus_of_several_nodes_are_held_against_one_of_them(site):
+    check_requests([one_job(slurm_partition="gpu", gpu=4, nodes=2)])
+    with pytest.raises(Refused, match="asks for 4 GPU, and no node"):
+        check_requests([one_job(slurm_partition="gpu", gpu=4)])
+
+
 def test_a_controller_that_is_silent_at_the_start_refuses_nothing(site, capsys):
     (site / "sinfo").write_text("#!/bin/sh\nexit 1\n")
     check_requests([one_job(mem_mb=10**7)])
