@@ -49,6 +49,8 @@ def client() -> Any:
             memory=f"{now.memory_mb + 1024}MiB",
             walltime=f"{hours:02d}:{minutes:02d}:00",
             log_directory=str(now.folder),
+            # a page that anyone in the network could open
+            scheduler_options={"dashboard": False},
         )
         # a worker whose job ends is replaced
         cluster.adapt(minimum_jobs=now.workers, maximum_jobs=now.workers)

@@ -86,14 +86,15 @@ def check_requests(jobs: Iterable[Any]) -> None:
 def request_of(job: Any) -> Request | None:
     """Return what a job of Snakemake will ask of Slurm; None where that is known only later."""
     given = job.resources
-    numbers = {name: given.get(name) or 0 for name in ("mem_mb", "runtime", "gpu")}
+    numbers = {name: given.get(name) or 0 for name in ("mem_mb", "runtime", "gpu", "nodes")}
     if not all(isinstance(number, int) for number in numbers.values()):
         return None
     batch = f" of {job.wildcards.batch}" if "batch" in job.wildcards.keys() else ""  # noqa: SIM118
     partition, account = (str(given.get(name)) if given.get(name) else None for name in ("slurm_partition", "slurm_account"))
-    return Request(
-        job.rule.name, f"{job.rule.name}{batch}", partition, account, job.threads, numbers["mem_mb"], numbers["runtime"], numbers["gpu"]
-    )
+    # memory is asked for on every node, GPUs for all together
+    gpus = -(-numbers["gpu"] // max(numbers["nodes"], 1))
+    what = f"{job.rule.name}{batch}"
+    return Request(job.rule.name, what, partition, account, job.threads, numbers["mem_mb"], numbers["runtime"], gpus)
 
 
 def unknown_accounts(asked: Iterable[str | None]) -> list[str]:

@@ -23,7 +23,7 @@ class Nodes(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What a job of a rule asks for; None where it says nothing."""
+    """What a job of a rule asks for, on one node; None where it says nothing."""
 
     rule: str
     what: str

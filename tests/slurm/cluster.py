@@ -62,7 +62,7 @@ JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill
 JobSubmitPlugins=lua
 JobRequeue=1
-MinJobAge=300
+MinJobAge=3600
 KillWait=2
 SlurmdTimeout=10
 SlurmctldTimeout=10

@@ -10,7 +10,7 @@ import pytest
 from cohortex import slurm
 from cohortex.errors import Refused
 from cohortex.slurm import NoAnswer, read_queue
-from cohortex.slurm.head import guard
+from cohortex.slurm.head import check_requests, guard
 from cohortex.slurm.orphans import forget_runs, let_old_jobs_end, note_run
 from cohortex.slurm.requests import Request, minutes_of, plain, read_nodes, refusals
 from cohortex.slurm.watchdog import AGAIN_S, GRACE_LOOKS, PATIENCE_LOOKS, PULSE_S, Watch, advice
@@ -298,6 +298,53 @@ def test_time_limits_are_read_as_slurm_writes_them(text, minutes):
 )
 def test_an_error_of_sbatch_says_what_to_change(error, words):
     assert words in plain(f"SLURM sbatch failed. The error message was 'sbatch: error: {error}'.")
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """Put a Slurm with accounts on the path: user somebody has the account lab."""
+    said = {"sinfo": NODES, "scontrol": "AccountingStorageEnforce = associations,limits,qos\nMinJobAge = 300 sec\n", "sacctmgr": "lab\n"}
+    for name, text in said.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\ncat {tmp_path}/{name}.txt\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+def one_job(**resources):
+    given = {"mem_mb": 1000, "runtime": 10, **resources}
+    return SimpleNamespace(
+        resources=given, wildcards=SimpleNamespace(batch="b00001", keys=lambda: ["batch"]), rule=SimpleNamespace(name="denoise"), threads=1
+    )
+
+
+def test_an_account_that_the_user_has_not_is_refused_before_any_job(site):
+    check_requests([one_job(), one_job(slurm_account="lab")])
+    with pytest.raises(Refused, match="slurm_account is labb, but yours are lab"):
+        check_requests([one_job(slurm_account="labb")])
+    (site / "sacctmgr.txt").write_text("")
+    with pytest.raises(Refused, match=r"demands an account, and user .* has none"):
+        check_requests([one_job()])
+
+
+def test_gpus_of_several_nodes_are_held_against_one_of_them(site):
+    check_requests([one_job(slurm_partition="gpu", gpu=4, nodes=2)])
+    with pytest.raises(Refused, match="asks for 4 GPU, and no node"):
+        check_requests([one_job(slurm_partition="gpu", gpu=4)])
+
+
+def test_a_controller_that_is_silent_at_the_start_refuses_nothing(site, capsys):
+    (site / "sinfo").write_text("#!/bin/sh\nexit 1\n")
+    check_requests([one_job(mem_mb=10**7)])
+    assert "what jobs ask for is not checked" in capsys.readouterr().err
+
+
+def test_a_host_without_slurm_is_refused(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(Refused, match="on a host that submits jobs, or use --profile local"):
+        check_requests([one_job()])
 
 
 # --- jobs of killed runs ------------------------------------------------------------------------------------------
