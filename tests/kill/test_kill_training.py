@@ -84,10 +84,10 @@ def test_a_training_that_is_killed_ends_with_the_bytes_of_one_that_was_not(undis
     assert [path.name for path in tmp_path.iterdir()] == ["model"], "checkpoints stay only while they are needed"
 
 
+# of regseg, which prepares long, tests/unit/test_training_together.py has it
+@pytest.mark.parametrize("undisturbed", ["denoise", "classify"], indirect=True)
 def test_a_training_whose_attempts_are_short_ends_with_the_bytes_of_one_long_attempt(undisturbed, tmp_path, monkeypatch):
     name, whole = undisturbed
-    if name == "regseg":
-        pytest.skip("tests/unit/test_training_together.py has it, with two processes")
     prepared, prepare = {}, classify._examples
     monkeypatch.setattr(
         classify, "_examples", lambda scans, *rest: prepared.get(len(scans)) or prepared.setdefault(len(scans), prepare(scans, *rest))
