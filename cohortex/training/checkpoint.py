@@ -28,6 +28,9 @@ LOG = logging.getLogger("cohortex.training")
 EVERY_S = 60.0
 """Seconds between two checkpoints: what a kill may cost."""
 
+DIGITS = 16
+"""Of the hash of its tensors in the name of their file."""
+
 
 @dataclass
 class Checkpoint:
@@ -36,7 +39,7 @@ class Checkpoint:
     Attributes
     ----------
     path : Path, optional
-        Of the ``.safetensors`` and the ``.json`` beside each other, without ending.
+        Without ending: the note is ``<path>.json``, the tensors are ``<path>.<hash>.safetensors`` beside it, which the note names.
     saved : float
         When it was written last, by the monotonic clock.
     """
@@ -49,7 +52,7 @@ class Checkpoint:
         return self.path is not None and time.monotonic() - self.saved >= EVERY_S
 
     def save(self, tensors: Mapping[str, torch.Tensor], note: Mapping[str, Any]) -> None:
-        """Write both files (the first process does); the second names the hash of the first, so half of them is not taken for whole."""
+        """Write both files (the first process does); the note takes the place of the last one once its tensors are there."""
         self.saved = time.monotonic()
         if self.path is None or not team().leads:
             return
@@ -57,12 +60,14 @@ class Checkpoint:
 
         # A tensor that several names share is written for each of them.
         raw = save({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()})
-        for suffix, content in (
-            (".safetensors", raw),
-            (".json", json.dumps({**note, "sha256": hashlib.sha256(raw).hexdigest()}).encode()),
-        ):
-            with atomic_path(self.path.with_name(self.path.name + suffix)) as temporary:
+        sha256 = hashlib.sha256(raw).hexdigest()
+        file = self._tensors(sha256)
+        for path, content in ((file, raw), (self._note(), json.dumps({**note, "sha256": sha256}).encode())):
+            with atomic_path(path) as temporary:
                 temporary.write_bytes(content)
+        for old in self.path.parent.glob(self._tensors("?" * DIGITS).name):
+            if old != file:
+                old.unlink()
 
     def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """Return tensors and note; None when there is no whole checkpoint. All processes come to the same answer."""
@@ -80,11 +85,19 @@ class Checkpoint:
         if self.path is None:
             return None
         try:
-            note = json.loads(self.path.with_name(f"{self.path.name}.json").read_text(encoding="utf-8"))
-            raw = self.path.with_name(f"{self.path.name}.safetensors").read_bytes()
+            note = json.loads(self._note().read_text(encoding="utf-8"))
+            raw = self._tensors(note["sha256"]).read_bytes()
         except (FileNotFoundError, ValueError):
             return None
-        return (load(raw), note) if note.get("sha256") == hashlib.sha256(raw).hexdigest() else None
+        return (load(raw), note) if note["sha256"] == hashlib.sha256(raw).hexdigest() else None
+
+    def _note(self) -> Path:
+        assert self.path is not None
+        return self.path.with_name(f"{self.path.name}.json")
+
+    def _tensors(self, sha256: str) -> Path:
+        assert self.path is not None
+        return self.path.with_name(f"{self.path.name}.{sha256[:DIGITS]}.safetensors")
 
 
 @dataclass
@@ -133,7 +146,7 @@ def open_journal(model: str | Path, images: Sequence[Image], section: Mapping[st
             shutil.rmtree(folder, ignore_errors=True)
         else:
             sweep(folder)
-            resumed = int(before["resumed"]) + any(folder.glob("*.safetensors"))
+            resumed = int(before["resumed"]) + any(note.name != "training.json" for note in folder.glob("*.json"))
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "training.json", {"identity": identity, "resumed": resumed})
     if resumed:

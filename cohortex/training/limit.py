@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from cohortex.errors import CohortexError
@@ -36,6 +38,19 @@ class Limit:
 
     until: float = float("inf")
     asked: str = ""
+    _stepping: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """Say that steps are being taken, so that an end will wait for the next checkpoint."""
+        with self._lock:
+            self._stepping += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._stepping -= 1
 
     def reached(self) -> bool:
         """Return whether the attempt has to end after the step that is being taken."""
@@ -67,9 +82,9 @@ def end_of_attempt(runtime_min: float, environment: Mapping[str, str] = os.envir
 
 
 def listen(limit: Limit) -> dict[signal.Signals, Any]:
-    """Let signals ask an attempt to end after its step, from now on, instead of ending the process at once (main thread only).
+    """Let signals ask an attempt to end, from now on (main thread only): after its step, or at once where none is being taken.
 
-    Schedulers send them more than once, so they are heard until the process has ended.
+    Schedulers send them more than once; what is heard after the first one changes nothing.
 
     Returns
     -------
@@ -78,6 +93,10 @@ def listen(limit: Limit) -> dict[signal.Signals, Any]:
     """
 
     def ask(number: int, frame: object) -> None:
-        limit.asked = limit.asked or signal.Signals(number).name
+        if limit.asked:
+            return
+        limit.asked = signal.Signals(number).name
+        if not limit._stepping:
+            raise Interrupted(f"no step (it prepared, or measured what it had trained), since {limit.reason()}")
 
     return {each: signal.signal(each, ask) for each in SIGNALS}

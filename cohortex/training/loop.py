@@ -148,35 +148,40 @@ def take_steps(
     said = max(1, steps // 20)
     if first >= steps or now.agree(over()):
         return done
-    while done < steps:
-        if rate is not None:
-            for group in optimiser.param_groups:
-                group["lr"] = group.get("largest", optimiser.defaults["lr"]) * rate(done)
-        optimiser.zero_grad(set_to_none=True)
-        with now.autocast(device):
-            value = loss(done)
-        value.backward()
-        words = [float(now.limit.reached()), float(now.leads and checkpoint is not None and checkpoint.due()), float(now.leads and over())]
-        mean, words = _together(network, parameters, value, weight, words)
-        torch.nn.utils.clip_grad_norm_(parameters, clip)
-        optimiser.step()
-        done += 1
-        losses.append(mean)
-        if after is not None:
-            after(done, mean)
-        if done % said == 0:
-            LOG.info("%s: step %d of %d, loss %.4g, %.0f s", called, done, steps, np.mean(losses[-said:]), time.monotonic() - began)
-        ends, due, late = words
-        if keep is not None and (ends or due):
-            keep(done)
-        if ends:
-            a_step_s = (time.monotonic() - began) / (done - first)
-            raise Interrupted(
-                f"{called}: step {done} of {steps}, since {now.limit.reason()}; the rest of this part takes about "
-                f"{max(1, round((steps - done) * a_step_s / 60))} minutes"
-            )
-        if late:
-            break
+    with now.limit.stepping():
+        while done < steps:
+            if rate is not None:
+                for group in optimiser.param_groups:
+                    group["lr"] = group.get("largest", optimiser.defaults["lr"]) * rate(done)
+            optimiser.zero_grad(set_to_none=True)
+            with now.autocast(device):
+                value = loss(done)
+            value.backward()
+            words = [
+                float(now.limit.reached()),
+                float(now.leads and checkpoint is not None and checkpoint.due()),
+                float(now.leads and over()),
+            ]
+            mean, words = _together(network, parameters, value, weight, words)
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
+            optimiser.step()
+            done += 1
+            losses.append(mean)
+            if after is not None:
+                after(done, mean)
+            if done % said == 0:
+                LOG.info("%s: step %d of %d, loss %.4g, %.0f s", called, done, steps, np.mean(losses[-said:]), time.monotonic() - began)
+            ends, due, late = words
+            if keep is not None and (ends or due):
+                keep(done)
+            if ends:
+                a_step_s = (time.monotonic() - began) / (done - first)
+                raise Interrupted(
+                    f"{called}: step {done} of {steps}, since {now.limit.reason()}; the rest of this part takes about "
+                    f"{max(1, round((steps - done) * a_step_s / 60))} minutes"
+                )
+            if late:
+                break
     now.confirm(network.state_dict())
     return done
 

@@ -40,8 +40,29 @@ def joint(folder: Path) -> None:
 TRAININGS = {"denoise": denoise, "classify": classes, "regseg": joint}
 
 
+@pytest.fixture(scope="module")
+def prepared_once():
+    """What a training prepares is the same in every attempt; in this process it is prepared once."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((regseg, "gather"), (classify, "_examples")):
+            patch.setattr(module, name, once(getattr(module, name)))
+        yield
+
+
+def once(prepare):
+    """Return a function that prepares so many images only the first time."""
+    kept = {}
+
+    def prepared(images, *rest):
+        if len(images) not in kept:
+            kept[len(images)] = prepare(images, *rest)
+        return kept[len(images)]
+
+    return prepared
+
+
 @pytest.fixture(scope="module", params=TRAININGS)
-def undisturbed(request, tmp_path_factory):
+def undisturbed(request, tmp_path_factory, prepared_once):
     """Return a training's name and the folder of what it makes when nothing happens."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -84,14 +105,10 @@ def test_a_training_that_is_killed_ends_with_the_bytes_of_one_that_was_not(undis
     assert [path.name for path in tmp_path.iterdir()] == ["model"], "checkpoints stay only while they are needed"
 
 
-def test_a_training_whose_attempts_are_short_ends_with_the_bytes_of_one_long_attempt(undisturbed, tmp_path, monkeypatch):
+# of regseg, which prepares long, tests/unit/test_training_together.py has it
+@pytest.mark.parametrize("undisturbed", ["denoise", "classify"], indirect=True)
+def test_a_training_whose_attempts_are_short_ends_with_the_bytes_of_one_long_attempt(undisturbed, tmp_path):
     name, whole = undisturbed
-    if name == "regseg":
-        pytest.skip("tests/unit/test_training_together.py has it, with two processes")
-    prepared, prepare = {}, classify._examples
-    monkeypatch.setattr(
-        classify, "_examples", lambda scans, *rest: prepared.get(len(scans)) or prepared.setdefault(len(scans), prepare(scans, *rest))
-    )
     attempts, before = 0, use_team(Team(limit=Limit(until=0)))
     try:
         while True:

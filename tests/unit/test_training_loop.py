@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from cohortex.items import Image
+from cohortex.publish import atomic_path
 from cohortex.training import checkpoint, loop, patches
 from cohortex.training.limit import Interrupted, Limit, end_of_attempt, listen
 from cohortex.training.team import Team, use_team
@@ -79,10 +81,34 @@ def test_the_checkpoint_of_another_training_is_not_taken_up(tmp_path):
         assert (anew.resumed, anew.of("network").load()) == (0, None)
 
 
+def test_a_kill_between_the_files_of_a_checkpoint_leaves_the_one_before(tmp_path, monkeypatch):
+    kept = checkpoint.Checkpoint(tmp_path / "c")
+    kept.save({"a": torch.zeros(3)}, {"step": 1})
+    calls = []
+
+    @contextmanager
+    def killed_at_the_second(path):
+        calls.append(path)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        with atomic_path(path) as temporary:
+            yield temporary
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "atomic_path", killed_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            kept.save({"a": torch.ones(3)}, {"step": 2})
+    tensors, note = kept.load()
+    assert (note["step"], tensors["a"].sum()) == (1, 0)
+    kept.save({"a": torch.ones(3)}, {"step": 2})
+    assert len(list(tmp_path.iterdir())) == 2
+    assert kept.load()[0]["a"].sum() == 3
+
+
 def test_half_a_checkpoint_is_not_taken_up(tmp_path):
     loop.fit(network(), sample, error, steps=5, seed=1, checkpoint=checkpoint.Checkpoint(tmp_path / "c"))
-    note = json.loads((tmp_path / "c.json").read_text())
-    (tmp_path / "c.json").write_text(json.dumps({**note, "sha256": "0" * 64}))
+    (tensors,) = tmp_path.glob("c.*.safetensors")
+    tensors.write_bytes(tensors.read_bytes()[:-1])
     drawn = []
     loop.fit(network(), counted(drawn), error, steps=5, seed=1, checkpoint=checkpoint.Checkpoint(tmp_path / "c"))
     assert len(drawn) == 5
@@ -153,10 +179,23 @@ def test_a_signal_ends_an_attempt_after_its_step_and_the_next_one_goes_on(tmp_pa
     assert json.loads((tmp_path / "c.json").read_text())["step"] == 4
 
 
+def test_a_signal_while_no_step_is_taken_ends_the_attempt_at_once():
+    limit = Limit()
+    handlers = listen(limit)
+    try:
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # the second one changes nothing
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+    assert limit.reached()
+
+
 def test_a_checkpoint_is_read_without_unpickling_anything(tmp_path):
     loop.fit(network(), sample, error, steps=5, seed=1, checkpoint=checkpoint.Checkpoint(tmp_path / "c"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.json", "c.safetensors"]
-    tensors = load_file(tmp_path / "c.safetensors")
+    assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".safetensors", ".json"]
+    tensors = load_file(next(tmp_path.glob("c.*.safetensors")))
     assert {"network/0.weight", "average/0.weight", "optimiser/0/exp_avg", "optimiser/0/step", "optimiser/rate/0"} <= set(tensors)
 
 
