@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,30 +128,23 @@ def task_of(job: Job) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def finishes(owner: Mapping[str, Any], job: Job, log: Log) -> bool:
-    """Let an orphan on this host finish a batch that this job would make in the same way; return whether it did so in fair time."""
-    import psutil
-
-    if owner.get("task") != task_of(job):
-        return False
-    most_s = min(job.deadline_s / 2, ORPHAN_S)
-    log.line(f"waits up to {most_s:.0f} s for process {owner['pid']}, which goes on with this batch although its run was killed")
-    until = time.monotonic() + most_s
-    try:
-        process = psutil.Process(owner["pid"])
-        while alive(owner) and process.status() != psutil.STATUS_ZOMBIE:
-            if time.monotonic() > until:
-                return False
-            time.sleep(0.2)
-    except psutil.NoSuchProcess:
-        pass
-    return True
-
-
-def become_owner(running: Path, log: Log) -> None:
+def become_owner(running: Path, name: str, line: Callable[[str], None], task: str = "", most_s: float = ORPHAN_S) -> None:
     """Take over the running folder from what a killed run left working in it.
 
-    A Slurm job, on whatever node, is cancelled and waited for. A process on this host may finish, or is ended.
+    A Slurm job, on whatever node, is cancelled and waited for. A process on this host may finish what this one would do in the same
+    way, or is ended.
+
+    Parameters
+    ----------
+    running : Path
+    name : str
+        Of what is done, stage and batch, as a Slurm job is called.
+    line : callable
+        Told what is done with an orphan.
+    task : str
+        See `task_of`; an orphan without one, or with another, is ended.
+    most_s : float
+        How long an orphan is waited for.
 
     Raises
     ------
@@ -168,15 +161,33 @@ def become_owner(running: Path, log: Log) -> None:
         owner = {}
     # The whole job, since the Snakemake around a killed script would still delete the outputs.
     job = owner.get("slurm_job") or SLURM_JOB
-    if job != SLURM_JOB and not cancel_and_wait(job, f"{log.job.stage} {log.job.batch}", log.line):
+    if job != SLURM_JOB and not cancel_and_wait(job, name, line):
         raise Refused(f"Slurm job {job} may still write into {running.name}, and Slurm does not say so: scancel {job}, and run again.")
     here = owner.get("host") == socket.gethostname() and owner.get("pid") != os.getpid()
-    if here and alive(owner) and not finishes(owner, log.job, log):
-        log.line(f"ends process {owner['pid']}, left over from a run that was killed")
+    same = bool(task) and owner.get("task") == task
+    if here and alive(owner) and not (same and _finishes(owner, min(most_s, ORPHAN_S), line)):
+        line(f"ends process {owner['pid']}, left over from a run that was killed")
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(owner["pid"])
             for member in [*process.children(recursive=True), process]:
                 member.kill()
             process.wait(10)
-    write_json(file, {**myself(), "task": task_of(log.job)})
+    write_json(file, {**myself(), "task": task})
     sweep(running)
+
+
+def _finishes(owner: Mapping[str, Any], most_s: float, line: Callable[[str], None]) -> bool:
+    """Let an orphan on this host finish; return whether it did so in fair time."""
+    import psutil
+
+    line(f"waits up to {most_s:.0f} s for process {owner['pid']}, which goes on with this batch although its run was killed")
+    until = time.monotonic() + most_s
+    try:
+        process = psutil.Process(owner["pid"])
+        while alive(owner) and process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.2)
+    except psutil.NoSuchProcess:
+        pass
+    return True

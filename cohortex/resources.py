@@ -192,17 +192,16 @@ def ask(stage: str, config: Mapping[str, Any], load: Load) -> Ask:
     load : Load
         Its images.
     """
-    section, blocks_mb, whole = (
-        config.get(stage, {}),
-        float(config["blocks"]["memory_mb"]),
-        STAGES[stage].unit == "subject" and stage != "export",
-    )
+    section, blocks_mb = config.get(stage, {}), float(config["blocks"]["memory_mb"])
+    whole = STAGES[stage].unit == "subject" and stage != "export"
+    # One large image has a subject's stage go by the plan, whatever else there is.
+    most_mb = max((part.largest_mb for part in load.parts), default=0.0)
     memory = start = work = disk = 0.0
     for part in load.parts:
         method, factor = method_of(stage, settings_for(section, part.modality), part.modality, part.spacing_mm)
         need = needs().get((stage, method), UNMEASURED)
-        largest_mb = load.subject_mb if whole else factor * part.largest_mb
-        memory = max(memory, need.base_mb + held_mb(need, largest_mb, STAGES[stage].streams, blocks_mb))
+        largest_mb, together_mb = (most_mb, load.subject_mb) if whole else (factor * part.largest_mb,) * 2
+        memory = max(memory, need.base_mb + held_mb(need, largest_mb, STAGES[stage].streams, blocks_mb, together_mb))
         start = max(start, need.start_s)
         work += need.item_s * part.images + need.seconds_mb * factor * part.total_mb
         disk += need.disk * factor * part.total_mb
@@ -210,10 +209,13 @@ def ask(stage: str, config: Mapping[str, Any], load: Load) -> Ask:
     return Ask(max(LEAST_MB, MARGIN_MB * memory + cuda), MARGIN_S * (start + work), 100 + MARGIN_MB * disk)
 
 
-def held_mb(need: Need, largest_mb: float, streams: bool, blocks_mb: float) -> float:
-    """Return the memory that images take: a multiple of the largest, or of the plan for blocks once it does not stay in memory."""
+def held_mb(need: Need, largest_mb: float, streams: bool, blocks_mb: float, together_mb: float | None = None) -> float:
+    """Return the memory that images take: a multiple of their size, or of the plan for blocks once the largest does not stay in memory.
+
+    `together_mb` is the size of all that are held at once, the largest alone where it is not given.
+    """
     from_plan = streams and largest_mb * MB > blocks_mb * 2**20 / COPIES
-    return need.streamed * blocks_mb if from_plan else need.held * largest_mb
+    return need.streamed * blocks_mb if from_plan else need.held * (largest_mb if together_mb is None else together_mb)
 
 
 COPIES = 8

@@ -22,7 +22,7 @@ from typing import Any
 
 from cohortex import __version__
 from cohortex.items import SET_ASIDE, Image
-from cohortex.job import Job, Log, become_owner, job_from
+from cohortex.job import Job, Log, become_owner, job_from, task_of
 from cohortex.machine import no_space
 from cohortex.publish import NO_SPACE, atomic_path, link_or_copy, sweep, write_json
 from cohortex.records import TIMING_COLUMNS, pairs, row_of, write_manifest
@@ -75,7 +75,7 @@ def run_job(job: Job, function: Callable[..., Any], load: Callable[..., Any] | N
     os.umask(0o027)
     set_threads(job.threads)
     log = Log(job)
-    become_owner(job.running, log)
+    become_owner(job.running, f"{job.stage} {job.batch}", log.line, task_of(job), job.deadline_s / 2)
     for folder in filter(None, (job.images, job.record)):
         sweep(folder.parent, job.batch)
     images = read_images(job)

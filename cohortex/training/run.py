@@ -10,14 +10,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from cohortex.allocator import keep_freed_memory
 from cohortex.device import choose_device
 from cohortex.errors import CohortexError, Refused
 from cohortex.items import Image
-from cohortex.job import Log, become_owner
+from cohortex.job import become_owner
 from cohortex.publish import atomic_path, write_json
 from cohortex.stage import images_of
 from cohortex.tables import read_table
@@ -252,7 +251,7 @@ def run_training(snakemake: Any) -> None:
     task, output = snakemake.wildcards.task, Path(snakemake.output[0])
     try:
         order = order_of(snakemake)
-        become_owner(order.folder, cast(Log, SimpleNamespace(line=LOG.warning)))
+        become_owner(order.folder, f"train {task}", LOG.warning)
     except CohortexError as error:
         sys.exit(f"cohortex: training of {task}: {error}")
     if order.processes == 1:

@@ -54,8 +54,16 @@ def test_memory_beyond_the_machine_is_refused_naming_stage_image_and_what_to_cha
     sizes = batch_sizes(config["work"])
     check_memory(config, sizes, 10**7)
     with pytest.raises(Refused) as caught:
-        check_memory({**config, "stages": ["acquire", "export"]}, sizes, 8000)
-    for word in ("acquire needs about", "2_T1w (12000 MB", "batch b00002", "8000 MB", "select", "--set-resources acquire:mem_mb=8000"):
+        check_memory({**config, "stages": ["acquire", "export"], "blocks": {**config["blocks"], "memory_mb": 2**17}}, sizes, 8000)
+    for word in (
+        "acquire needs about",
+        "2_T1w (12000 MB",
+        "batch b00002",
+        "8000 MB",
+        "blocks.memory_mb (it is 131072)",
+        "select",
+        "--set-resources acquire:mem_mb=8000",
+    ):
         assert word in str(caught.value)
     assert "1_T1w" not in str(caught.value)
 

@@ -410,19 +410,17 @@ def test_a_new_run_where_slurm_cannot_be_asked_is_refused(config, monkeypatch):
 
 
 def test_a_job_that_had_a_running_folder_is_gone_before_the_next_one_writes(tmp_path, commands):
-    from cohortex.job import Job, Log, become_owner
+    from cohortex.job import become_owner
     from cohortex.owner import myself
     from cohortex.publish import write_json
 
     shown, cancelled = commands
     shown.write_text("17|RUNNING|None|cpu|c9|run1|rule_denoise_wildcards_b00001\n")
     write_json(tmp_path / "b00001" / "owner.json", {**myself(), "host": "elsewhere", "slurm_job": "17"})
-    folder = tmp_path / "b00001"
-    job = Job("denoise", "b00001", tmp_path, None, None, None, tmp_path, folder, tmp_path / "log", {}, {}, 0, "cpu", 1)
-    log = Log(job)
-    become_owner(tmp_path / "b00001", log)
+    told = []
+    become_owner(tmp_path / "b00001", "denoise b00001", told.append)
     assert cancelled.read_text() == "17\n"
-    assert "cancels Slurm job 17 (RUNNING), left over from a run that was killed" in (tmp_path / "log").read_text()
+    assert "cancels Slurm job 17 (RUNNING), left over from a run that was killed" in told[0]
 
 
 def test_a_number_that_was_given_to_another_job_is_left_alone(commands):
