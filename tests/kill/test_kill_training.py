@@ -1,10 +1,8 @@
 """A training that is killed at any moment goes on at its last checkpoint and ends with the bytes of one that was not."""
 
-import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -72,32 +70,33 @@ def undisturbed(request, tmp_path_factory, prepared_once):
     torch.set_num_threads(threads)
 
 
-def steps_kept(folder: Path) -> int:
-    """Return how many checkpoints there are and how many steps they hold together."""
-    found = 0
-    for note in folder.glob("*.json"):
-        try:
-            text = json.loads(note.read_text())
-        except (FileNotFoundError, ValueError):
-            continue
-        found += text.get("step", 0) + len(text.get("losses", ())) + sum(text.get("steps", {}).values())
-    return found
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from cohortex.training import checkpoint
+from tests.kill.test_kill_training import TRAININGS
+
+torch.set_num_threads(1)
+checkpoint.EVERY_S = 0
+clip, steps = torch.nn.utils.clip_grad_norm_, []
+
+def killed_in_a_step(*given):
+    steps.append(1)
+    if len(steps) == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return clip(*given)
+
+torch.nn.utils.clip_grad_norm_ = killed_in_a_step
+TRAININGS[sys.argv[1]](Path(sys.argv[2]))
+"""
 
 
 def test_a_training_that_is_killed_ends_with_the_bytes_of_one_that_was_not(undisturbed, tmp_path):
     name, whole = undisturbed
-    code = (
-        "import sys, torch; torch.set_num_threads(1)\n"
-        "from pathlib import Path; from cohortex.training import checkpoint; from tests.kill.test_kill_training import TRAININGS\n"
-        "checkpoint.EVERY_S = 0\n"
-        "TRAININGS[sys.argv[1]](Path(sys.argv[2]))\n"
-    )
-    env = environment() | {"OMP_NUM_THREADS": "1"}
-    child = subprocess.Popen([sys.executable, "-c", code, name, str(tmp_path / "model")], cwd=ROOT, env=env)
-    while child.poll() is None and steps_kept(tmp_path / "model.checkpoint") < 3:
-        time.sleep(0.002)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL, "the training ended before it could be killed"
+    words = [sys.executable, "-c", CHILD, name, str(tmp_path / "model"), "7"]
+    killed = subprocess.run(words, cwd=ROOT, env=environment() | {"OMP_NUM_THREADS": "1"})
+    assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "model").exists()
     TRAININGS[name](tmp_path / "model")
     assert digest(tmp_path / "model") == digest(whole)
