@@ -80,8 +80,10 @@ def may_die(work: Path, victim: str) -> bool:
 
 
 def strike(head: subprocess.Popen[bytes], work: Path, dice: random.Random) -> str:
-    """Kill one process of a run that is there; return which kind it was, nothing when there was none."""
+    """Kill one process of a run of which a job runs; return which kind it was, nothing when no job ran."""
     found = victims(psutil.Process(head.pid))
+    if not found["job"]:
+        return ""
     order = ["worker", "job", "head"]
     dice.shuffle(order)
     for victim in order:
@@ -106,8 +108,7 @@ def disturbed(words: list[str], folder: Path, dice: random.Random, most: int, le
                 until = time.monotonic() + dice.uniform(0.0, length_s / 4)
                 while head.poll() is None and time.monotonic() < until:
                     time.sleep(0.02)
-                # Before the first job there is nothing that could be lost.
-                if head.poll() is None and len(kills) < most and (folder / "work" / ".running").is_dir():
+                if head.poll() is None and len(kills) < most:
                     victim = strike(head, folder / "work", dice)
                     if victim:
                         kills.append(Kill(time.time(), victim))

@@ -309,7 +309,7 @@ def _manifest(path: Path, stage: str, batch: str, notes: list[str]) -> Iterator[
         # One empty cell more stands for every column that is not there; so do those of a line that was cut off.
         cells += [""] * (len(columns) + 1 - len(cells))
         values = [sys.intern(cells[index]) if repeated else cells[index] for index, repeated in fixed]
-        yield Row(stage, batch, *values, {name: cells[index] for name, index in own if cells[index]})
+        yield Row(stage, batch, *values, measures={name: cells[index] for name, index in own if cells[index]})
 
 
 _FIXED = frozenset(COLUMNS)
@@ -323,7 +323,7 @@ def _without_file(row: Row) -> Row:
 
 
 def _row(stage: str, row: Mapping[str, str]) -> Row:
-    return Row(stage, row.get("batch", ""), *(row.get(column) or "" for column in COLUMNS), {})
+    return Row(stage, row.get("batch", ""), *(row.get(column) or "" for column in COLUMNS), measures={})
 
 
 def _nothing(entry: Mapping[str, str]) -> dict[str, str]:
