@@ -61,11 +61,11 @@ CASES = (
     Case("picture", (512, 512, 1), (0.5, 0.5, 1.0), pictures=1, stages=("acquire", "preprocess", "denoise", "export")),
     Case("pictures", (256, 256, 1), (0.5, 0.5, 1.0), pictures=40, stages=("acquire", "preprocess", "denoise", "export")),
     Case("64", (64, 72, 40), (3.0, 3.0, 4.5)),
-    Case("slab", (96, 96, 24), (1.5, 1.5, 3.0), stages=("acquire", "preprocess", "denoise")),
+    Case("slab", (96, 96, 24), (1.5, 1.5, 3.0), stages=("acquire", "preprocess", "denoise", "superresolve", "export")),
     Case("96", (96, 96, 96), (2.0, 2.0, 2.0)),
     Case("thick", (160, 160, 60), (1.5, 1.5, 3.0)),
     Case("181", (181, 217, 181), (1.0, 1.0, 1.0)),
-    Case("192 thick", (192, 192, 64), (1.25, 1.25, 3.75), stages=("acquire", "preprocess", "denoise", "superresolve")),
+    Case("192 thick", (192, 192, 64), (1.25, 1.25, 3.75), stages=("acquire", "preprocess", "denoise", "superresolve", "export")),
     Case("256", (256, 256, 256), (1.0, 1.0, 1.0)),
     Case("larger than its plan", (256, 256, 256), (1.0, 1.0, 1.0), blocks_mb=256),
 )
@@ -438,10 +438,16 @@ SPAN = 2.5
 """A factor is believed where the largest measurement is on so many times what the smallest one is on."""
 
 
+LARGE_MB = 5.0
+"""... and, of stages, where it is at least so large."""
+
+
 def tells(measured: Sequence[Used]) -> bool:
     """Return whether measurements are on sizes that differ enough to tell a factor from what every job takes."""
     memory, times, _ = zip(*(columns(used) for used in measured), strict=True)
     held, work = [each[1] for each in memory if each[1]], [max(each[1:]) for each in times]
+    if measured[0].job in STAGES and max(held, default=LARGE_MB) < LARGE_MB:
+        return False
     return len(measured) > 1 and all(max(sizes) >= SPAN * min(sizes) for sizes in (held, work) if sizes)
 
 
