@@ -1,5 +1,6 @@
 """What the rules share: the cohort, the chain of stages, settings, models and resources."""
 
+import signal
 from functools import lru_cache
 from pathlib import Path
 
@@ -43,6 +44,10 @@ from cohortex.runs import begin_run, complete_run
 BASEDIR = workflow.basedir
 # What lies here is of patients: files are for the owner and the group, here and in all jobs.
 os.umask(0o027)
+
+if not workflow.is_main_process:
+    # A scheduler's warning before a time limit is for the script, which hears it, not for the Snakemake around it, which would die.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def check_this_machine(config):

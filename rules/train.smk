@@ -19,6 +19,7 @@ rule train:
         disk_mb=1000,
         gpu=training_gpus,
         device=config["device"],
+        last_attempt=last,
     params:
         settings=training_settings,
         seed=config["seed"],

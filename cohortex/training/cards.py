@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from cohortex.items import DEMO_SITE, Image
 from cohortex.measures.intervals import paired_interval
+from cohortex.training.checkpoint import Journal
+from cohortex.training.team import team
 
 
 def common(images: Sequence[Image]) -> dict[str, Any]:
@@ -38,6 +40,27 @@ def common(images: Sequence[Image]) -> dict[str, Any]:
 def spacing_range(spacings: Sequence[float], slack: float = 1.25) -> dict[str, float]:
     """Return the range of spacings that a model is for: what it saw and a quarter beyond."""
     return {"min": round(min(spacings) / slack, 4), "max": round(max(spacings) * slack, 4)}
+
+
+def how_it_ran(device: str, batch: int | Mapping[str, int], steps: int | Mapping[str, int], journal: Journal) -> dict[str, Any]:
+    """Return what a card says of the machines that trained: all processes of the training call it.
+
+    Parameters
+    ----------
+    device : str
+    batch : int, or int by network
+        Examples of a step as the settings say; with more processes than that each takes one.
+    steps : int, or int by network
+        Steps of the optimiser that were taken.
+    journal : Journal
+
+    Returns
+    -------
+    dict
+        processes, devices (name to number), precision, global_batch, steps, resumed (attempts that went on from one before).
+    """
+    whole = {name: team().whole(size) for name, size in batch.items()} if isinstance(batch, Mapping) else team().whole(batch)
+    return {**team().facts(device), "global_batch": whole, "steps": steps, "resumed": journal.resumed}
 
 
 def gain(name: str, subjects: Sequence[str], better: Sequence[float], worse: Sequence[float], against: str, on: str) -> dict[str, Any]:

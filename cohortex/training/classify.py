@@ -18,7 +18,10 @@ from cohortex.models.classify.fusion import Fusion, fit_fusion, fuse
 from cohortex.models.classify.logistic import Logistic, fit_logistic, grouped_folds, predict_logits
 from cohortex.models.classify.regrid import network_input
 from cohortex.models.classify.scans import Grain, Vectors, labels_of, plain_scans
+from cohortex.training import cards
+from cohortex.training.checkpoint import Journal, open_journal
 from cohortex.training.classify_network import Budget, train_network
+from cohortex.training.team import team
 
 DEFAULTS: dict[str, Any] = {
     "target": "diagnosis",
@@ -70,7 +73,7 @@ def train_classify(images: Sequence[Image], section: Mapping[str, Any], seed: in
     device : str
         ``cpu`` or ``cuda``.
     folder : Path
-        The model folder, written in one step.
+        The model folder, written in one step; checkpoints lie beside it while the training runs.
 
     Raises
     ------
@@ -92,17 +95,23 @@ def train_classify(images: Sequence[Image], section: Mapping[str, Any], seed: in
             "None of the training subjects has a segmentation, and without one there are no radiomic features: "
             "put regseg before classify, or add cnn to classify.default.parts."
         )
-    logs, fold_of, facts = _out_of_fold(train, parts, len(classes), settings, seed, device)
+    journal = open_journal(folder, images, section, seed)
+    logs, fold_of, facts = _out_of_fold(train, parts, len(classes), settings, seed, device, journal)
     fixed = [1.0 if part == "radiomics" else None for part in parts]
+    logistic, network, final = _fit(train, parts, len(classes), settings, seed, device, journal, "final")
+    if "cnn" in parts:
+        final["run"] = cards.how_it_ran(device, settings["training"]["batch"], final["steps"], journal)
+    if not team().leads:
+        return
     honest = _honest_fusion(logs, train.y, fold_of, fixed, len(classes))
     fusion = fit_fusion(logs, train.y, fixed)
-    logistic, network, final = _fit(train, parts, len(classes), settings, seed, device)
     metrics = _metrics(train, logs, honest, fusion, parts, "grouped nested cross-validation on training subjects")
     if len(held.y):
         held_logs = _predict(logistic, network, held, parts, device)
         metrics += _metrics(held, held_logs, fuse(held_logs, fusion)[0], fusion, parts, "validation subjects")
     card = _card(scans, classes, settings, parts, seed, metrics, {**facts, **final}, fusion, train, held)
     save_classifier(folder, Classifier(card, logistic, network, fusion, device))
+    journal.forget()
 
 
 def _settings(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,13 +143,15 @@ def _classes(scans: Sequence[Image], settings: Mapping[str, Any]) -> list[str]:
 
 
 def _examples(scans: Sequence[Image], images: Sequence[Image], classes: Sequence[str], settings: Mapping[str, Any]) -> Examples:
-    """Return features and network inputs of scans."""
+    """Return features and network inputs of scans; each process of the training computes some of the rows."""
     names, size = vector_names(settings["modalities"]), settings["input"]["size"]
     by_subject: dict[str, list[Image]] = {}
     for image in images:
         by_subject.setdefault(image.subject, []).append(image)
-    x, inputs = np.full((len(scans), len(names)), np.nan), np.zeros((len(scans), 5, *size), dtype=np.float32)
+    x, inputs = np.zeros((len(scans), len(names))), np.zeros((len(scans), 5, *size), dtype=np.float32)
     for row, scan in enumerate(scans):
+        if row % team().size != team().rank:
+            continue
         own = by_subject[scan.subject]
         vector = Vectors(own, Grain(**settings["texture"])).of_subject(scan, settings["modalities"])
         x[row] = [vector[name] for name in names]
@@ -149,12 +160,14 @@ def _examples(scans: Sequence[Image], images: Sequence[Image], classes: Sequence
         # The volumes of a whole cohort do not fit into memory; what was read is given back.
         for image in own:
             image.__dict__.pop("content", None)
+    team().sum(x)
+    team().sum(inputs)
     y = np.array([classes.index(scan.row["label"]) for scan in scans], dtype=np.int64)
     return Examples(x, inputs, y, np.array([scan.subject for scan in scans], dtype=object))
 
 
 def _fit(
-    train: Examples, parts: Sequence[str], classes: int, settings: Mapping[str, Any], seed: int, device: str
+    train: Examples, parts: Sequence[str], classes: int, settings: Mapping[str, Any], seed: int, device: str, journal: Journal, called: str
 ) -> tuple[Logistic | None, Any, dict[str, Any]]:
     """Fit every part on all rows; return regression, network and the facts of the network's training."""
     logistic, network, facts = None, None, {}
@@ -164,7 +177,7 @@ def _fit(
         training = settings["training"]
         share = training["minutes"] / (training["folds"] + 1)
         budget = Budget(steps=training["steps"], batch=training["batch"], minutes=share)
-        network, facts = train_network(train.inputs, train.y, classes, seed, budget, device)
+        network, facts = train_network(train.inputs, train.y, classes, seed, budget, device, journal.of(called), called)
     return logistic, network, facts
 
 
@@ -181,14 +194,14 @@ def _predict(logistic: Logistic | None, network: Any, rows: Examples, parts: Seq
 
 
 def _out_of_fold(
-    train: Examples, parts: Sequence[str], classes: int, settings: Mapping[str, Any], seed: int, device: str
+    train: Examples, parts: Sequence[str], classes: int, settings: Mapping[str, Any], seed: int, device: str, journal: Journal
 ) -> tuple[list[np.ndarray], np.ndarray, dict[str, Any]]:
     """Return each part's log-probabilities of subjects that it was not fitted on, and the fold of each row."""
     cuts = grouped_folds(train.y, train.subjects, settings["training"]["folds"], seed)
     logs = [np.full((len(train.y), classes), np.nan) for _ in parts]
     fold_of = np.zeros(len(train.y), dtype=np.int64)
     for number, (rest, held) in enumerate(cuts):
-        logistic, network, _ = _fit(train.take(rest), parts, classes, settings, seed + 1 + number, device)
+        logistic, network, _ = _fit(train.take(rest), parts, classes, settings, seed + 1 + number, device, journal, f"fold{number}")
         for log, predicted in zip(logs, _predict(logistic, network, train.take(held), parts, device), strict=True):
             log[held] = predicted
         fold_of[held] = number

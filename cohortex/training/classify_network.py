@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import njit
+
+from cohortex.training.checkpoint import Checkpoint, generator_state, optimiser_tensors, restore_optimiser, tensors_of, tensors_under
+from cohortex.training.loop import Clock, take_steps
+from cohortex.training.team import team
+
+if TYPE_CHECKING:
+    import torch
 
 ROTATION_DEG = 10.0
 SCALE = 0.08
@@ -39,7 +45,14 @@ class Budget:
 
 
 def train_network(
-    inputs: np.ndarray, y: np.ndarray, classes: int, seed: int, budget: Budget, device: str = "cpu"
+    inputs: np.ndarray,
+    y: np.ndarray,
+    classes: int,
+    seed: int,
+    budget: Budget,
+    device: str = "cpu",
+    checkpoint: Checkpoint | None = None,
+    called: str = "network",
 ) -> tuple[Any, dict[str, Any]]:
     """Train a network from scratch.
 
@@ -54,6 +67,10 @@ def train_network(
         The same seed gives the same weights on one device with one number of threads.
     budget : Budget
     device : str
+    checkpoint : Checkpoint, optional
+        Read when it is there, written now and then and at the end.
+    called : str
+        For the log.
 
     Returns
     -------
@@ -67,40 +84,84 @@ def train_network(
 
     from cohortex.models.registry import build
 
-    started = time.monotonic()
+    now, clock, checkpoint = team(), Clock(budget.minutes), checkpoint or Checkpoint()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
         network = build("classify", "smallcnn3d", channels=inputs.shape[1], classes=classes).to(device)
-        rng = np.random.default_rng(seed)
+        if now.rank:
+            # The first weights are those of all; what drops out is each process's own.
+            torch.manual_seed(int(np.random.SeedSequence([seed, now.rank]).generate_state(1)[0]))
+        rng = now.generator(seed)
         optimizer = torch.optim.AdamW(network.parameters(), lr=budget.learning_rate, weight_decay=1e-2)
         warm = max(1, budget.steps // 20)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: min(1.0, (step + 1) / warm) * 0.5 * (1.0 + np.cos(np.pi * min(1.0, step / budget.steps))),
-        )
         counts = np.bincount(y, minlength=classes)
         weight = torch.tensor(len(y) / (classes * np.maximum(counts, 1)), dtype=torch.float32, device=device)
         network.train()
         losses: list[float] = []
         order = np.empty(0, dtype=np.int64)
-        for _ in range(budget.steps):
-            if time.monotonic() - started > budget.minutes * 60:
-                break
-            while order.size < budget.batch:
+        found = checkpoint.load()
+        if found is not None:
+            tensors, note = found
+            network.load_state_dict(tensors_of("network", tensors))
+            restore_optimiser(optimizer, tensors_of("optimiser", tensors))
+            losses, clock.used_s, own = note["losses"], note["seconds"], note["ranks"][now.rank]
+            rng.bit_generator.state, order = own["rng"], np.array(own["order"], dtype=np.int64)
+            _set_torch_generator(own["torch"], device)
+
+        def loss_of(step: int) -> torch.Tensor:
+            nonlocal order
+            mine = now.share(budget.batch)
+            while order.size < mine:
                 order = np.concatenate([order, rng.permutation(len(y))])
-            chosen, order = order[: budget.batch], order[budget.batch :]
+            chosen, order = order[:mine], order[mine:]
             batch = torch.from_numpy(_augmented(inputs[chosen], rng)).to(device)
             target = torch.from_numpy(y[chosen].astype(np.int64)).to(device)
-            loss = cross_entropy(network(batch), target, weight=weight, label_smoothing=0.05)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
+            return cross_entropy(network(batch), target, weight=weight, label_smoothing=0.05)
+
+        def keep(done: int) -> None:
+            own = {"rng": generator_state(rng), "order": order.tolist(), "torch": _torch_generator(device)}
+            note = {"losses": losses, "seconds": clock.seconds(), "ranks": now.gather(own)}
+            tensors = tensors_under("network", network.state_dict()) | tensors_under("optimiser", optimiser_tensors(optimizer))
+            checkpoint.save(tensors, note)
+
+        first = len(losses)
+        done = take_steps(
+            network,
+            optimizer,
+            loss_of,
+            budget.steps,
+            called=called,
+            device=device,
+            first=first,
+            batch=budget.batch,
+            rate=lambda step: min(1.0, (step + 1) / warm) * 0.5 * (1.0 + np.cos(np.pi * min(1.0, step / budget.steps))),
+            over=clock.over,
+            after=lambda done, mean: losses.append(mean),
+            checkpoint=checkpoint,
+            keep=keep,
+        )
+        if done > first:
+            keep(done)
     tail = losses[-max(1, len(losses) // 10) :]
-    facts = {"steps": len(losses), "loss": float(np.mean(tail)) if tail else None, "seconds": round(time.monotonic() - started, 1)}
+    facts = {"steps": len(losses), "loss": float(np.mean(tail)) if tail else None, "seconds": round(clock.seconds(), 1)}
     return network.eval().requires_grad_(False), facts
+
+
+def _torch_generator(device: str) -> dict[str, str]:
+    """Return where torch's own generators stand, which say what drops out."""
+    import torch
+
+    states = {"cpu": torch.get_rng_state()} | ({} if device == "cpu" else {"cuda": torch.cuda.get_rng_state()})
+    return {name: state.numpy().tobytes().hex() for name, state in states.items()}
+
+
+def _set_torch_generator(states: dict[str, str], device: str) -> None:
+    import torch
+
+    there = {name: torch.frombuffer(bytearray.fromhex(state), dtype=torch.uint8) for name, state in states.items()}
+    torch.set_rng_state(there["cpu"])
+    if device != "cpu":
+        torch.cuda.set_rng_state(there["cuda"])
 
 
 def _augmented(batch: np.ndarray, rng: np.random.Generator) -> np.ndarray:

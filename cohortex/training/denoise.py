@@ -16,11 +16,12 @@ from cohortex.inference import run_network
 from cohortex.items import Image, settings_for
 from cohortex.measures.image_quality import noise_sigma, psnr
 from cohortex.models import registry
-from cohortex.models.folder import write_model
 from cohortex.models.intensity import to_unit, unit_range, values_for
 from cohortex.stages.denoise import BLOCK, apply_transform, is_rician
 from cohortex.training import cards, patches
-from cohortex.training.loop import fit, forget, fresh, squared_error
+from cohortex.training.loop import fresh
+from cohortex.training.supervised import leave_model, train_on_patches
+from cohortex.training.team import team
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,7 +80,7 @@ def train_denoise(images: Sequence[Image], section: Mapping[str, Any], seed: int
         The same seed gives the same bytes on a CPU at one number of threads.
     device : str
     folder : path
-        The model folder; a checkpoint lies beside it while the training runs.
+        The model folder; checkpoints lie beside it while the training runs.
 
     Raises
     ------
@@ -96,26 +97,14 @@ def train_denoise(images: Sequence[Image], section: Mapping[str, Any], seed: int
         )
     edge = int(training["patch"])
 
-    def sample(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        drawn = [draw(scans[rng.integers(len(scans))], edge, rng) for _ in range(training["batch"])]
-        return np.stack([d[0] for d in drawn])[:, None], np.stack([d[1] for d in drawn])[:, None]
+    def one(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        return draw(scans[rng.integers(len(scans))], edge, rng)
 
     network = fresh(lambda: registry.build("denoise", "redcnn", filters=training["filters"]), seed)
     first_weights(network, seed)
-    folder = Path(folder)
-    checkpoint = folder.parent / f"{folder.name}.checkpoint"
-    curves = fit(
-        network,
-        sample,
-        squared_error,
-        steps=training["steps"],
-        minutes=training["minutes"],
-        rate=training["rate"],
-        seed=seed,
-        device=device,
-        checkpoint=checkpoint,
-        key={"images": [i.id for i in train], "training": training},
-    )
+    recipe, journal = train_on_patches(network, one, training, images, section, seed, device, folder)
+    if not team().leads:
+        return
     card = {
         "name": "redcnn",
         "task": "denoise",
@@ -123,14 +112,13 @@ def train_denoise(images: Sequence[Image], section: Mapping[str, Any], seed: int
         "options": {"filters": training["filters"]},
         **cards.common([*train, *held_out]),
         "spacing_mm": cards.spacing_range([s for i in train for s, n in zip(i.volume.spacing, i.volume.shape, strict=True) if n > 1]),
-        "recipe": {"training": training, "target": "block DCT of the scan", "noise": list(LEVELS), **curves.recipe()},
+        "recipe": {"training": training, "target": "block DCT of the scan", "noise": list(LEVELS), **recipe},
         "seed": seed,
         "metrics": metrics(network, held_out, section, seed, device),
         "intended_use": "Removes noise of the level of the training scans, slice by slice.",
         "limits": "Its targets were cleaned scans, so it cannot be better than their cleaning on what that removes; no other noise level.",
     }
-    write_model(folder, card, network.state_dict())
-    forget(checkpoint)
+    leave_model(folder, card, network.state_dict(), journal)
 
 
 def first_weights(network: nn.Module, seed: int) -> None:

@@ -1,30 +1,54 @@
-"""One supervised loop: AdamW with warm-up and cosine, clipped gradients, averaged weights, and a checkpoint that resumes."""
+"""The loop of all trainings: a step, its gradient averaged over the processes, checkpoints, the end of an attempt.
+
+`take_steps` is used by every training; `fit` is the supervised training of one network with it.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cohortex.publish import atomic_path
+from cohortex.training.checkpoint import Checkpoint, optimiser_tensors, restore_optimiser, tensors_of, tensors_under
+from cohortex.training.limit import Interrupted
+from cohortex.training.team import team
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-Sampler = Callable[[np.random.Generator], "tuple[np.ndarray, np.ndarray]"]
-"""Given a generator it draws a batch: input and target, both (batch, channels, ...) float32."""
+Sampler = Callable[[np.random.Generator, int], "tuple[np.ndarray, np.ndarray]"]
+"""Given a generator and how many examples it draws a batch: input and target, both (examples, channels, ...) float32."""
 
 LOG = logging.getLogger("cohortex.training")
 
-STATE = ("exp_avg", "exp_avg_sq")
+
+@dataclass
+class Clock:
+    """The time that a training may take, over all its attempts.
+
+    Attributes
+    ----------
+    minutes : float
+    used_s : float
+        Seconds of the attempts before this one.
+    """
+
+    minutes: float = float("inf")
+    used_s: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+
+    def seconds(self) -> float:
+        """Return the seconds that were used."""
+        return self.used_s + time.monotonic() - self.began
+
+    def over(self) -> bool:
+        """Return whether the time is up."""
+        return self.seconds() > 60 * self.minutes
 
 
 @dataclass
@@ -41,7 +65,7 @@ class Curves:
     stopped : str
         ``steps`` or ``minutes``.
     seconds : float
-        Wall-clock time, not counting what was resumed.
+        Wall-clock time of all attempts.
     """
 
     steps: int = 0
@@ -55,6 +79,133 @@ class Curves:
         return {"steps_done": self.steps, "loss": [float(f"{v:.4g}") for v in self.loss], "stopped": self.stopped}
 
 
+def take_steps(
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    loss: Callable[[int], torch.Tensor],
+    steps: int,
+    *,
+    called: str,
+    device: str,
+    first: int = 0,
+    batch: int = 1,
+    rate: Callable[[int], float] | None = None,
+    clip: float = 1.0,
+    over: Callable[[], bool] = lambda: False,
+    after: Callable[[int, float], None] | None = None,
+    checkpoint: Checkpoint | None = None,
+    keep: Callable[[int], None] | None = None,
+) -> int:
+    """Take the steps of an optimiser, with all processes of the team.
+
+    Every process draws its own share of a step's batch; gradients, the loss and the running means of norms are averaged over the
+    processes by what each looked at, so that all have the same weights after every step.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Whose parameters with ``requires_grad`` the optimiser has.
+    loss : callable
+        ``loss(step)``, a scalar: the mean over this process's share of the batch.
+    steps, first : int
+        Step `first` is the first one to take, ``steps - 1`` the last.
+    called : str
+        What is trained, for the log.
+    device : str
+    batch : int
+        Examples of a step in all processes together, see `Team.share`.
+    rate : callable, optional
+        The learning rate of a step, as a share of the optimiser's (or of a group's ``largest``). None leaves it as it is.
+    clip : float
+        Largest norm of the averaged gradient.
+    over : callable
+        Whether the training's own time is up: the first process decides for all.
+    after : callable, optional
+        ``after(done, loss)`` after each step, `loss` being the mean over the whole batch.
+    checkpoint : Checkpoint, optional
+        Says when it is time for `keep`.
+    keep : callable, optional
+        ``keep(done)`` writes the checkpoint; all processes call it.
+
+    Returns
+    -------
+    int
+        Steps done: fewer than `steps` when the time was up.
+
+    Raises
+    ------
+    Interrupted
+        When the attempt has to end (`Team.limit`), after at least one step and a checkpoint.
+    CohortexError
+        When the processes have come to different weights.
+    """
+    import torch
+
+    now, done, began = team(), first, time.monotonic()
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    weight = now.share(batch) / sum(now.gather(now.share(batch)))
+    losses: list[float] = []
+    said = max(1, steps // 20)
+    if first >= steps or now.agree(over()):
+        return done
+    with now.limit.stepping():
+        while done < steps:
+            if rate is not None:
+                for group in optimiser.param_groups:
+                    group["lr"] = group.get("largest", optimiser.defaults["lr"]) * rate(done)
+            optimiser.zero_grad(set_to_none=True)
+            with now.autocast(device):
+                value = loss(done)
+            value.backward()
+            words = [
+                float(now.limit.reached()),
+                float(now.leads and checkpoint is not None and checkpoint.due()),
+                float(now.leads and over()),
+            ]
+            mean, words = _together(network, parameters, value, weight, words)
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
+            optimiser.step()
+            done += 1
+            losses.append(mean)
+            if after is not None:
+                after(done, mean)
+            if done % said == 0:
+                LOG.info("%s: step %d of %d, loss %.4g, %.0f s", called, done, steps, np.mean(losses[-said:]), time.monotonic() - began)
+            ends, due, late = words
+            if keep is not None and (ends or due):
+                keep(done)
+            if ends:
+                a_step_s = (time.monotonic() - began) / (done - first)
+                raise Interrupted(
+                    f"{called}: step {done} of {steps}, since {now.limit.reason()}; the rest of this part takes about "
+                    f"{max(1, round((steps - done) * a_step_s / 60))} minutes"
+                )
+            if late:
+                break
+    now.confirm(network.state_dict())
+    return done
+
+
+def _together(
+    network: nn.Module, parameters: list[nn.Parameter], loss: torch.Tensor, weight: float, words: list[float]
+) -> tuple[float, list[float]]:
+    """Average gradients, running means and the loss over the team; return the loss, and which words any of the processes said."""
+    import torch
+
+    now = team()
+    if now.size == 1:
+        return float(loss.detach()), words
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    means = [each for each in network.buffers() if each.is_floating_point()] if network.training else []
+    # What is said is divided by the weight here, so that the sum has it once for each who says it.
+    told = torch.tensor([float(loss.detach()), *(word / weight for word in words)], device=loss.device)
+    now.average([*(p.grad for p in parameters if p.grad is not None), *means, told], weight)
+    mean, *said = told.tolist()
+    return mean, [float(word > 0.5) for word in said]
+
+
 def fit(
     network: nn.Module,
     sampler: Sampler,
@@ -62,101 +213,119 @@ def fit(
     *,
     steps: int,
     seed: int,
+    batch: int = 1,
     minutes: float = float("inf"),
     rate: float = 6e-4,
     device: str = "cpu",
     validate: Callable[[nn.Module], float] | None = None,
-    checkpoint: Path | None = None,
-    every_s: float = 60.0,
+    checkpoint: Checkpoint | None = None,
     ema: float = 0.99,
     clip: float = 1.0,
     slower: Mapping[str, float] | None = None,
-    key: Mapping[str, Any] | None = None,
 ) -> Curves:
-    """Train a network in place; at the end it has the averaged weights.
+    """Train a network in place: AdamW with warm-up and cosine, clipped gradients; at the end it has the averaged weights.
 
-    The batch of a step depends on the seed and the step only, so a training that was killed and resumed from its checkpoint
-    ends with the same bytes as one that was not (on a CPU, at one number of threads).
+    The batch of a step depends on the seed, the step and the number of the process only, so a training that was killed and resumed
+    from its checkpoint ends with the same bytes as one that was not (on a CPU, at one number of threads).
 
     Parameters
     ----------
     network : nn.Module
-        With its first weights; moved to `device`.
+        With its first weights, the same in all processes; moved to `device`.
     sampler, loss : callable
         ``loss(output, target)`` is a scalar.
     steps : int
         Steps of the optimiser; the learning rate follows them.
     seed : int
+    batch : int
+        Examples of a step, in all processes together.
     minutes : float
-        Upper bound of the wall-clock time: a training that it ends depends on the machine.
+        Upper bound of the wall-clock time of all attempts: a training that it ends depends on the machine.
     rate : float
         Largest learning rate, after a warm-up of a twentieth of the steps; a cosine to zero follows.
     validate : callable, optional
         Called at each fifth of the steps with the network holding the averaged weights.
-    checkpoint : path, optional
-        A file without suffix: ``.safetensors`` and ``.json`` beside each other, written every `every_s` seconds and at
-        the end; read when they are there and belong to the same training.
+    checkpoint : Checkpoint, optional
+        Read when it is there, written now and then and at the end.
     ema : float
         Share of the old average kept at each step (less in the first steps).
     clip : float
         Largest norm of the gradient.
     slower : mapping, optional
         Beginnings of names of parameters, and the share of the learning rate that these take.
-    key : mapping, optional
-        What else makes it the same training (data, settings); plain values.
 
     Returns
     -------
     Curves
+
+    Raises
+    ------
+    Interrupted
+        See `take_steps`.
     """
     import torch
 
     network.to(device).train()
-    parameters = [p for p in network.parameters() if p.requires_grad]
     shares = slower or {}
     groups: dict[float, list[torch.Tensor]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             groups.setdefault(next((share for prefix, share in shares.items() if name.startswith(prefix)), 1.0), []).append(parameter)
-    optimiser = torch.optim.AdamW([{"params": members, "share": share} for share, members in groups.items()], lr=rate, weight_decay=1e-4)
+    members = [{"params": some, "largest": rate * share} for share, some in groups.items()]
+    optimiser = torch.optim.AdamW(members, lr=rate, weight_decay=1e-4)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    identity = _identity(network, steps, seed, rate, ema, clip, [slower, key])
-    curves, losses, first = Curves(), [], 0
-    if checkpoint is not None:
-        first, losses, curves.validation = _resume(checkpoint, identity, network, optimiser, average)
-    began = saved = time.monotonic()
-    done = first
-    for step in range(first, steps):
-        if (time.monotonic() - began) / 60 > minutes:
-            curves.stopped = "minutes"
-            break
-        for group in optimiser.param_groups:
-            group["lr"] = rate * group["share"] * schedule(step, steps)
-        source, target = (torch.from_numpy(part).to(device) for part in sampler(np.random.default_rng([seed, step])))
-        optimiser.zero_grad(set_to_none=True)
-        value = loss(network(source), target)
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, clip)
-        optimiser.step()
-        keep = min(ema, (1 + step) / (10 + step))
+    curves, losses, first, clock = Curves(), [], 0, Clock(minutes)
+    checkpoint = checkpoint or Checkpoint()
+    found = checkpoint.load()
+    if found is not None:
+        tensors, note = found
+        network.load_state_dict(tensors_of("network", tensors))
+        for name, value in tensors_of("average", tensors).items():
+            average[name].copy_(value)
+        restore_optimiser(optimiser, tensors_of("optimiser", tensors))
+        first, losses, curves.validation, clock.used_s = note["step"], note["losses"], note["validation"], note["seconds"]
+
+    def loss_of(step: int) -> torch.Tensor:
+        drawn = sampler(np.random.default_rng(team().stream(seed, step)), team().share(batch))
+        source, target = (torch.from_numpy(part).to(device) for part in drawn)
+        return loss(network(source), target)
+
+    def after(done: int, mean: float) -> None:
+        kept = min(ema, done / (9 + done))
         with torch.no_grad():
             for name, new in network.state_dict().items():
-                average[name].copy_(torch.lerp(average[name], new, 1 - keep) if new.is_floating_point() else new)
-        losses.append(float(value.detach()))
-        done = step + 1
-        if done % max(1, steps // 20) == 0:
-            LOG.info("step %d of %d, loss %.4g, %.0f s", done, steps, np.mean(losses[-max(1, steps // 20) :]), time.monotonic() - began)
-        if validate is not None and (done % max(1, steps // 5) == 0):
+                average[name].copy_(torch.lerp(average[name], new, 1 - kept) if new.is_floating_point() else new)
+        losses.append(mean)
+        if validate is not None and done % max(1, steps // 5) == 0:
             curves.validation.append([done, _with_average(network, average, validate)])
-        if checkpoint is not None and time.monotonic() - saved > every_s:
-            _save(checkpoint, identity, network, optimiser, average, done, losses, curves.validation)
-            saved = time.monotonic()
-    curves.steps = done
-    curves.seconds = time.monotonic() - began
+
+    def keep(done: int) -> None:
+        tensors = tensors_under("network", network.state_dict()) | tensors_under("average", average)
+        note = {"step": done, "losses": losses, "validation": curves.validation, "seconds": clock.seconds()}
+        checkpoint.save(tensors | tensors_under("optimiser", optimiser_tensors(optimiser)), note)
+
+    curves.steps = take_steps(
+        network,
+        optimiser,
+        loss_of,
+        steps,
+        called="training",
+        device=device,
+        first=first,
+        batch=batch,
+        rate=lambda step: schedule(step, steps),
+        clip=clip,
+        over=clock.over,
+        after=after,
+        checkpoint=checkpoint,
+        keep=keep,
+    )
+    if curves.steps > first:
+        keep(curves.steps)
+    curves.stopped = "steps" if curves.steps == steps else "minutes"
+    curves.seconds = clock.seconds()
     width = max(1, -(-len(losses) // 10))
     curves.loss = [float(np.mean(losses[i : i + width])) for i in range(0, len(losses), width)]
-    if checkpoint is not None:
-        _save(checkpoint, identity, network, optimiser, average, done, losses, curves.validation)
     network.load_state_dict(average)
     network.eval()
     return curves
@@ -184,12 +353,6 @@ def squared_error(made: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return ((made - target) ** 2).mean()
 
 
-def forget(checkpoint: Path) -> None:
-    """Remove the checkpoint of a training that is over."""
-    for suffix in (".safetensors", ".json"):
-        checkpoint.with_suffix(suffix).unlink(missing_ok=True)
-
-
 def _with_average(network: nn.Module, average: Mapping[str, torch.Tensor], validate: Callable[[nn.Module], float]) -> float:
     """Validate the averaged weights and go back to the others."""
     import torch
@@ -202,60 +365,3 @@ def _with_average(network: nn.Module, average: Mapping[str, torch.Tensor], valid
     network.load_state_dict(kept)
     network.train()
     return value
-
-
-def _identity(network: nn.Module, steps: int, seed: int, rate: float, ema: float, clip: float, key: Any) -> str:
-    shapes = {name: list(value.shape) for name, value in network.state_dict().items()}
-    whole = json.dumps([shapes, steps, seed, rate, ema, clip, key], sort_keys=True, default=str)
-    return hashlib.sha256(whole.encode()).hexdigest()
-
-
-def _save(
-    path: Path,
-    identity: str,
-    network: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    average: Mapping[str, torch.Tensor],
-    step: int,
-    losses: list[float],
-    validation: list[list[float]],
-) -> None:
-    """Write both files; the second names the hash of the first, so a kill between them leaves nothing that is taken for whole."""
-    from safetensors.torch import save
-
-    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
-    tensors |= {f"average.{name}": value for name, value in average.items()}
-    for index, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{name}": state[name] for name in STATE}
-    raw = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
-    note = {"identity": identity, "sha256": hashlib.sha256(raw).hexdigest(), "step": step, "losses": losses, "validation": validation}
-    for suffix, content in ((".safetensors", raw), (".json", json.dumps(note).encode())):
-        with atomic_path(path.with_suffix(suffix)) as temporary:
-            temporary.write_bytes(content)
-
-
-def _resume(
-    path: Path, identity: str, network: nn.Module, optimiser: torch.optim.Optimizer, average: Mapping[str, torch.Tensor]
-) -> tuple[int, list[float], list[list[float]]]:
-    """Take up a checkpoint; start anew when there is none, or one of another training, or half of one."""
-    import torch
-    from safetensors.torch import load
-
-    if not (path.with_suffix(".json").is_file() and path.with_suffix(".safetensors").is_file()):
-        return 0, [], []
-    note = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    raw = path.with_suffix(".safetensors").read_bytes()
-    if note["identity"] != identity or note["sha256"] != hashlib.sha256(raw).hexdigest():
-        return 0, [], []
-    tensors = load(raw)
-    network.load_state_dict({name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")})
-    for name, value in average.items():
-        value.copy_(tensors[f"average.{name}"])
-    state = optimiser.state_dict()
-    count = sum(len(group["params"]) for group in state["param_groups"])
-    state["state"] = {
-        index: {"step": torch.tensor(float(note["step"])), **{name: tensors[f"optimiser.{index}.{name}"] for name in STATE}}
-        for index in range(count)
-    }
-    optimiser.load_state_dict(state)
-    return int(note["step"]), list(note["losses"]), list(note["validation"])

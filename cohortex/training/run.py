@@ -8,21 +8,134 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from cohortex.device import choose_device
 from cohortex.errors import CohortexError, Refused
 from cohortex.items import Image
-from cohortex.publish import atomic_path
+from cohortex.job import Log, become_owner
+from cohortex.publish import atomic_path, write_json
 from cohortex.stage import images_of
 from cohortex.tables import read_table
 from cohortex.threads import set_threads
+from cohortex.training.launch import launch
+from cohortex.training.limit import TRY_AGAIN, Interrupted, Limit, end_of_attempt, listen
+from cohortex.training.team import Team, meet, part, use_team
 from cohortex.worker import seed_for
 
 TRAINED_ON = ("train", "validation")
 """Splits that a training may see; test subjects never arrive."""
+
+LOG = logging.getLogger("cohortex.training")
+
+
+@dataclass(frozen=True)
+class Order:
+    """A training in plain words, so that every process of it can read it.
+
+    Attributes
+    ----------
+    images, before : list of str
+        What the stage before the task left, a folder and a record for each batch.
+    section : mapping
+        The task's section of the configuration.
+    device : {"cpu", "cuda"}
+    processes, nodes : int
+    until : float
+        When this attempt has to end, in seconds since the epoch.
+    last : bool
+        Whether no attempt is known to follow.
+    """
+
+    task: str
+    images: list[str]
+    before: list[str]
+    work: str
+    section: Mapping[str, Any]
+    seed: int
+    device: str
+    threads: int
+    log: str = ""
+    processes: int = 1
+    nodes: int = 1
+    precision: str = "float32"
+    until: float = float("inf")
+    last: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Return where the training keeps what is unfinished."""
+        return Path(self.work) / "training" / self.task
+
+
+def order_of(snakemake: Any) -> Order:
+    """Translate Snakemake's object (rule `train`).
+
+    Raises
+    ------
+    Refused
+        When more processes are asked for than the job has GPUs, or they cannot be dealt out evenly to its nodes.
+    """
+    given, resources = snakemake.params, snakemake.resources
+    common = getattr(snakemake, "config", {}).get("training", {})
+    gpus, nodes = int(resources.get("gpu", 0) or 0), int(resources.get("nodes", 1) or 1)
+    device = device_of(resources.get("device", "auto"), gpus)
+    return Order(
+        task=snakemake.wildcards.task,
+        images=list(snakemake.input.images),
+        before=list(snakemake.input.before),
+        work=str(given.work),
+        section=json.loads(given.settings),
+        seed=int(given.seed),
+        device=device,
+        threads=snakemake.threads,
+        log=str(snakemake.log[0]) if snakemake.log else "",
+        processes=how_many(common.get("processes", "auto"), device, gpus, nodes),
+        nodes=nodes,
+        precision=common.get("precision", "float32"),
+        until=end_of_attempt(float(resources.get("runtime", 0) or 0)),
+        last=bool(resources.get("last_attempt", 0)),
+    )
+
+
+def device_of(wanted: str, gpus: int) -> str:
+    """Return ``cpu`` or ``cuda``, see `choose_device`; of several GPUs each process of the training takes its own, this one none."""
+    if wanted != "cpu" and gpus > 1:
+        import torch
+
+        if torch.cuda.is_available():
+            return "cuda"
+    return choose_device(wanted)
+
+
+def how_many(wanted: int | str, device: str, gpus: int, nodes: int) -> int:
+    """Return how many processes train together.
+
+    Parameters
+    ----------
+    wanted : int or "auto"
+        ``training.processes`` of the configuration; auto: one a GPU of the job, on the CPU one a node.
+    device : {"cpu", "cuda"}
+    gpus, nodes : int
+        Of the job.
+
+    Raises
+    ------
+    Refused
+        When there are fewer GPUs than processes, or each node cannot have as many as the others.
+    """
+    count = wanted if isinstance(wanted, int) else max(gpus, 1) if device != "cpu" else nodes
+    if device != "cpu" and count > max(gpus, 1):
+        raise Refused(
+            f"training.processes is {count}, but the job has {max(gpus, 1)} GPU; ask for as many (--set-resources train:gpu={count}), "
+            "or set training.processes to auto."
+        )
+    if count % nodes:
+        raise Refused(f"{count} processes cannot be dealt out evenly to {nodes} nodes; change the resources gpu or nodes of rule train.")
+    return count
 
 
 def training_images(folders: list[str], records: list[str], work: Path, target: str = "") -> list[Image]:
@@ -51,7 +164,7 @@ def training_images(folders: list[str], records: list[str], work: Path, target: 
     return images
 
 
-def tell(task: str, log: str | None) -> None:
+def tell(task: str, log: str, level: int = logging.INFO) -> None:
     """Send the progress of a training to standard error and to its log."""
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if log:
@@ -60,28 +173,94 @@ def tell(task: str, log: str | None) -> None:
     for handler in handlers:
         handler.setFormatter(logging.Formatter(f"train {task}: %(message)s"))
         logging.getLogger("cohortex").addHandler(handler)
-    logging.getLogger("cohortex").setLevel(logging.INFO)
+    logging.getLogger("cohortex").setLevel(level)
+
+
+def train(order: Order, team: Team) -> int:
+    """Train as one process of a training, and leave the model folder as ``<folder>/model``; signals are heard from now on.
+
+    Returns
+    -------
+    int
+        The exit status of the process: 0, 1 when the training is refused, `limit.TRY_AGAIN` when another attempt goes on from here.
+    """
+    target = order.section.get("default", {}).get("target", "")
+    before = use_team(team)
+    listen(team.limit)
+    try:
+        images = training_images(order.images, order.before, Path(order.work), target)
+        module = importlib.import_module(f"cohortex.training.{order.task}")
+        function = getattr(module, f"train_{order.task}")
+        function(images, order.section, seed_for(order.seed, order.task, "train"), order.device, order.folder / "model")
+    except Interrupted as stopped:
+        LOG.warning("%s", interrupted(str(stopped), order))
+        return TRY_AGAIN
+    except CohortexError as error:
+        if team.leads:
+            LOG.error("%s", error)
+        return 1
+    finally:
+        use_team(before)
+    return 0
+
+
+def interrupted(where: str, order: Order) -> str:
+    """Return what is said of a training whose attempt ended before it, in plain words."""
+    if not order.last:
+        return f"stopped at {where}; the next attempt, or the same line again, goes on there"
+    return (
+        f"stopped at {where}, and this was the last attempt. What is done is kept in <work>/training/{order.task}: the same line "
+        f"again goes on there. If one run is to be enough, give the job more time (--set-resources train:runtime=MINUTES) or more attempts "
+        f"(--retries N), or train less ({order.task}.default.training)"
+    )
+
+
+def train_as_member(file: Path, place: Path, rank: int, local: int) -> int:
+    """Train as one of several processes of a training (`cohortex.training.launch`); return the exit status.
+
+    Parameters
+    ----------
+    file : Path
+        The order as JSON.
+    place : Path
+        Where the processes find each other.
+    rank, local : int
+        Number of the process, in all and on its node: that of its GPU.
+    """
+    order = Order(**json.loads(file.read_text(encoding="utf-8")))
+    os.umask(0o027)
+    set_threads(max(1, order.threads * order.nodes // order.processes))
+    if order.device != "cpu":
+        # One GPU each, before the first import of torch.
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = seen[local] if len(seen) > local and seen[local] else str(local)
+        choose_device(order.device)
+    tell(order.task, order.log if rank == 0 else "", logging.INFO if rank == 0 else logging.ERROR)
+    meet(rank, order.processes, place, order.device, order.nodes)
+    status = train(order, Team(rank, order.processes, order.precision, Limit(order.until)))
+    if status == 0:
+        part()
+    return status
 
 
 def run_training(snakemake: Any) -> None:
     """Train the model that a Snakemake job asks for (rule `train`)."""
     os.umask(0o027)
     set_threads(snakemake.threads)
-    task, given = snakemake.wildcards.task, snakemake.params
-    section: Mapping[str, Any] = json.loads(given.settings)
-    work, output = Path(given.work), Path(snakemake.output[0])
-    tell(task, snakemake.log[0] if snakemake.log else None)
-    module = importlib.import_module(f"cohortex.training.{task}")
+    task, output = snakemake.wildcards.task, Path(snakemake.output[0])
     try:
-        images = training_images(
-            list(snakemake.input.images), list(snakemake.input.before), work, section.get("default", {}).get("target", "")
-        )
-        folder = work / "training" / task
-        folder.mkdir(parents=True, exist_ok=True)
-        getattr(module, f"train_{task}")(
-            images, section, seed_for(given.seed, task, "train"), choose_device(snakemake.resources.get("device", "auto")), folder / "model"
-        )
-        with atomic_path(output) as temporary:
-            (folder / "model").rename(temporary)
+        order = order_of(snakemake)
+        become_owner(order.folder, cast(Log, SimpleNamespace(line=LOG.warning)))
     except CohortexError as error:
         sys.exit(f"cohortex: training of {task}: {error}")
+    if order.processes == 1:
+        tell(task, order.log)
+        status = train(order, Team(precision=order.precision, limit=Limit(order.until)))
+    else:
+        file = order.folder / "order.json"
+        write_json(file, asdict(order))
+        status = launch(file, order.folder, order.processes, order.nodes, max(1, order.threads * order.nodes // order.processes))
+    if status:
+        sys.exit(status)
+    with atomic_path(output) as temporary:
+        (order.folder / "model").rename(temporary)

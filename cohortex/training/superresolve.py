@@ -16,12 +16,13 @@ from cohortex.inference import run_network
 from cohortex.items import Image, settings_for
 from cohortex.measures.image_quality import psnr
 from cohortex.models import registry
-from cohortex.models.folder import write_model
 from cohortex.models.intensity import to_unit, unit_range, values_for
 from cohortex.models.superresolve import throughplane as through
 from cohortex.stages.superresolve import BLOCK
 from cohortex.training import cards, patches
-from cohortex.training.loop import fit, forget, fresh, squared_error
+from cohortex.training.loop import fresh
+from cohortex.training.supervised import leave_model, train_on_patches
+from cohortex.training.team import team
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,7 +65,7 @@ def train_superresolve(images: Sequence[Image], section: Mapping[str, Any], seed
         The same seed gives the same bytes on a CPU at one number of threads.
     device : str
     folder : path
-        The model folder; a checkpoint lies beside it while the training runs.
+        The model folder; checkpoints lie beside it while the training runs.
 
     Raises
     ------
@@ -82,32 +83,17 @@ def train_superresolve(images: Sequence[Image], section: Mapping[str, Any], seed
         raise Refused("superresolve: weights: train needs volumes of training subjects, there is none; give more subjects or name a model.")
     scans = [prepared(image, np.random.default_rng([seed, index])) for index, image in enumerate(train)]
 
-    def sample(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        drawn = [
-            draw(scans[rng.integers(len(scans))], int(training["patch"]), float(rng.uniform(low, high)), profile, rng)
-            for _ in range(training["batch"])
-        ]
-        return np.stack([d[0] for d in drawn])[:, None], np.stack([d[1] for d in drawn])[:, None]
+    def one(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        return draw(scans[rng.integers(len(scans))], int(training["patch"]), float(rng.uniform(low, high)), profile, rng)
 
     network = fresh(lambda: registry.build("superresolve", "srcnn3d", residual=training["residual"]), seed)
     if training["residual"]:
         first_weights(network, seed)
-    folder = Path(folder)
-    checkpoint = folder.parent / f"{folder.name}.checkpoint"
-    curves = fit(
-        network,
-        sample,
-        squared_error,
-        steps=training["steps"],
-        minutes=training["minutes"],
-        rate=training["rate"],
-        seed=seed,
-        device=device,
-        # As Dong et al. (2014) found for the two-dimensional network: the last layer learns ten times slower.
-        slower={"reconstruction": 0.1},
-        checkpoint=checkpoint,
-        key={"images": [i.id for i in train], "training": training, "profile": profile},
-    )
+    # As Dong et al. (2014) found for the two-dimensional network: the last layer learns ten times slower.
+    slower = {"reconstruction": 0.1}
+    recipe, journal = train_on_patches(network, one, training, images, section, seed, device, folder, slower)
+    if not team().leads:
+        return
     spacings = [s for i in train for s in i.volume.spacing]
     thickest = max(min(i.volume.spacing) for i in train) * high
     card = {
@@ -117,7 +103,7 @@ def train_superresolve(images: Sequence[Image], section: Mapping[str, Any], seed
         "options": {"residual": training["residual"]},
         **cards.common([*train, *held_out]),
         "spacing_mm": cards.spacing_range([*spacings, thickest]),
-        "recipe": {"training": training, "profile": profile, "target": "in-plane axis as slice axis", **curves.recipe()},
+        "recipe": {"training": training, "profile": profile, "target": "in-plane axis as slice axis", **recipe},
         "seed": seed,
         "metrics": metrics(network, held_out, (high,), profile, device),
         "intended_use": "Adds through-plane detail to volumes of thick slices, on top of cubic interpolation.",
@@ -125,8 +111,7 @@ def train_superresolve(images: Sequence[Image], section: Mapping[str, Any], seed
         "extra": {"factors": [min(1.25, low), high]},
     }
     card["dimensions"] = [3]
-    write_model(folder, card, network.state_dict())
-    forget(checkpoint)
+    leave_model(folder, card, network.state_dict(), journal)
 
 
 def first_weights(network: nn.Module, seed: int) -> None:

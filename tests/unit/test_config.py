@@ -219,7 +219,7 @@ def test_weights_are_found_wherever_they_stand(tmp_path):
 
 
 def config_schemas():
-    return ["config.schema.json", "demo.json", "report.json", "blocks.json", *(f"stages/{name}.json" for name in STAGES)]
+    return ["config.schema.json", "demo.json", "report.json", "blocks.json", "training.json", *(f"stages/{name}.json" for name in STAGES)]
 
 
 def keywords(node):

@@ -19,6 +19,7 @@ from cohortex.models.regseg.pair import names_of, pairs_of
 from cohortex.models.regseg.register import register
 from cohortex.stages.regseg import load, regseg
 from cohortex.training import regseg as training
+from cohortex.training.loop import Clock
 from cohortex.volume import Volume
 
 SHIFT = np.array([7.0, -5.0, 4.0])
@@ -289,10 +290,10 @@ def test_gradients_reach_only_the_part_whose_turn_it_is(trained, section):
     material = training.gather(images, section["default"], 3)
     nets = training._networks(section["default"], material, "cpu")
     weights = {"smooth": 1.0, "dice": 1.0, "consistency": 1.0}
-    run = training.Run(material, nets, weights, [(1, 1)], 16, 16, 2, 1e-3, "cpu", np.random.default_rng(0), 1e18)
+    run = training.Run(material, nets, weights, [(1, 1)], 16, 16, 2, 1e-3, "cpu", np.random.default_rng(0), Clock())
     parts = {"register": nets.register, **nets.segment}
     unlabelled = next(c for c in material.cases if not c.labelled)
-    training._predict(run, [unlabelled])
+    training.predict(run, [unlabelled])
     losses = {
         "register": lambda: sum(training.registration_loss(run, c) for c in run.split("train")),
         "T1w": lambda: training.segmentation_loss(run, nets.segment["T1w"]),

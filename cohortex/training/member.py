@@ -1,0 +1,24 @@
+"""One process of a training: ``python -m cohortex.training.member ORDER PLACE [RANK]``; without RANK Slurm's variables say it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from cohortex.threads import die_with_parent
+from cohortex.training.run import train_as_member
+
+
+def main(words: list[str]) -> int:
+    """Train; return the exit status."""
+    die_with_parent()
+    if len(words) > 2:
+        rank = local = int(words[2])
+    else:
+        rank, local = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_LOCALID"])
+    return train_as_member(Path(words[0]), Path(words[1]), rank, local)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
