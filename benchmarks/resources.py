@@ -31,7 +31,7 @@ import numpy as np
 import psutil
 import yaml
 
-from benchmarks.demo import ROOT, environment
+from benchmarks.workflow import ROOT, environment
 from cohortex import resources
 from cohortex.cohort import BatchSize
 from cohortex.config import check_config, settings_for
