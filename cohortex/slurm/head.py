@@ -53,9 +53,10 @@ def begin(workflow: Any, config: Mapping[str, Any]) -> None:
     elif on_slurm:
         note_run(config, executor.run_uuid)
         watch, ended = Watch(), threading.Event()
-        guard(executor, watch, ended)
+        first_s = workflow.executor_settings.init_seconds_before_status_checks or 20
+        guard(executor, watch, ended, longest_s=3 * first_s)
         # half as often as the plugin at its quickest
-        interval_s = 2.0 * (workflow.executor_settings.init_seconds_before_status_checks or 20)
+        interval_s = 2.0 * first_s
         threading.Thread(target=keep_watch, args=(watch, executor.run_uuid, interval_s, ended), daemon=True).start()
 
 
@@ -112,13 +113,15 @@ def unknown_accounts(asked: Iterable[str | None]) -> list[str]:
     )
 
 
-def guard(executor: Any, watch: Watch, ended: threading.Event) -> None:
+def guard(executor: Any, watch: Watch, ended: threading.Event, longest_s: int) -> None:
     """Wrap the calls of the plugin's executor that can wait for ever.
 
     - A look at the queue that fails makes the plugin drop all its jobs: they are given back to it.
     - A job that it still waits for, and of which no more will be heard, is reported as failed.
     - While the controller does not answer nothing is submitted, since that would use up the job's attempts.
     - An error of sbatch is followed by what to change.
+    - The plugin waits 10 s longer after each look that finds nothing, up to 180 s, which each job of a chain would lose at its end: here it
+      waits no longer than it is told.
 
     Parameters
     ----------
@@ -126,6 +129,8 @@ def guard(executor: Any, watch: Watch, ended: threading.Event) -> None:
     watch : Watch
     ended : threading.Event
         Set when the run ends.
+    longest_s : int
+        Between two looks of the plugin.
     """
     check, failed, succeeded = executor.check_active_jobs, executor.report_job_error, executor.report_job_success
     run_job, shutdown = executor.run_job, executor.shutdown
@@ -154,6 +159,7 @@ def guard(executor: Any, watch: Watch, ended: threading.Event) -> None:
                 report_job_error(job_info, msg=f"{why}. ")
             else:
                 yield job_info
+        executor.next_seconds_between_status_checks = min(executor.next_seconds_between_status_checks, longest_s)
 
     def run_job_when_slurm_answers(job: Any) -> None:
         while watch.silent_looks and not ended.wait(1):

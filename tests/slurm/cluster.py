@@ -109,7 +109,8 @@ def install() -> None:
         policy.chmod(0o755)
     try:
         for words in (["update"], ["install", "--no-install-recommends", *PACKAGES]):
-            subprocess.run([*apt, *words], env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, capture_output=True, timeout=300)
+            with suppress(subprocess.TimeoutExpired):
+                subprocess.run([*apt, *words], env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, capture_output=True, timeout=300)
     finally:
         if own:
             policy.unlink()
@@ -209,7 +210,11 @@ class Cluster:
     def _configure(self) -> None:
         host = socket.gethostname().split(".")[0]
         hosts = Path("/etc/hosts")
-        if not socket.gethostbyname(host).startswith("127."):
+        try:
+            loopback = socket.gethostbyname(host).startswith("127.")
+        except socket.gaierror:
+            loopback = False
+        if not loopback:
             # Slurm's daemons listen on what the name of the machine stands for.
             hosts.write_text(f"127.0.0.1 {host} {MARK}\n{hosts.read_text()}")
         nodes = "\n".join(

@@ -225,9 +225,12 @@ def faults(slurm, cohort, tmp_path_factory):
     run = Run(folder, command(site, **settings(cohort)))
     seen = {}
     try:
-        late, lost, cancelled = (run.hold("acquire", batch) for batch in BATCHES)
-        seen["late"], seen["lost"], seen["cancelled"] = late, lost, cancelled
-        assert lost.node != late.node, "jobs go to the emptier node"
+        jobs = {batch: run.hold("acquire", batch) for batch in BATCHES}
+        nodes = [job.node for job in jobs.values()]
+        # jobs go to the emptier node, so one is alone on its own
+        roles = dict(zip(sorted(BATCHES, key=lambda batch: nodes.count(jobs[batch].node)), ("lost", "late", "cancelled"), strict=True))
+        seen |= {role: (batch, jobs[batch]) for batch, role in roles.items()}
+        (batch, lost), (_, cancelled) = seen["lost"], seen["cancelled"]
         slurm.ask("scancel", cancelled.job)
         slurm.wait_for_state(cancelled.job, "CANCELLED")
         slurm.kill_node(lost.node)
@@ -235,11 +238,11 @@ def faults(slurm, cohort, tmp_path_factory):
         run.says("controller does not answer")
         slurm.start_controller()
         run.says("answers again")
-        seen["back"] = run.hold("acquire", BATCHES[1], but=lost.pid)
-        run.let_go("acquire", BATCHES[1])
+        seen["back"] = run.hold("acquire", batch, but=lost.pid)
+        run.let_go("acquire", batch)
         slurm.start_node(lost.node)
         # a job on the only node with GPUs makes room for a more urgent one
-        seen["preempted"] = run.hold("export", BATCHES[1])
+        seen["preempted"] = run.hold("export", batch)
         urgent = ["--partition=rush", "--nodelist=g1", "--exclusive", "--mem=100", "--output=/dev/null", "--wrap=sleep 1"]
         slurm.ask("sbatch", *urgent)
         slurm.wait_for_state(seen["preempted"].job, "PENDING")
@@ -259,9 +262,9 @@ def test_a_run_through_every_fault_gives_the_results_of_an_undisturbed_one(fault
 
 def test_a_job_that_was_cancelled_or_ran_out_of_time_is_tried_again_with_more(faults):
     run, seen = faults
-    assert seen["states"][seen["cancelled"].job] == "CANCELLED"
-    assert seen["states"][seen["late"].job] == "TIMEOUT"
-    for batch in (BATCHES[0], BATCHES[2]):
+    for role, state in (("cancelled", "CANCELLED"), ("late", "TIMEOUT")):
+        batch, held = seen[role]
+        assert seen["states"][held.job] == state
         first, second, *more = run.asked("acquire", batch)
         assert not more
         assert (first["runtime"], second["runtime"]) == (1, 2)
@@ -270,15 +273,16 @@ def test_a_job_that_was_cancelled_or_ran_out_of_time_is_tried_again_with_more(fa
 
 def test_a_job_of_a_node_that_died_is_run_once_more_by_slurm_and_not_by_snakemake(faults):
     run, seen = faults
-    assert seen["back"].job == seen["lost"].job and seen["back"].node != seen["lost"].node
-    assert len(run.asked("acquire", BATCHES[1])) == 1
-    assert seen["states"][seen["lost"].job] == "COMPLETED"
+    batch, lost = seen["lost"]
+    assert seen["back"].job == lost.job and seen["back"].node != lost.node
+    assert len(run.asked("acquire", batch)) == 1
+    assert seen["states"][lost.job] == "COMPLETED"
 
 
 def test_a_job_that_was_preempted_goes_back_into_the_queue_and_ends_there(faults):
     run, seen = faults
     assert seen["states"][seen["preempted"].job] == "COMPLETED"
-    assert len(run.asked("export", BATCHES[1])) == 1
+    assert len(run.asked("export", seen["lost"][0])) == 1
 
 
 def test_jobs_that_ask_for_a_gpu_run_on_a_node_that_has_one_and_see_it(faults):

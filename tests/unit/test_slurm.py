@@ -165,7 +165,7 @@ class Executor:
     """What `guard` touches of the plugin's executor, with its two faults: it drops all jobs when squeue fails, and waits for ever."""
 
     def __init__(self):
-        self.answers, self.errors, self.ran = True, [], []
+        self.answers, self.errors, self.ran, self.next_seconds_between_status_checks = True, [], [], 180
 
     async def check_active_jobs(self, jobs):
         if self.answers:
@@ -187,7 +187,7 @@ class Executor:
 
 def guarded():
     executor, watch, ended = Executor(), Watch(), threading.Event()
-    guard(executor, watch, ended)
+    guard(executor, watch, ended, longest_s=60)
     active = [SimpleNamespace(external_jobid=str(number), job=SimpleNamespace(name="denoise")) for number in (1, 2)]
 
     async def check():
@@ -200,6 +200,7 @@ def test_jobs_that_the_plugin_drops_are_given_back():
     executor, _, _, active, check = guarded()
     executor.answers = False
     assert check() == active
+    assert executor.next_seconds_between_status_checks == 60, "and it looks again soon"
 
 
 def test_a_job_of_which_no_more_will_be_heard_is_reported_and_the_others_stay():
