@@ -13,11 +13,8 @@ from cohortex.training.run import train_as_member
 def main(words: list[str]) -> int:
     """Train; return the exit status."""
     die_with_parent()
-    if len(words) > 2:
-        rank = local = int(words[2])
-    else:
-        rank, local = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_LOCALID"])
-    return train_as_member(Path(words[0]), Path(words[1]), rank, local)
+    rank = int(words[2]) if len(words) > 2 else int(os.environ["SLURM_PROCID"])
+    return train_as_member(Path(words[0]), Path(words[1]), rank)
 
 
 if __name__ == "__main__":

@@ -215,7 +215,7 @@ def interrupted(where: str, order: Order) -> str:
     )
 
 
-def train_as_member(file: Path, place: Path, rank: int, local: int) -> int:
+def train_as_member(file: Path, place: Path, rank: int) -> int:
     """Train as one of several processes of a training (`cohortex.training.launch`); return the exit status.
 
     Parameters
@@ -224,16 +224,14 @@ def train_as_member(file: Path, place: Path, rank: int, local: int) -> int:
         The order as JSON.
     place : Path
         Where the processes find each other.
-    rank, local : int
-        Number of the process, in all and on its node: that of its GPU.
+    rank : int
+        Number of the process.
     """
     order = Order(**json.loads(file.read_text(encoding="utf-8")))
     os.umask(0o027)
     set_threads(max(1, order.threads * order.nodes // order.processes))
     if order.device != "cpu":
-        # One GPU each, before the first import of torch.
-        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        os.environ["CUDA_VISIBLE_DEVICES"] = seen[local] if len(seen) > local and seen[local] else str(local)
+        # One GPU each, before the first import of torch: the lock sees to it that no two take the same.
         choose_device(order.device)
     tell(order.task, order.log if rank == 0 else "", logging.INFO if rank == 0 else logging.ERROR)
     meet(rank, order.processes, place, order.device, order.nodes)
