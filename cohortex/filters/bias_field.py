@@ -10,10 +10,11 @@ import numpy as np
 from numba import njit
 
 from cohortex import threads
-from cohortex.blocks import Box, Computed, map_blocks, over_blocks
+from cohortex.blocks import Box, map_blocks, over_blocks
 from cohortex.filters.arrays import checked
 from cohortex.filters.foreground import foreground
 from cohortex.filters.spline_kernels import lattice, table
+from cohortex.lazy import Computed
 from cohortex.volume import ArrayLike
 
 _FEWEST = 8

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cohortex.blocks import ALIGN, Computed, read_block, run_all
+from cohortex.blocks import ALIGN, read_block, run_all
+from cohortex.lazy import Computed
 from cohortex.volume import ArrayLike
 
 _LARGEST_AXIS = 256

@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cohortex.blocks import Computed, map_columns
+from cohortex.blocks import map_columns
 from cohortex.filters.arrays import checked, half_widths
 from cohortex.filters.noise import given_or_estimated
 from cohortex.filters.steps import Resolved, Step, Triple, row_order, turned, turned_back, whole
 from cohortex.filters.wiener_kernels import local_wiener
+from cohortex.lazy import Computed
 from cohortex.volume import ArrayLike
 
 Edge = Literal["reflect", "zero"]

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from cohortex.blocks import Box, Elementwise, at_hand
+from cohortex.blocks import Box, at_hand
 from cohortex.errors import BadInput
 from cohortex.io import read
 from cohortex.io.geometry import FINEST_MICROSCOPY_MM, check_affine, to_ras
 from cohortex.io.paths import shown_name
 from cohortex.io.series import Note, notes_of, settled
 from cohortex.items import Image, Made
+from cohortex.lazy import Elementwise
 from cohortex.survey import sample_of
 from cohortex.volume import ArrayLike, Volume
 

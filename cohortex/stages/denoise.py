@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from cohortex.blocks import Box, Elementwise, read_block
+from cohortex.blocks import Box, read_block
 from cohortex.errors import BadInput, Skip
 from cohortex.items import Image, Made, told
+from cohortex.lazy import Elementwise
 from cohortex.models.folder import Loaded, fits, load_used
 from cohortex.survey import Survey, survey
 from cohortex.volume import ArrayLike

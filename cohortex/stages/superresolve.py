@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cohortex.blocks import Elementwise, Turned, map_columns, new_array
+from cohortex.blocks import map_columns, new_array
 from cohortex.errors import BadInput, Skip
 from cohortex.items import Image, Made, told
+from cohortex.lazy import Elementwise, Turned
 from cohortex.models.folder import Loaded, fits, load_used
 from cohortex.survey import Survey, survey
 from cohortex.volume import Volume

@@ -15,11 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nibabel.nifti1 import Nifti1Header
 
-from cohortex.blocks import Elementwise, Plan, planned
+from cohortex.blocks import Plan, planned
 from cohortex.errors import BadInput
 from cohortex.io.scratch import Scratch
 from cohortex.io.stored import Stored
 from cohortex.items import Image, Made
+from cohortex.lazy import Elementwise
 from cohortex.stages.acquire import acquire
 from cohortex.volume import Volume
 from tests.unit.test_io_dicom import dataset, enhanced

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cohortex.blocks import Elementwise, Plan, at_hand, planned, slabs
+from cohortex.blocks import Plan, at_hand, planned, slabs
 from cohortex.errors import BadInput
 from cohortex.io import plain, scratch
 from cohortex.io.geometry import Oriented
 from cohortex.io.plain import Numbers, frame_of
 from cohortex.io.scratch import Scratch
 from cohortex.io.slices import Averaged, Once, Slices
+from cohortex.lazy import Elementwise
 
 
 class Counted:

@@ -7,7 +7,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from scipy import fft, ndimage
 
-from cohortex.blocks import Computed, Plan, planned
+from cohortex.blocks import Plan, planned
 from cohortex.filters.bias_field import correct_bias
 from cohortex.filters.blockwise import run_filter
 from cohortex.filters.chain import halo, resolve
@@ -15,6 +15,7 @@ from cohortex.filters.foreground import foreground
 from cohortex.filters.resample import resample
 from cohortex.filters.wiener import deconvolve
 from cohortex.io.scratch import Scratch
+from cohortex.lazy import Computed
 from cohortex.threads import one_itk_thread
 from cohortex.volume import Volume
 

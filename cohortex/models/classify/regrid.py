@@ -7,7 +7,8 @@ from math import prod
 
 import numpy as np
 
-from cohortex.blocks import ALIGN, Box, Elementwise, Within, at_hand, map_columns, over_blocks
+from cohortex.blocks import ALIGN, Box, at_hand, map_columns, over_blocks
+from cohortex.lazy import Elementwise, Within
 from cohortex.survey import sample_of, spread
 from cohortex.volume import ArrayLike
 
