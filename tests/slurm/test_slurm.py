@@ -231,13 +231,14 @@ def faults(slurm, cohort, tmp_path_factory):
         roles = dict(zip(sorted(BATCHES, key=lambda batch: nodes.count(jobs[batch].node)), ("lost", "late", "cancelled"), strict=True))
         seen |= {role: (batch, jobs[batch]) for batch, role in roles.items()}
         (batch, lost), (_, cancelled) = seen["lost"], seen["cancelled"]
-        slurm.ask("scancel", cancelled.job)
-        slurm.wait_for_state(cancelled.job, "CANCELLED")
         slurm.kill_node(lost.node)
         slurm.kill_controller()
         run.says("controller does not answer")
         slurm.start_controller()
         run.says("answers again")
+        # not before: a controller that is killed forgets its last seconds, and the job would be there again
+        slurm.ask("scancel", cancelled.job)
+        slurm.wait_for_state(cancelled.job, "CANCELLED")
         seen["back"] = run.hold("acquire", batch, but=lost.pid)
         run.let_go("acquire", batch)
         slurm.start_node(lost.node)
