@@ -4,6 +4,7 @@ import os
 import time
 
 from benchmarks.faults import Kill, lost
+from benchmarks.overhead import at_work_s
 from benchmarks.padded import Told, copy_workflow, padded, read_told
 from cohortex.items import Image
 
@@ -28,6 +29,12 @@ def test_a_padded_function_takes_its_time_and_tells_of_it(tmp_path):
     assert (begin.what, end.what, begin.stage, begin.item) == ("begin", "end", "denoise", "1_T1w")
     assert end.time - begin.time >= 0.19
     assert begin.pid == end.pid == os.getpid()
+
+
+def test_a_stage_is_at_work_from_its_first_call_to_the_end_of_its_last():
+    times = {"acquire": (1.0, 6.0, 7.0, 12.0), "export": (20.0, 25.0)}
+    assert at_work_s([Told(time, "begin", stage, "a", 1) for stage, each in times.items() for time in each]) == 16.0
+    assert at_work_s([]) == 0
 
 
 def test_what_is_begun_again_is_lost_by_the_kill_of_its_process_or_by_the_first_one_after_its_beginning():
