@@ -1,6 +1,6 @@
 """Random SIGKILLs of jobs, workers and the head process: do the results stay the same, and how much work is done again?
 
-    python -m benchmarks.faults [--kills 60] [--seed 11] [--folder DIR] [--read-ahead]
+    python -m benchmarks.faults [--kills 60] [--seed 11] [--seconds 0.6] [--folder DIR]
 
 Data: six simulated subjects of 35,000 voxels in batches of three, chain acquire, preprocess, denoise, export, local executor with
 two cores. The stage functions are the workflow's, padded to 0.6 s so that kills meet them (`benchmarks.padded`). A run is killed
@@ -8,8 +8,8 @@ at random moments until ten kills have met it or it ends; the user's part is don
 same line again; a run that ends with an error is started again, too. Against: the results and records of an undisturbed run, byte
 by byte (times left out).
 
-Work lost by a kill: calls of a stage's function that began before it, and of which the same item began again after it. Kills of
-whole nodes belong to the tests on Slurm.
+Work lost by a kill: calls of a stage's function in a process that it ended, of which the same item began again later (where a process
+ended otherwise, the first kill after the call began is to blame). Kills of whole nodes belong to the tests on Slurm.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ STARTS = 40
 
 
 class Kill(NamedTuple):
-    """When who was killed."""
+    """When who was killed, and the processes that this ended: its own and, of a job, its workers."""
 
     time: float
     victim: str
+    ended: frozenset[int]
 
 
 def victims(head: psutil.Process) -> dict[str, list[psutil.Process]]:
@@ -79,11 +80,11 @@ def may_die(work: Path, victim: str) -> bool:
     return True
 
 
-def strike(head: subprocess.Popen[bytes], work: Path, dice: random.Random) -> str:
-    """Kill one process of a run of which a job runs; return which kind it was, nothing when no job ran."""
+def strike(head: subprocess.Popen[bytes], work: Path, dice: random.Random) -> Kill | None:
+    """Kill one process of a run of which a job runs; None when no job ran."""
     found = victims(psutil.Process(head.pid))
     if not found["job"]:
-        return ""
+        return None
     order = ["worker", "job", "head"]
     dice.shuffle(order)
     for victim in order:
@@ -91,11 +92,13 @@ def strike(head: subprocess.Popen[bytes], work: Path, dice: random.Random) -> st
             continue
         process = dice.choice(found[victim])
         try:
+            # jobs outlive their head
+            below = [] if victim == "head" else process.children(recursive=True)
             process.send_signal(signal.SIGKILL)
         except psutil.NoSuchProcess:
             continue
-        return victim
-    return ""
+        return Kill(time.time(), victim, frozenset(each.pid for each in (process, *below)))
+    return None
 
 
 def disturbed(words: list[str], folder: Path, dice: random.Random, most: int, length_s: float) -> list[Kill]:
@@ -109,11 +112,11 @@ def disturbed(words: list[str], folder: Path, dice: random.Random, most: int, le
                 while head.poll() is None and time.monotonic() < until:
                     time.sleep(0.02)
                 if head.poll() is None and len(kills) < most:
-                    victim = strike(head, folder / "work", dice)
-                    if victim:
-                        kills.append(Kill(time.time(), victim))
-                    if victim == "head":
-                        break
+                    kill = strike(head, folder / "work", dice)
+                    if kill is not None:
+                        kills.append(kill)
+                        if kill.victim == "head":
+                            break
             code = head.wait()
             if code == 0:
                 return kills
@@ -123,16 +126,18 @@ def disturbed(words: list[str], folder: Path, dice: random.Random, most: int, le
 
 def lost(told: list[Told], kills: list[Kill]) -> Counter[int]:
     """Return by kill (its number) how many items were begun again because of it."""
-    begun: dict[tuple[str, str], float] = {}
+    begun: dict[tuple[str, str], Told] = {}
     found: Counter[int] = Counter()
     for line in told:
         if line.what != "begin":
             continue
         item = (line.stage, line.item)
         if item in begun:
-            guilty = next((number for number, kill in enumerate(kills) if kill.time >= begun[item]), -1)
-            found[guilty] += 1
-        begun[item] = line.time
+            last = begun[item]
+            later = [number for number, kill in enumerate(kills) if kill.time >= last.time]
+            guilty = [number for number in later if last.pid in kills[number].ended] or later or [-1]
+            found[guilty[0]] += 1
+        begun[item] = line
     return found
 
 

@@ -1,6 +1,6 @@
 """What the workflow costs over a bare Python loop that calls the same stage functions on the same images.
 
-    python -m benchmarks.overhead [--subjects 20] [--seconds 5] [--folder DIR]
+    python -m benchmarks.overhead [--subjects 20] [--seconds 5] [--folder DIR] [--slurm]
 
 Data: 20 simulated subjects with one T1w of 128 x 128 x 60 voxels each, one batch; chain acquire, preprocess, denoise, export. The
 stage functions are the workflow's, and each of their calls is filled up to 5 s by sleeping (`benchmarks.padded`), so the 5 s are
@@ -11,6 +11,11 @@ report and the verdict.
 ``overhead_fraction`` is the CPU time that the workflow takes more than the loop, over the time of the loop (its calls at 5 s each and
 the CPU time of its imports): what a machine that has nothing else to do adds, but for waiting. ``wall_fraction`` is the same by the
 clock, waiting and other people's load included.
+
+With ``--slurm`` the workflow runs on the Slurm of the tests instead (root; installed where it can be), by `profiles/slurm` as it is.
+``slurm_wall_fraction`` is what it takes more than the loop by the clock; ``slurm_between_s`` is the time outside of the stages, each
+counted from its first call to the end of its last one: the queue, Snakemake's looks at it, the start of each job, report and verdict.
+The CPU time of Slurm's jobs is not seen from here, so there is no ``overhead_fraction``; ``head_cpu_s`` is the head process's.
 """
 
 from __future__ import annotations
@@ -18,10 +23,12 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.padded import copy_workflow, padded, read_told
-from benchmarks.workflow import command, measured
+from benchmarks.padded import Told, copy_workflow, padded, read_told
+from benchmarks.workflow import Cost, command, measured
+from tests.slurm.cluster import started, why_not
 from tests.workflow import phantom, write_nifti
 
 CHAIN = ("acquire", "preprocess", "denoise", "export")
@@ -63,17 +70,33 @@ def bare(table: Path, results: Path, told: Path, seconds: float) -> None:
         last([image], {**config["export"], "results": str(results)}, None, 0)
 
 
+def at_work_s(told: Sequence[Told]) -> float:
+    """Return how long stages were at work: of each, from the first call of its function to the end of the last one."""
+    stages = {line.stage for line in told}
+    times = {stage: [line.time for line in told if line.stage == stage] for stage in stages}
+    return sum(max(each) - min(each) for each in times.values())
+
+
+def on_slurm(arguments: Sequence[str], snakefile: Path, folder: Path) -> Cost:
+    """Run the workflow on the Slurm of the tests, which is started for it."""
+    with started():
+        return measured(command(*arguments, cores=None, snakefile=snakefile, profile="slurm"), folder)
+
+
 def main() -> None:
     """Run both sides and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subjects", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--slurm", action="store_true", help="the workflow on the Slurm of the tests")
     parser.add_argument("--bare", nargs=3, type=Path, metavar=("TABLE", "RESULTS", "TOLD"), help="only the loop")
     given = parser.parse_args()
     if given.bare:
         bare(*given.bare, given.seconds)
         return
+    if given.slurm and (reason := why_not()):
+        raise SystemExit(f"nothing was measured: {reason}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = (given.folder or Path(temporary)).absolute()
         lines = ["subject\tsession\tmodality\tpath\tbody_part"]
@@ -87,17 +110,27 @@ def main() -> None:
         loop = measured([*words, "--bare", str(table), str(folder / "loop"), str(told["loop"])], folder)
         snakefile = copy_workflow(folder / "copy", given.seconds, told["workflow"])
         settings = ["--config", f"input={table}", f"batch_size={given.subjects}", f"stages=[{','.join(CHAIN)}]"]
-        workflow = measured([*command(cores=1, snakefile=snakefile), *settings], folder / "run")
-        calls = {side: sum(line.what == "end" for line in read_told(file)) for side, file in told.items()}
+        if given.slurm:
+            workflow = on_slurm(settings, snakefile, folder / "run")
+        else:
+            workflow = measured(command(*settings, cores=1, snakefile=snakefile), folder / "run")
+        heard = {side: read_told(file) for side, file in told.items()}
+        calls = {side: sum(line.what == "end" for line in each) for side, each in heard.items()}
     if calls["loop"] != calls["workflow"]:
         raise SystemExit(f"the sides did not do the same: calls of stage functions {calls}")
+    wall_fraction = workflow.wall_s / loop.wall_s - 1
+    walls = f"workflow_wall_s={workflow.wall_s:.1f} loop_wall_s={loop.wall_s:.1f}"
+    if given.slurm:
+        between_s = workflow.wall_s - at_work_s(heard["workflow"])
+        print(f"FIGURE slurm_wall_fraction={wall_fraction:.4f} slurm_between_s={between_s:.1f} head_cpu_s={workflow.cpu_s:.1f} {walls}")
+        return
     work_s = given.subjects * len(CHAIN) * given.seconds
     for side, cost in (("loop", loop), ("workflow", workflow)):
         print(f"{side:10s} {cost.wall_s:8.1f} s by the clock, {cost.cpu_s:6.1f} CPU s beside the {work_s:.0f} s of the functions")
     extra_s = workflow.cpu_s - loop.cpu_s
     print(
-        f"FIGURE overhead_fraction={extra_s / (work_s + loop.cpu_s):.4f} wall_fraction={workflow.wall_s / loop.wall_s - 1:.4f} "
-        f"extra_cpu_s={extra_s:.1f} workflow_wall_s={workflow.wall_s:.1f} loop_wall_s={loop.wall_s:.1f}"
+        f"FIGURE overhead_fraction={extra_s / (work_s + loop.cpu_s):.4f} wall_fraction={wall_fraction:.4f} "
+        f"extra_cpu_s={extra_s:.1f} {walls}"
     )
 
 

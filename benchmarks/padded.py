@@ -16,12 +16,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Told(NamedTuple):
-    """A line that a padded function wrote: when (seconds of the epoch), begin or end, stage, item."""
+    """A line that a padded function wrote: when (seconds of the epoch), begin or end, stage, item, and the process that called it."""
 
     time: float
     what: str
     stage: str
     item: str
+    pid: int
 
 
 def copy_workflow(folder: Path, seconds: float, told: Path) -> Path:
@@ -64,7 +65,7 @@ def padded(function: Callable[..., Any], stage: str, seconds: float, told: str) 
     """Return a stage's function that takes at least `seconds` and tells of it in the file `told`."""
 
     def tell(what: str, item: str) -> None:
-        line = f"{time.time():.3f}\t{what}\t{stage}\t{item}\n".encode()
+        line = f"{time.time():.3f}\t{what}\t{stage}\t{item}\t{os.getpid()}\n".encode()
         descriptor = os.open(told, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
         os.write(descriptor, line)
         os.close(descriptor)
@@ -85,4 +86,4 @@ def read_told(told: Path) -> list[Told]:
     """Return what the padded functions wrote, in the order of time."""
     lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
     parts = (line.split("\t") for line in lines)
-    return sorted(Told(float(when), what, stage, item) for when, what, stage, item in parts)
+    return sorted(Told(float(when), what, stage, item, int(pid)) for when, what, stage, item, pid in parts)

@@ -24,10 +24,10 @@ class Cost(NamedTuple):
     head_mb: float
 
 
-def command(*arguments: str, cores: int = 2, snakefile: Path = ROOT / "Snakefile") -> list[str]:
-    """Return the words of a run."""
-    words = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--profile", str(ROOT / "profiles" / "local")]
-    return [*words, "--cores", str(cores), *arguments]
+def command(*arguments: str, cores: int | None = 2, snakefile: Path = ROOT / "Snakefile", profile: str = "local") -> list[str]:
+    """Return the words of a run; `cores` is None on a cluster, whose profile says how many jobs there may be."""
+    words = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--profile", str(ROOT / "profiles" / profile)]
+    return [*words, *([] if cores is None else ["--cores", str(cores)]), *arguments]
 
 
 def environment() -> dict[str, str]:

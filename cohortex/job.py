@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cohortex.errors import Refused
-from cohortex.owner import SLURM_JOB, alive, myself
+from cohortex.owner import SLURM_JOB, alive, myself, read_owner
 from cohortex.publish import NO_SPACE, sweep, write_json
 from cohortex.slurm import cancel_and_wait
 from cohortex.stages import STAGES
@@ -155,10 +155,7 @@ def become_owner(running: Path, name: str, line: Callable[[str], None], task: st
 
     running.mkdir(parents=True, exist_ok=True)
     file = running / "owner.json"
-    try:
-        owner = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        owner = {}
+    owner = read_owner(file)
     # The whole job, since the Snakemake around a killed script would still delete the outputs.
     job = owner.get("slurm_job") or SLURM_JOB
     if job != SLURM_JOB and not cancel_and_wait(job, name, line):

@@ -273,4 +273,6 @@ def ask_training(task: str, config: Mapping[str, Any], load: Load) -> Ask:
     steps_s = min(need.seconds_mb * training_steps(task, section), bound_s)
     cuda = CUDA_MB if config.get("device") == "cuda" else 0
     seconds = need.start_s + need.item_s * images + steps_s
-    return Ask(MARGIN_MB * (need.base_mb + need.held * total_mb) + cuda, MARGIN_S * seconds, 500.0)
+    # beside its images a training keeps checkpoints and the model, whose size is that of the network
+    disk_mb = 500 + MARGIN_MB * need.disk * total_mb
+    return Ask(MARGIN_MB * (need.base_mb + need.held * total_mb) + cuda, MARGIN_S * seconds, disk_mb)

@@ -319,6 +319,11 @@ def training_minutes(wildcards, attempt):
     return minutes_of(asked_by_training(wildcards.task), attempt)
 
 
+def training_disk(wildcards):
+    """Return the disk of a training in MB."""
+    return int(asked_by_training(wildcards.task).disk_mb)
+
+
 def asked_by(job, wildcards):
     """Return what a job takes that grows with the images of its batch, or of the cohort."""
     sizes = [SIZES[wildcards.batch]] if "batch" in wildcards.keys() else SIZES.values()

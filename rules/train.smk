@@ -16,7 +16,7 @@ rule train:
     resources:
         mem_mb=training_memory,
         runtime=training_minutes,
-        disk_mb=1000,
+        disk_mb=training_disk,
         gpu=training_gpus,
         device=config["device"],
         last_attempt=last,

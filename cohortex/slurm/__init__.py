@@ -52,12 +52,17 @@ def ask(*words: str, timeout_s: float = 60) -> str:
     Raises
     ------
     NoAnswer
-        When it is not there, fails, or does not end in time.
+        When it is not there, cannot be started, fails, or does not end in time.
     """
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL)
+        # a name that is no UTF-8 must not end the watch over the queue
+        done = subprocess.run(
+            words, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False, stdin=subprocess.DEVNULL
+        )
     except FileNotFoundError:
         raise NoAnswer(f"{words[0]} is not installed here") from None
+    except OSError as error:
+        raise NoAnswer(f"{words[0]} could not be started ({error.strerror})") from None
     except subprocess.TimeoutExpired:
         raise NoAnswer(f"{words[0]} did not answer within {timeout_s:.0f} s") from None
     if done.returncode != 0:

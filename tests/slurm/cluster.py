@@ -13,9 +13,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -314,3 +315,15 @@ class Cluster:
         self._end("munged", signal.SIGTERM)
         self._unconfigure()
         self.lock.close()
+
+
+@contextmanager
+def started() -> Iterator[Cluster]:
+    """Start a Slurm, and stop it in the end; not below a folder of the user's, since munge's socket must be open to all."""
+    with tempfile.TemporaryDirectory(prefix="cohortex-slurm-", dir="/tmp") as folder:
+        cluster = Cluster(Path(folder))
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.stop()

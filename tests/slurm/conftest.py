@@ -1,11 +1,8 @@
 """The Slurm of these tests: started once, for all of them."""
 
-import tempfile
-from pathlib import Path
-
 import pytest
 
-from tests.slurm.cluster import Cluster, why_not
+from tests.slurm.cluster import started, why_not
 
 
 @pytest.fixture(scope="session")
@@ -14,11 +11,5 @@ def slurm():
     reason = why_not()
     if reason:
         pytest.skip(reason)
-    # Not below pytest's own folder: munge's socket must be open to all.
-    with tempfile.TemporaryDirectory(prefix="cohortex-slurm-", dir="/tmp") as folder:
-        cluster = Cluster(Path(folder))
-        try:
-            cluster.start()
-            yield cluster
-        finally:
-            cluster.stop()
+    with started() as cluster:
+        yield cluster

@@ -123,6 +123,7 @@ def test_a_training_asks_by_its_steps_its_minutes_and_a_sample_of_a_large_cohort
     assert asked(few, steps=100).seconds < asked(few, steps=400).seconds
     assert asked(few, steps=10**9, minutes=10).seconds == asked(few, steps=10**8, minutes=10).seconds
     assert asked(many).memory_mb == asked(images(10, count=400)).memory_mb >= asked(few).memory_mb
+    assert asked(many).disk_mb >= asked(few).disk_mb >= 500
 
 
 @settings(deadline=None, max_examples=40)

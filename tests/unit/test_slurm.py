@@ -455,3 +455,10 @@ def test_a_command_that_fails_tells_what_it_said():
         slurm.ask("sh", "-c", "echo no such thing >&2; exit 1")
     with pytest.raises(NoAnswer, match="within"):
         slurm.ask("sleep", "5", timeout_s=0.1)
+
+
+def test_a_command_that_cannot_be_started_or_writes_no_utf8_ends_no_watch(tmp_path):
+    (tmp_path / "squeue").write_text("no program")
+    with pytest.raises(NoAnswer, match="could not be started"):
+        slurm.ask(str(tmp_path / "squeue"))
+    assert slurm.ask("printf", r"7|RUNNING|None|cpu|c1|caf\351|rule_denoise").startswith("7|RUNNING")
