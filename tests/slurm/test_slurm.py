@@ -298,7 +298,7 @@ def test_a_job_above_its_memory_is_ended_by_slurm_and_passes_with_more(faults):
     run, seen = faults
     first, second = run.asked("report", "b00001")
     assert (first["mem_mb"], second["mem_mb"]) == (120, 240)
-    states = [seen["states"][job] for job in re.findall(r"SLURM jobid (\d+) \(log: \S*rule_report", run.said)]
+    states = [seen["states"][number] for number in re.findall(r"SLURM jobid (\d+) \(log: \S*rule_report", run.said)]
     assert len(states) == 2
     assert states[0] in ("OUT_OF_MEMORY", "FAILED", "CANCELLED"), "Slurm ended the first"
     assert states[1] == "COMPLETED"
