@@ -91,10 +91,6 @@ class Volume:
         history = self.history + ((dict(step),) if step else ())
         return replace(self, data=data, affine=self.affine if affine is None else affine, history=history, **changes)
 
-    def like(self, data: ArrayLike, kind: Kind, step: Mapping[str, Any] | None = None) -> Volume:
-        """Return data of another kind (labels, a field) on this volume's grid."""
-        return self.with_data(data, step=step, kind=kind)
-
     def sha256(self) -> str:
         """Hash of data and geometry (not of the history), hexadecimal; a lazy volume is read in slabs along x."""
         dtype, shape = np.dtype(self.data.dtype), tuple(int(n) for n in self.data.shape)

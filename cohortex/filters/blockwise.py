@@ -36,8 +36,9 @@ def run_chain(data: ArrayLike, spacing_mm: Sequence[float], chain: Sequence[Mapp
     ----------
     data : (x, y, z) float32 array-like
         Finite.
-    spacing_mm, chain
-        As in `cohortex.filters.chain.apply_chain`, which returns the same bytes of a whole image.
+    spacing_mm : three floats
+    chain : sequence of mappings
+        See `cohortex.filters.chain.links`, which says what is refused. Of a whole image each filter by itself gives the same bytes.
     """
     for name, parameters in links(chain):
         data = run_filter(name, data, spacing_mm, parameters)

@@ -109,23 +109,3 @@ def links(chain: Sequence[Mapping[str, Mapping[str, Any] | None]]) -> list[tuple
             raise ValueError(f"there is no filter {name!r}; known are {', '.join(FILTERS)}")
         found.append((name, dict(parameters or {})))
     return found
-
-
-def apply_chain(array: np.ndarray, spacing_mm: Sequence[float], chain: Sequence[Mapping[str, Mapping[str, Any] | None]]) -> np.ndarray:
-    """Run filters one after the other over an image in memory.
-
-    Parameters
-    ----------
-    array : (x, y, z) float32 array
-    spacing_mm : three floats
-    chain : sequence of mappings
-        See `links`.
-
-    Raises
-    ------
-    ValueError
-        What `links` or a filter refuses.
-    """
-    for name, parameters in links(chain):
-        array = FILTERS[name](array, spacing_mm, **parameters)
-    return array

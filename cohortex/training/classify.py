@@ -156,7 +156,7 @@ def _examples(scans: Sequence[Image], images: Sequence[Image], classes: Sequence
         vector = Vectors(own, Grain(**settings["texture"])).of_subject(scan, settings["modalities"])
         x[row] = [vector[name] for name in names]
         labels, spacing = labels_of(scan, own), scan.volume.spacing
-        inputs[row] = network_input(scan.volume.array(np.float32), labels, spacing, size, settings["input"]["spacing_mm"])
+        inputs[row] = network_input(scan.volume.data, labels, spacing, size, settings["input"]["spacing_mm"])
         # The volumes of a whole cohort do not fit into memory; what was read is given back.
         for image in own:
             image.__dict__.pop("content", None)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cohortex.blocks import at_hand
 from cohortex.errors import Refused
 from cohortex.items import Image
 from cohortex.models.regseg.affine import align
@@ -141,7 +142,7 @@ def _splits(pairs: Sequence[Pair]) -> dict[str, str]:
 
 def _case(pair: Pair, labels: Mapping[str, Image], settings: Mapping[str, Any], split: str, seed: int) -> Case:
     assert pair.fixed is not None
-    fixed, moving = (prepare(i.volume.array(np.float32), i.volume.affine, i.modality) for i in (pair.fixed, pair.moving))
+    fixed, moving = (prepare(at_hand(i.volume.data)[0], i.volume.affine, i.modality) for i in (pair.fixed, pair.moving))
     spacing = float(settings["working_spacing_mm"])
     matrix = align(fixed.scan(), moving.scan(), "rigid" if pair.freedom == "rigid" else "affine", seed=seed).matrix
     grid, fine = fixed.box(spacing), fixed.box(float(settings["segment_spacing_mm"]))
@@ -156,7 +157,8 @@ def _labels(image: Image | None, grid: Grid, matrix: np.ndarray | None) -> np.nd
     if image is None:
         return None
     volume = image.volume
-    return resample(volume.array(), volume.affine, grid, matrix, mode="nearest", outside=0.0).astype(np.uint8)
+    array, _ = at_hand(volume.data, volume.data.dtype)
+    return resample(array, volume.affine, grid, matrix, mode="nearest", outside=0.0).astype(np.uint8)
 
 
 def one_hot(labels: torch.Tensor, classes: int) -> torch.Tensor:

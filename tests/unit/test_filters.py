@@ -11,7 +11,8 @@ from scipy import fft, ndimage, signal
 from skimage import restoration
 
 from cohortex.filters.anisotropic_diffusion import anisotropic_diffusion, largest_stable_step
-from cohortex.filters.chain import FILTERS, apply_chain
+from cohortex.filters.blockwise import run_chain
+from cohortex.filters.chain import FILTERS
 from cohortex.filters.gaussian import gaussian
 from cohortex.filters.median import median
 from cohortex.filters.total_variation import solve, total_variation
@@ -91,12 +92,12 @@ def test_thick_slices_are_not_mixed_by_default(name):
 
 
 def test_a_chain_runs_in_its_order_and_names_what_it_does_not_know(noisy):
-    both = apply_chain(noisy, ISO, [{"median": None}, {"gaussian": {"sigma_mm": 0.7}}])
+    both = run_chain(noisy, ISO, [{"median": None}, {"gaussian": {"sigma_mm": 0.7}}])
     assert np.array_equal(both, gaussian(median(noisy, ISO), ISO, 0.7))
     with pytest.raises(ValueError, match="no filter 'bilateral'"):
-        apply_chain(noisy, ISO, [{"bilateral": {}}])
+        run_chain(noisy, ISO, [{"bilateral": {}}])
     with pytest.raises(ValueError, match="one name"):
-        apply_chain(noisy, ISO, [{"median": {}, "gaussian": {}}])
+        run_chain(noisy, ISO, [{"median": {}, "gaussian": {}}])
 
 
 # ---- median (P01)

@@ -9,7 +9,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cohortex.blocks import Plan, planned
 from cohortex.errors import Refused, Skip
+from cohortex.io.ozx import read_ozx, write_ozx
 from cohortex.items import Image
 from cohortex.models.folder import read_card
 from cohortex.models.regseg import affine as poses
@@ -19,6 +21,7 @@ from cohortex.models.regseg.pair import names_of, pairs_of
 from cohortex.models.regseg.register import register
 from cohortex.stages.regseg import load, regseg
 from cohortex.training import regseg as training
+from cohortex.training import regseg_data
 from cohortex.training.loop import Clock
 from cohortex.volume import Volume
 
@@ -76,6 +79,25 @@ def subject_of(name: str, seed: int, split: str, labelled: bool) -> list[Image]:
 
 def moved(section, images) -> dict[str, str | None]:
     return {p.moving.id: p.fixed.id if p.fixed else None for p in pairs_of(images, section["default"]["pair"])}
+
+
+def test_a_pair_that_is_learned_from_is_the_same_out_of_memory_and_in_blocks(section, tmp_path):
+    images = subject_of("1", 1, "train", True)
+    files = []
+    for image in images:
+        path = tmp_path / f"{image.id}.ozx"
+        write_ozx(path, image.volume.with_data(image.volume.array(np.uint8 if image.kind == "labels" else np.float32)))
+        files.append(replace(image, opener=lambda path=path: read_ozx(path)))
+    made = []
+    for scans, memory_mb in ((images, 1024), (files, 0)):
+        with planned(Plan(memory_mb=memory_mb, scratch=tmp_path)):
+            (pair,) = pairs_of([i for i in scans if i.kind == "image"], section["default"]["pair"])
+            labels = {i.id.removesuffix("+labels"): i for i in scans if i.kind == "labels"}
+            made.append(regseg_data._case(pair, labels, {"working_spacing_mm": 8.0, "segment_spacing_mm": 6.0}, "train", 0))
+    for name, whole in vars(made[0]).items():
+        blocked = getattr(made[1], name)
+        assert np.array_equal(whole, blocked) if isinstance(whole, np.ndarray) else repr(whole) == repr(blocked), name
+    assert made[0].labelled
 
 
 def test_ct_goes_to_t1w_and_contrasts_to_t1w_of_their_session(section):

@@ -392,7 +392,7 @@ def test_a_subject_stage_sees_all_of_a_subject_and_derives_ids(job):
     def join(images, section, model, seed):
         first = next(image for image in images if image.kind == "image")
         affine = np.eye(4)
-        volume = first.volume.like(np.ones(first.volume.shape, np.uint8), "labels")
+        volume = first.volume.with_data(np.ones(first.volume.shape, np.uint8), kind="labels")
         return [
             Made(of=first.id, measures={"images": len(images)}),
             Made(volume, of=first.id, tag="seg", entities={"desc": "test"}),

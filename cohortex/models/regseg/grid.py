@@ -75,7 +75,8 @@ def body(small: np.ndarray, modality: str) -> np.ndarray:
     """
     from scipy import ndimage as ndi
     from skimage.filters import threshold_otsu
-    from skimage.measure import label
+
+    from cohortex.measures.components import largest_component
 
     low, high = np.percentile(small, (1, 99.5))
     if not high > low:
@@ -85,8 +86,7 @@ def body(small: np.ndarray, modality: str) -> np.ndarray:
     opened = np.asarray(ndi.binary_opening(mask)) if min(small.shape) > 4 else mask
     if not mask.any():
         return np.ones(small.shape, bool)
-    pieces = np.asarray(label(opened if opened.any() else mask, connectivity=1))
-    largest = pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
+    largest = largest_component(opened if opened.any() else mask, connectivity=6).astype(bool)
     return np.asarray(ndi.binary_fill_holes(np.logical_and(ndi.binary_dilation(largest), mask)))
 
 
