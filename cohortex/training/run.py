@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cohortex.allocator import keep_freed_memory
+from cohortex.blocks import Plan, planned
 from cohortex.device import choose_device
 from cohortex.errors import CohortexError, Refused
 from cohortex.items import Image
@@ -64,6 +65,7 @@ class Order:
     precision: str = "float32"
     until: float = float("inf")
     last: bool = False
+    memory_mb: int = Plan.memory_mb
 
     @property
     def folder(self) -> Path:
@@ -98,6 +100,7 @@ def order_of(snakemake: Any) -> Order:
         precision=common.get("precision", "float32"),
         until=end_of_attempt(float(resources.get("runtime", 0) or 0)),
         last=bool(resources.get("last_attempt", 0)),
+        memory_mb=int(getattr(snakemake, "config", {}).get("blocks", {}).get("memory_mb", Plan.memory_mb)),
     )
 
 
@@ -184,14 +187,12 @@ def train(order: Order, team: Team) -> int:
     int
         The exit status of the process: 0, 1 when the training is refused, `limit.TRY_AGAIN` when another attempt goes on from here.
     """
-    target = order.section.get("default", {}).get("target", "")
     before = use_team(team)
     listen(team.limit)
+    plan = Plan(threads=max(1, order.threads * order.nodes // order.processes), memory_mb=order.memory_mb, scratch=order.folder)
     try:
-        images = training_images(order.images, order.before, Path(order.work), target)
-        module = importlib.import_module(f"cohortex.training.{order.task}")
-        function = getattr(module, f"train_{order.task}")
-        function(images, order.section, seed_for(order.seed, order.task, "train"), order.device, order.folder / "model")
+        with planned(plan):
+            _train(order)
     except Interrupted as stopped:
         LOG.warning("%s", interrupted(str(stopped), order))
         return TRY_AGAIN
@@ -202,6 +203,13 @@ def train(order: Order, team: Team) -> int:
     finally:
         use_team(before)
     return 0
+
+
+def _train(order: Order) -> None:
+    images = training_images(order.images, order.before, Path(order.work), order.section.get("default", {}).get("target", ""))
+    module = importlib.import_module(f"cohortex.training.{order.task}")
+    function = getattr(module, f"train_{order.task}")
+    function(images, order.section, seed_for(order.seed, order.task, "train"), order.device, order.folder / "model")
 
 
 def interrupted(where: str, order: Order) -> str:
