@@ -104,17 +104,20 @@ class FromDisk:
         self.shape = np.load(path, mmap_mode="r").shape
         self.dtype = np.dtype(np.float32)
 
-    def __getitem__(self, key: tuple[slice, slice]) -> np.ndarray:
-        low, high = key[1].start, key[1].stop
-        classes, _, y, z = self.shape
-        out = np.empty((classes, high - low, y, z), np.float32)
+    def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
+        classes, x, y, z = (range(*part.indices(n)) for part, n in zip(key, self.shape, strict=True))
+        _, planes, rows, row = self.shape
+        out = np.empty((len(classes), len(x), len(y), len(z)), np.float32)
+        lines = np.empty((len(y), row), np.float32)
         with self.path.open("rb") as file:
             np.lib.format.read_magic(file)
             np.lib.format.read_array_header_1_0(file)
             begin = file.tell()
-            for k in range(classes):
-                file.seek(begin + 4 * y * z * (k * self.shape[1] + low))
-                file.readinto(out[k].data.cast("B"))
+            for k in classes:
+                for i in x:
+                    file.seek(begin + 4 * row * (rows * (planes * k + i) + y.start))
+                    file.readinto(lines.data.cast("B"))
+                    out[k - classes.start, i - x.start] = lines[:, z.start : z.stop]
         return out
 
 
