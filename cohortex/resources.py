@@ -29,6 +29,8 @@ LEAST_MB = 500
 FLOOR_MIN = 10
 """Minutes that every job is given beside its work: a busy node, a slow file system, the first compilation of kernels. Slurm counts
 minutes, and a job of seconds gains nothing from asking for fewer."""
+LEAST_ITEM_S = 0.05
+"""Seconds that an image is given at least, however little is done with it: its row, its key, its link."""
 CUDA_MB = 3000
 """Memory of the node, not of the GPU, that the libraries of CUDA take in a job that asks for one."""
 MB = 1e6
@@ -203,7 +205,7 @@ def ask(stage: str, config: Mapping[str, Any], load: Load) -> Ask:
         largest_mb, together_mb = (most_mb, load.subject_mb) if whole else (factor * part.largest_mb,) * 2
         memory = max(memory, need.base_mb + held_mb(need, largest_mb, STAGES[stage].streams, blocks_mb, together_mb))
         start = max(start, need.start_s)
-        work += need.item_s * part.images + need.seconds_mb * factor * part.total_mb
+        work += max(need.item_s, LEAST_ITEM_S) * part.images + need.seconds_mb * factor * part.total_mb
         disk += need.disk * factor * part.total_mb
     cuda = CUDA_MB if config.get("device") == "cuda" and STAGES[stage].learned else 0
     return Ask(max(LEAST_MB, MARGIN_MB * memory + cuda), MARGIN_S * (start + work), 100 + MARGIN_MB * disk)
@@ -212,10 +214,13 @@ def ask(stage: str, config: Mapping[str, Any], load: Load) -> Ask:
 def held_mb(need: Need, largest_mb: float, streams: bool, blocks_mb: float, together_mb: float | None = None) -> float:
     """Return the memory that images take: a multiple of their size, or of the plan for blocks once the largest does not stay in memory.
 
-    `together_mb` is the size of all that are held at once, the largest alone where it is not given.
+    `together_mb` is the size of all that are held at once, the largest alone where it is not given. Where streaming was not measured
+    (0), the largest image that stays in memory stands for it.
     """
-    from_plan = streams and largest_mb * MB > blocks_mb * 2**20 / COPIES
-    return need.streamed * blocks_mb if from_plan else need.held * (largest_mb if together_mb is None else together_mb)
+    stays_mb = blocks_mb * 2**20 / COPIES / MB
+    if streams and largest_mb > stays_mb:
+        return need.streamed * blocks_mb or need.held * stays_mb
+    return need.held * (largest_mb if together_mb is None else together_mb)
 
 
 COPIES = 8
