@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,30 @@ ALIGN = 64
 def align_of(array: Any) -> int:
     """Return the multiples of voxels at which boxes begin that an array takes."""
     return int(getattr(array, "align", ALIGN))
+
+
+def basic_index(key: Any, shape: tuple[int, ...]) -> tuple[list[range], set[int]]:
+    """Turn a basic index into one range an axis, and the axes that an integer removes."""
+    keys = list(key) if isinstance(key, tuple) else [key]
+    if any(k is Ellipsis for k in keys):
+        at = next(i for i, k in enumerate(keys) if k is Ellipsis)
+        keys[at : at + 1] = [slice(None)] * (len(shape) - len(keys) + 1)
+    keys += [slice(None)] * (len(shape) - len(keys))
+    if len(keys) != len(shape):
+        raise IndexError(f"{len(keys)} indices for an array of {len(shape)} axes")
+    ranges, drop = [], set()
+    for axis, (k, n) in enumerate(zip(keys, shape, strict=True)):
+        if isinstance(k, slice):
+            ranges.append(range(n)[k])
+        elif isinstance(k, int | np.integer):
+            i = int(k) + n if k < 0 else int(k)
+            if not 0 <= i < n:
+                raise IndexError(f"index {int(k)} is out of bounds for an axis of {n}")
+            ranges.append(range(i, i + 1))
+            drop.add(axis)
+        else:
+            raise TypeError("an array that is read when it is indexed takes integers, slices and an ellipsis; read it into memory for more")
+    return ranges, drop
 
 
 class Elementwise:
@@ -66,13 +91,31 @@ class Computed:
         self.dtype = np.dtype(dtype)
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        keys = list(key) if isinstance(key, tuple) else [key]
-        if Ellipsis in keys:
-            at = keys.index(Ellipsis)
-            keys[at : at + 1] = [slice(None)] * (4 - len(keys))
-        keys += [slice(None)] * (3 - len(keys))
-        x, y, z = (np.atleast_1d(np.arange(n)[part]) for part, n in zip(keys, self.shape, strict=True))
-        return self.function(x, y, z)[tuple(0 if isinstance(part, int | np.integer) else slice(None) for part in keys)]
+        ranges, drop = basic_index(key, self.shape)
+        x, y, z = (np.asarray(each, dtype=np.intp) for each in ranges)
+        return self.function(x, y, z)[_taken(drop)]
+
+
+class Boxed(ABC):
+    """An array (x, y, z) whose boxes are computed when they are asked for."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @abstractmethod
+    def box(self, box: Box) -> np.ndarray:
+        """Return the values of a box."""
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        ranges, drop = basic_index(key, self.shape)
+        if any(each.step != 1 for each in ranges):
+            raise IndexError("boxes are computed without steps")
+        return self.box(tuple((each.start, max(each.start, each.stop)) for each in ranges))[_taken(drop)]
+
+
+def _taken(drop: set[int]) -> tuple[slice | int, ...]:
+    """Return the index that takes away the axes of which one voxel was asked for."""
+    return tuple(0 if axis in drop else slice(None) for axis in range(3))
 
 
 class Turned:

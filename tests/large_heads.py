@@ -14,9 +14,9 @@ import numpy as np
 import yaml
 
 from cohortex.blocks import Plan, planned
-from cohortex.filters.lookup import Lazy
 from cohortex.io.ozx import read_ozx, write_ozx
 from cohortex.items import Image
+from cohortex.lazy import Boxed
 from cohortex.volume import Volume
 
 SHIFT_MM = (6.0, -5.0, 4.0)
@@ -35,7 +35,7 @@ CARD = {
 }
 
 
-class Egg(Lazy):
+class Egg(Boxed):
     """An off-centre egg with two cores: a T1w, a CT that is `bulge_mm` rounder, or labels of the cores (2, 3)."""
 
     def __init__(self, modality: str, spacing_mm: tuple[float, float, float], bulge_mm: float = 0.0, labels: bool = False):

@@ -11,6 +11,7 @@ import numpy as np
 
 from cohortex.blocks import ALIGN, Box, block_for, boxes, room, run_all
 from cohortex.filters import lookup_kernels as kernels
+from cohortex.lazy import Boxed
 from cohortex.volume import ArrayLike
 
 Mode = Literal["bilinear", "nearest"]
@@ -24,27 +25,7 @@ SLACK = 1e-3
 """Voxels by which rounding may move a place."""
 
 
-class Lazy:
-    """An array whose boxes are computed when they are asked for."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    def box(self, box: Box) -> np.ndarray:
-        """Return the values of a box."""
-        raise NotImplementedError
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        keys = list(key) if isinstance(key, tuple) else [key]
-        if any(part is Ellipsis for part in keys):
-            at = next(i for i, part in enumerate(keys) if part is Ellipsis)
-            keys[at : at + 1] = [slice(None)] * (4 - len(keys))
-        keys += [slice(None)] * (3 - len(keys))
-        x, y, z = (part.indices(n)[:2] if isinstance(part, slice) else (part, part + 1) for part, n in zip(keys, self.shape, strict=True))
-        return self.box((x, y, z))[tuple(slice(None) if isinstance(part, slice) else 0 for part in keys)]
-
-
-class Looked(Lazy):
+class Looked(Boxed):
     """Another array looked up at the points of a grid.
 
     Parameters
@@ -92,7 +73,7 @@ class Looked(Lazy):
         return made
 
 
-class Means(Lazy):
+class Means(Boxed):
     """The means of whole blocks of voxels of another array, float32; what is left over at the ends of its axes is left out.
 
     Parameters

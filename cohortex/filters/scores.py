@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from cohortex.blocks import Box, map_blocks, room
-from cohortex.filters.lookup import Lazy, Route, pieces, plain
+from cohortex.filters.lookup import Route, pieces, plain
 from cohortex.filters.score_kernels import most_probable, two_largest
+from cohortex.lazy import Boxed
 from cohortex.volume import ArrayLike
 
 
@@ -50,7 +51,7 @@ def labels_from_scores(scores: ArrayLike, route: np.ndarray | Route, shape: tupl
     return map_blocks(np.asarray, best, out=out, dtype=best.dtype)
 
 
-class Best(Lazy):
+class Best(Boxed):
     """The class with the largest score at the points of a grid, computed for a box when that is asked for.
 
     Parameters are those of `labels_from_scores`.

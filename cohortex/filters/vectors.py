@@ -7,6 +7,7 @@ element goes through the same operations wherever in a row it lies, so results d
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -179,32 +180,16 @@ def _arithmetic(name: str) -> Any:
     return operation
 
 
-_add, _subtract, _multiply, _divide = (_arithmetic(name) for name in ("fadd", "fsub", "fmul", "fdiv"))
+def _stand_for(symbol: Callable[[Any, Any], Any], name: str) -> None:
+    """Have an operator of Python mean an instruction where both sides are vectors."""
+    operation = _arithmetic(name)
+
+    @overload(symbol, inline="always")
+    def implement(a, b):
+        if isinstance(a, _Vector) and isinstance(b, _Vector):
+            return lambda a, b: operation(a, b)
+        return None
 
 
-@overload(operator.add, inline="always")
-def _plus(a, b):
-    if isinstance(a, _Vector) and isinstance(b, _Vector):
-        return lambda a, b: _add(a, b)
-    return None
-
-
-@overload(operator.sub, inline="always")
-def _minus(a, b):
-    if isinstance(a, _Vector) and isinstance(b, _Vector):
-        return lambda a, b: _subtract(a, b)
-    return None
-
-
-@overload(operator.mul, inline="always")
-def _times(a, b):
-    if isinstance(a, _Vector) and isinstance(b, _Vector):
-        return lambda a, b: _multiply(a, b)
-    return None
-
-
-@overload(operator.truediv, inline="always")
-def _over(a, b):
-    if isinstance(a, _Vector) and isinstance(b, _Vector):
-        return lambda a, b: _divide(a, b)
-    return None
+for _symbol, _name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")):
+    _stand_for(_symbol, _name)

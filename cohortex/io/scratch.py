@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from cohortex.io.stored import basic_index
+from cohortex.lazy import basic_index
 
 WINDOW = 64 * 2**20
 """Bytes of the file that are mapped at once: pages of a mapped file count as the memory of a process."""

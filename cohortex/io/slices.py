@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cohortex.io.stored import basic_index
+from cohortex.lazy import basic_index
 from cohortex.volume import ArrayLike
 
 Note = tuple[str, str]

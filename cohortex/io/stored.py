@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from cohortex.lazy import basic_index
+
 Reader = Callable[[tuple[int, ...], int, int], np.ndarray]
 """Gives of the chunk at an index the planes from a first to before a last along the slowest stored axis; at the far borders a chunk may
 be longer than the array along the other axes."""
@@ -137,27 +139,3 @@ class Stored:
                     planes, out_of[lead] = out_of[lead], slice(None)
                 block = chunk_at(tuple(where), planes.start, planes.stop)[tuple(inside)]
                 box[tuple(into)] = np.expand_dims(block.transpose(self._order), self._absent)[tuple(out_of)]
-
-
-def basic_index(key: Any, shape: tuple[int, ...]) -> tuple[list[range], set[int]]:
-    """Turn a basic index into one range an axis, and the axes that an integer removes."""
-    keys = list(key) if isinstance(key, tuple) else [key]
-    if any(k is Ellipsis for k in keys):
-        at = next(i for i, k in enumerate(keys) if k is Ellipsis)
-        keys[at : at + 1] = [slice(None)] * (len(shape) - len(keys) + 1)
-    keys += [slice(None)] * (len(shape) - len(keys))
-    if len(keys) != len(shape):
-        raise IndexError(f"{len(keys)} indices for an array of {len(shape)} axes")
-    ranges, drop = [], set()
-    for axis, (k, n) in enumerate(zip(keys, shape, strict=True)):
-        if isinstance(k, slice):
-            ranges.append(range(n)[k])
-        elif isinstance(k, int | np.integer):
-            i = int(k) + n if k < 0 else int(k)
-            if not 0 <= i < n:
-                raise IndexError(f"index {int(k)} is out of bounds for an axis of {n}")
-            ranges.append(range(i, i + 1))
-            drop.add(axis)
-        else:
-            raise TypeError("a stored volume takes integers, slices and an ellipsis; read it into memory for more")
-    return ranges, drop

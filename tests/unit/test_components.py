@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from cohortex.measures.components import draw_components, find_components, largest_component, measure_labels
+from tests.lazy_arrays import Counted
 
 shapes = st.tuples(*[st.integers(1, 12)] * 3)
 blocks = st.tuples(*[st.integers(1, 7)] * 3)
@@ -22,18 +23,6 @@ def canonical(numbers: np.ndarray) -> np.ndarray:
     rank = np.empty(len(values), np.int64)
     rank[order] = np.arange(len(values)) + (0 if values[0] == 0 else 1)
     return rank[inverse].reshape(numbers.shape)
-
-
-class Lazy:
-    """An array that only knows how to be indexed, and how large the largest part asked for was."""
-
-    def __init__(self, data: np.ndarray) -> None:
-        self.data, self.shape, self.dtype, self.most = data, data.shape, data.dtype, 0
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        part = self.data[key]
-        self.most = max(self.most, part.size)
-        return part
 
 
 @settings(max_examples=50, deadline=None)
@@ -51,7 +40,7 @@ def test_components_equal_those_of_the_whole_volume_whatever_the_blocks(
     generator = np.random.default_rng(seed)
     labels = (generator.integers(1, kinds + 1, shape) * (generator.random(shape) < share)).astype(np.uint16)
     wanted = canonical(cc3d.connected_components(labels, connectivity=connectivity))
-    lazy = Lazy(labels)
+    lazy = Counted(labels)
     found = find_components(lazy, connectivity, block)
     assert lazy.most <= np.prod(block)
     assert np.array_equal(draw_components(lazy, found), wanted)
@@ -73,7 +62,7 @@ def test_components_equal_those_of_the_whole_volume_whatever_the_blocks(
 @given(shape=shapes, block=blocks, seed=st.integers(0, 99))
 def test_measures_of_labels_equal_those_of_the_whole_volume(shape: Any, block: Any, seed: int) -> None:
     labels = np.random.default_rng(seed).integers(0, 4, shape).astype(np.uint8 if seed % 2 else np.int16)
-    found = measure_labels(Lazy(labels), block)
+    found = measure_labels(Counted(labels), block)
     assert found.labels.tolist() == [n for n in np.unique(labels).tolist() if n]
     for row, label in enumerate(found.labels):
         places = np.argwhere(labels == label)

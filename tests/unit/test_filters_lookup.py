@@ -1,7 +1,5 @@
 """What is looked up in blocks, out of a source that is read in parts, has the bytes of what is looked up at once."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,18 +12,7 @@ from cohortex.filters.scores import Best
 from cohortex.io.scratch import Scratch
 from cohortex.models.regseg.affine import rotation
 from cohortex.models.regseg.grid import Displacement, Grid, field_on, route
-
-
-class OnDisk:
-    """An array that is no array, and counts the voxels that are read of it at once."""
-
-    def __init__(self, data: np.ndarray) -> None:
-        self.data, self.shape, self.dtype, self.most = data, data.shape, data.dtype, 0
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        part = self.data[key]
-        self.most = max(self.most, part.size)
-        return part
+from tests.lazy_arrays import Counted
 
 
 def boxes_of(shape, rng) -> list:
@@ -65,7 +52,7 @@ def test_an_image_looked_up_in_parts_has_the_bytes_of_the_whole(size, shape, dis
     way = random_route(rng, size, displaced)
     whole = Looked(source, way, shape, mode, outside)[...]
     assert whole.dtype == source.dtype
-    disk = OnDisk(source)
+    disk = Counted(source)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lookup, "room", lambda itemsize=4: 300)
         made = together(Looked(disk, way, shape, mode, outside), rng)
@@ -81,12 +68,12 @@ def test_labels_of_scores_on_the_disk_have_the_bytes_of_those_in_memory(size, sh
     whole = Best(given_scores, way, shape)[...]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scores, "room", lambda itemsize: 300)
-        made = together(Best(OnDisk(given_scores), way, shape), rng)
+        made = together(Best(Counted(given_scores), way, shape), rng)
     assert made.tobytes() == whole.tobytes()
 
 
 def test_no_more_of_the_source_is_read_at_once_than_a_block_may_take(monkeypatch):
-    source = OnDisk(np.random.default_rng(0).random((60, 60, 60), dtype=np.float32))
+    source = Counted(np.random.default_rng(0).random((60, 60, 60), dtype=np.float32))
     way = plain(np.diag([1.2, 1.2, 1.2, 1.0]))
     monkeypatch.setattr(lookup, "room", lambda itemsize=4: 2000)
     monkeypatch.setattr(scores, "room", lambda itemsize: 2000)
@@ -97,7 +84,7 @@ def test_no_more_of_the_source_is_read_at_once_than_a_block_may_take(monkeypatch
     source.most = 0
     assert means[...].shape == (20, 20, 20)
     assert 0 < source.most <= 2000
-    classes = OnDisk(np.zeros((4, 60, 60, 60), np.float32))
+    classes = Counted(np.zeros((4, 60, 60, 60), np.float32))
     Best(classes, way, (48, 48, 48))[...]
     assert 0 < classes.most <= 4 * 2000
 
@@ -115,7 +102,7 @@ def test_means_do_not_depend_on_how_they_are_read(size, factors, seed):
     np.testing.assert_allclose(whole, split.mean(axis=(1, 3, 5)), rtol=1e-5)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lookup, "room", lambda itemsize=4: 100)
-        made = together(Means(OnDisk(source), factors), rng)
+        made = together(Means(Counted(source), factors), rng)
     assert made.tobytes() == whole.tobytes()
 
 

@@ -12,6 +12,7 @@ from cohortex.filters import scores as module
 from cohortex.filters.resample import resample
 from cohortex.filters.scores import labels_from_scores
 from cohortex.volume import Volume
+from tests.lazy_arrays import Counted
 
 
 def places(matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -28,18 +29,6 @@ def class_by_class(scores: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...
     ahead = ordered[-1] - ordered[-2] if len(parts) > 1 else np.full(len(parts[0]), 1.0)
     edge = np.abs(np.minimum(where + 0.5, np.array(scores.shape[1:])[:, None] - 0.5 - where)).min(0) < 1e-9
     return np.where(inside, np.argmax(parts, axis=0), 0).reshape(shape), np.where(edge, 0, ahead).reshape(shape)
-
-
-class Lazy:
-    """Scores that count what is read of them at once."""
-
-    def __init__(self, data: np.ndarray) -> None:
-        self.data, self.shape, self.dtype, self.most = data, data.shape, data.dtype, 0
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        part = self.data[key]
-        self.most = max(self.most, part.nbytes)
-        return part
 
 
 matrices = st.builds(
@@ -69,7 +58,7 @@ def test_labels_equal_the_largest_of_all_classes_resampled(
     if smooth:
         scores = ndimage.gaussian_filter(scores, (0, 1, 1, 1))
     wanted, ahead = class_by_class(scores, matrix, shape)
-    found = labels_from_scores(Lazy(scores) if lazy else scores, matrix, shape)
+    found = labels_from_scores(Counted(scores) if lazy else scores, matrix, shape)
     assert found.dtype == np.uint8
     assert (found == wanted)[ahead > 1e-5].all()
 
@@ -94,10 +83,10 @@ def test_lazy_scores_are_read_in_blocks_and_give_the_same_labels(monkeypatch: py
     whole = labels_from_scores(scores, matrix, (100, 14, 20))
     monkeypatch.setattr(module, "room", lambda itemsize: scores.nbytes // 5 // itemsize)
     for kind in (np.float32, np.float16):
-        lazy = Lazy(scores.astype(kind))
+        lazy = Counted(scores.astype(kind))
         into = np.full(whole.shape, 99, np.uint8)
         assert labels_from_scores(lazy, matrix, (100, 14, 20), out=into) is into
-        assert lazy.most <= scores.astype(kind).nbytes / 5
+        assert lazy.most <= scores.size / 5
         assert np.mean(into == whole) > 0.99
         assert kind != np.float32 or np.array_equal(into, whole)
 

@@ -32,7 +32,7 @@ from cohortex.stages.preprocess import preprocess
 from cohortex.stages.regseg import regseg
 from cohortex.stages.superresolve import superresolve
 from cohortex.volume import Volume
-from tests.large_heads import as_image, head, joint, regseg_section
+from tests.large_heads import CARD, as_image, head, joint, regseg_section
 
 
 def phantom(shape, spacing, modality):
@@ -40,16 +40,6 @@ def phantom(shape, spacing, modality):
     body = (x**2 + y**2 + z**2 < 0.7) * 300.0 + (np.abs(x) < 0.2) * 200.0
     noise = np.random.default_rng(0).normal(0, 20, shape)
     return Volume((body + noise + (modality == "CT") * -500).astype(np.float32), np.diag([*spacing, 1.0]), modality, body_part="head")
-
-
-CARD = {
-    "name": "m",
-    "sha256": "0" * 64,
-    "modality": ["any"],
-    "body_part": ["any"],
-    "dimensions": [2, 3],
-    "spacing_mm": {"min": 0.1, "max": 9.0},
-}
 
 
 def network(task, name, **options):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from cohortex.report.previews import checkerboard, grey_window, orthogonal_views
 from cohortex.volume import Volume
+from tests.lazy_arrays import Counted
 
 
 def volume(data, spacing=(1.0, 1.0, 1.0), **kwargs):
@@ -131,16 +132,7 @@ def test_a_field_is_shown_by_the_length_of_its_displacements():
 
 
 def test_a_lazy_volume_is_never_read_whole():
-    class Lazy:
-        def __init__(self, shape):
-            self.shape, self.dtype, self.read = shape, np.dtype(np.float32), 0
-
-        def __getitem__(self, key):
-            part = np.broadcast_to(np.float32(1), self.shape)[key]
-            self.read += part.size
-            return np.ascontiguousarray(part)
-
-    data = Lazy((512, 512, 400))
+    data = Counted(np.broadcast_to(np.float32(1), (512, 512, 400)))
     orthogonal_views(volume(data, modality="T1w"))
     assert data.read < 0.01 * np.prod(data.shape)
 
