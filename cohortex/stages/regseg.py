@@ -193,6 +193,7 @@ def _segmented(image: Image, subject: Subject, words: dict[str, Made]) -> list[M
         len(joint.card["classes"]),
         joint.device,
         settings.get("precision", "float32"),
+        settings.get("overlap"),
         said.append,
     )
     subject.soft[image.id] = (soft, box)

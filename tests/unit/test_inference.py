@@ -319,6 +319,24 @@ def test_a_working_image_that_is_cut_has_nearly_the_labels_of_the_whole(monkeypa
     np.testing.assert_allclose(parts[...], whole, atol=1e-4)
 
 
+def test_windows_of_a_working_image_overlap_and_air_is_not_looked_at(monkeypatch):
+    network, array = small_unet(), random((64, 40, 48))
+    array[:32] = 0
+    whole, _ = segmenting.class_probabilities(network, array, 3)
+    monkeypatch.setattr(segmenting, "BLOCK", (32, 32, 32))
+    monkeypatch.setattr(segmenting, "CONTEXT", 0)
+    seen = []
+    network.register_forward_hook(lambda _, given, made: seen.append(given[0].shape))
+    windows, _ = segmenting.class_probabilities(network, array, 3, overlap=0.5)
+    overlapping = len(seen)
+    blocks, _ = segmenting.class_probabilities(network, array, 3)
+    assert len(seen) - overlapping == 4, "the four blocks of air are left out"
+    assert (blocks[:, :32] == np.array([1, 0, 0]).reshape(3, 1, 1, 1)).all()
+    np.testing.assert_allclose(windows.sum(0), 1, atol=1e-5)
+    worst = [np.abs(found[:, 36:] - whole[:, 36:]).mean() for found in (windows, blocks)]
+    assert worst[0] < worst[1], "what lies at the border of one window lies inside of another"
+
+
 def test_a_network_that_ended_on_the_cpu_goes_back_to_its_device_for_the_next_volume():
     network, places = nn.Conv3d(1, 1, 1).eval(), []
     network.to = lambda device: places.append(device) or network

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cohortex.inference import choose_precision
 from cohortex.labelling import segment
 from cohortex.models.regseg.deform import MULTIPLE
@@ -26,6 +28,7 @@ def class_probabilities(
     classes: int,
     device: str = "cpu",
     precision: str = "float32",
+    overlap: float | None = None,
     say: Callable[[str], None] | None = None,
 ) -> tuple[Any, str]:
     """Return the probabilities of the classes at every voxel of a working image.
@@ -42,6 +45,9 @@ def class_probabilities(
         Where a GPU's memory does not suffice the block is halved, and in the end the CPU does the work.
     precision : {"float32", "auto"}
         See `cohortex.inference.choose_precision`.
+    overlap : float, optional
+        Of what is larger than a block: the share by which windows of a block's size overlap, averaged with Gaussian weights, instead
+        of blocks that see `CONTEXT` voxels around them.
     say : callable, optional
         Told in a sentence when the block was halved.
 
@@ -62,8 +68,15 @@ def class_probabilities(
         device,
         multiple=multiple,
         halo=halo,
+        overlap=overlap,
         precision=chosen,
+        empty=_air,
         keep="probabilities",
         say=say,
     )
     return soft, chosen
+
+
+def _air(block: np.ndarray) -> bool:
+    """Tell whether a block holds nothing but the lowest value, that of air; it is background then, and no network need look at it."""
+    return not block.any()
