@@ -217,14 +217,18 @@ def held_mb(need: Need, largest_mb: float, streams: bool, blocks_mb: float, toge
     `together_mb` is the size of all that are held at once, the largest alone where it is not given. Where streaming was not measured
     (0), the largest image that stays in memory stands for it.
     """
-    stays_mb = blocks_mb * 2**20 / COPIES / MB
-    if streams and largest_mb > stays_mb:
-        return need.streamed * blocks_mb or need.held * stays_mb
+    if streams and largest_mb > stays_mb(blocks_mb):
+        return need.streamed * blocks_mb or need.held * stays_mb(blocks_mb)
     return need.held * (largest_mb if together_mb is None else together_mb)
 
 
 COPIES = 8
 """As `cohortex.blocks.COPIES`, which a test compares: an array above that share of ``blocks.memory_mb`` does not stay in memory."""
+
+
+def stays_mb(blocks_mb: float) -> float:
+    """Return the megabytes up to which an image stays in memory under a plan."""
+    return blocks_mb * 2**20 / COPIES / MB
 
 
 def memory_mb(asked: Ask, attempt: int = 1) -> int:

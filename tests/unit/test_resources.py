@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.resources import METHODS, above
+from benchmarks.factors import above
+from benchmarks.resources import METHODS
 from cohortex import blocks, resources
 from cohortex.cohort import BatchSize
 from cohortex.config import check_config
