@@ -6,12 +6,14 @@ Images are noise over a smooth field, size^3 float32. A row is shown with its la
 image, and fails where that is above its limit. What takes longer than two seconds runs once. Compiling is done before and shown apart.
 The denoiser `transform` is measured on a crop of the MNI152 T1 that nilearn ships, with Rician noise, sigma known, bias undone
 afterwards. Its peer BM4D (PyPI: bm4d, not a dependency) runs with the Python of another environment that has it; without one its
-figures are absent and a line says so.
+figures are absent and a line says so. At the end the filters are compiled once more for a processor without AVX-512 and compared again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -193,6 +195,20 @@ def with_bm4d(python: str, noisy: np.ndarray, sigma: float) -> tuple[np.ndarray,
         return np.load(target), float(done.stdout.split()[-1])
 
 
+def without_avx512(size: int, repeats: int) -> Table:
+    """Return the table of the libraries with our kernels compiled for a processor of 2013, which has AVX2 and nothing newer.
+
+    The libraries stay as they are: what they choose by the processor they may go on choosing.
+    """
+    figures = [name for name in TARGETS["filters"] if not name.startswith("transform")]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "filters.json"
+        words = ["--size", str(size), "--repeats", str(repeats), "--save", str(file), "--only", *figures]
+        old = {**os.environ, "NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""}
+        subprocess.run([sys.executable, "-m", "benchmarks.filters", *words], check=True, env=old)
+        return Table(**json.loads(file.read_text())["tables"]["libraries"])
+
+
 def main() -> None:
     """Print both tables and the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -213,6 +229,7 @@ def main() -> None:
         if options.bm4d is None:
             absent = "BM4D is absent (name a Python that has it with --bm4d): transform_gap_db and transform_vs_bm4d are not measured"
             print(absent, file=sys.stderr)
+        tables["avx2"] = without_avx512(options.size, options.repeats)
     run.end(tables, figures, options.save)
 
 
