@@ -462,3 +462,24 @@ def test_a_command_that_cannot_be_started_or_writes_no_utf8_ends_no_watch(tmp_pa
     with pytest.raises(NoAnswer, match="could not be started"):
         slurm.ask(str(tmp_path / "squeue"))
     assert slurm.ask("printf", r"7|RUNNING|None|cpu|c1|caf\351|rule_denoise").startswith("7|RUNNING")
+
+
+def test_a_look_that_fails_in_an_unknown_way_is_said_and_ends_neither_the_watch_nor_submissions(monkeypatch, capsys):
+    import threading
+
+    from cohortex.slurm import head
+
+    watch, ended, looks = Watch(), threading.Event(), []
+
+    def queue(name):
+        looks.append(name)
+        if len(looks) == 2:
+            ended.set()
+        raise ValueError("no such column")
+
+    monkeypatch.setattr(head, "queue", queue)
+    watch.silent_looks = 3
+    head.keep_watch(watch, "run1", 0.01, ended)
+    assert len(looks) == 2
+    assert watch.silent_looks == 0
+    assert "a look at the queue failed (ValueError: no such column)" in capsys.readouterr().err
