@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ REFUSED = 2
 """Exit code when nothing was done."""
 FOUND = 1
 """Exit code when it was done and something is wrong."""
+PIPE_CLOSED = 141
+"""Exit code when nobody read to the end: as shells tell of it, and not 0, since nobody knows what was still to be said."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,6 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return REFUSED
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # Whoever read along (head, less) has seen enough; what is left is not flushed into the closed pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
 
 
 def _parser() -> argparse.ArgumentParser:

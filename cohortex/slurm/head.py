@@ -188,6 +188,4 @@ def keep_watch(watch: Watch, run: str, interval_s: float, ended: threading.Event
         except Exception as error:
             # A look that fails in a way nobody thought of ends neither the watch nor the submissions.
             watch.silent_looks = 0
-            say(
-                f"a look at the queue failed ({type(error).__name__}: {error}); jobs go on, and the next look is taken in {interval_s:.0f} s"
-            )
+            say(f"a look at the queue failed ({type(error).__name__}: {error}); jobs go on, the next look is in {interval_s:.0f} s")

@@ -1,7 +1,10 @@
 """The command cohortex."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -229,6 +232,18 @@ def test_status_says_how_far_each_stage_is_and_what_was_set_aside(tmp_path, caps
     assert "acquire b00001 02_T1w quarantined truncated: it ends early." in said
     assert "export       not begun" in said
     assert main(["status", str(tmp_path)]) == 2
+
+
+def test_a_reader_that_goes_away_gives_no_traceback(tmp_path):
+    work = tmp_path / "work"
+    (work / "cohort").mkdir(parents=True)
+    (work / "cohort/index.json").write_text(json.dumps({"batches": {"b00001": [1, 2, 2]}}))
+    words = [sys.executable, "-c", "import sys; from cohortex.cli import main; sys.exit(main(sys.argv[1:]))", "status", str(work)]
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    done = subprocess.run(words, stdout=write_end, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 # --- view ---------------------------------------------------------------------------------------------------------
