@@ -133,7 +133,8 @@ def pieces(route: Route, box: Box, shape: Sequence[int], most: int, filled: bool
         yield box, None
         return
     begin = np.clip(np.floor(low).astype(np.int64), 0, size - 1)
-    end = np.clip(np.floor(high).astype(np.int64) + 2, 1, size)
+    # a place before the source is brought to its first voxel and looks at the second, too, though with weight 0
+    end = np.minimum(np.maximum(np.floor(high).astype(np.int64), 0) + 2, size)
     lengths = [b - a for a, b in box]
     axis = int(np.argmax(lengths))
     if prod((end - begin).tolist()) > most and lengths[axis] > SMALLEST:

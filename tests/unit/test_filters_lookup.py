@@ -1,5 +1,7 @@
 """What is looked up in blocks, out of a source that is read in parts, has the bytes of what is looked up at once."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from cohortex.blocks import Plan, planned
 from cohortex.filters import lookup, scores
 from cohortex.filters.lookup import Looked, Means, plain
+from cohortex.filters.lookup_kernels import around, place
 from cohortex.filters.scores import Best
 from cohortex.io.scratch import Scratch
 from cohortex.models.regseg.affine import rotation
@@ -57,6 +60,21 @@ def test_an_image_looked_up_in_parts_has_the_bytes_of_the_whole(size, shape, dis
         patch.setattr(lookup, "room", lambda itemsize=4: 300)
         made = together(Looked(disk, way, shape, mode, outside), rng)
     assert made.tobytes() == whole.tobytes()
+
+
+@settings(max_examples=40, deadline=None)
+@given(shapes, shapes, st.booleans(), st.booleans(), st.integers(0, 2**31))
+def test_no_voxel_looks_at_anything_beside_its_part_of_the_source(size, shape, displaced, filled, seed):
+    """Also not with weight 0: what lies beside a part in memory may be NaN."""
+    rng = np.random.default_rng(seed)
+    way = random_route(rng, size, displaced)
+    for box, part in lookup.pieces(way, tuple((0, n) for n in shape), size, 300, filled):
+        if part is None:
+            continue
+        for voxel in product(*(range(a, b) for a, b in box)):
+            for position, n, (start, stop) in zip(place(way, *voxel), size, part, strict=True):
+                low, high, _ = around(position, n)
+                assert start <= low <= high < stop
 
 
 @settings(max_examples=30, deadline=None)
