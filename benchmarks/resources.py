@@ -307,10 +307,10 @@ TRAININGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def measure_trainings(folder: Path) -> Iterable[Used]:
-    """Yield what the trainings take on 8 and 12 simulated heads."""
+    """Yield what the trainings take on 8 and 20 simulated heads."""
     there = folder / "trainings"
-    config = demo_configuration(there, 12, 2)
-    people = ["subject\tgroup", *(f"demo{number + 1:03d}\t{'ab'[number % 2]}" for number in range(12))]
+    config = demo_configuration(there, 20, 2)
+    people = ["subject\tgroup", *(f"demo{number + 1:03d}\t{'ab'[number % 2]}" for number in range(20))]
     (there / "groups.tsv").write_text("\n".join(people) + "\n")
     config |= {
         "labels": str(there / "groups.tsv"),
@@ -321,7 +321,7 @@ def measure_trainings(folder: Path) -> Iterable[Used]:
     (there / "settings.yaml").write_text(yaml.safe_dump(config))
     words = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--configfile", str(there / "settings.yaml")]
     watched([*words, "--cores", "1", "--until", "regseg"], there, there / "nothing")
-    batches = [f"b{number:05d}" for number in range(1, 7)]
+    batches = [f"b{number:05d}" for number in range(1, 11)]
     for task, (few, many) in TRAININGS.items():
         before = config["stages"][config["stages"].index(task) - 1]
         for name, chosen, budget in (("few steps", batches[:4], few), ("more steps", batches[:4], many), ("more subjects", batches, few)):

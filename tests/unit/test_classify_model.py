@@ -108,6 +108,13 @@ def test_features_are_ranked_as_analysis_of_variance_does():
     assert found[7] == pytest.approx(f_classif(x[some, 7:8], y[some])[0][0])
 
 
+def test_four_subjects_are_enough_for_a_regression():
+    """Its folds hold two of them out, and are fitted on the other two."""
+    x, y = np.array([[0.0, 1.0], [0.1, 3.0], [1.0, 2.0], [1.1, 0.5]]), np.array([0, 0, 1, 1])
+    fitted = fit_logistic(x, y, np.array(list("abcd")), 2, 0)
+    assert (predict_logits(fitted, x).argmax(axis=1) == y).all()
+
+
 def test_a_constant_table_is_refused_in_words():
     with pytest.raises(ValueError, match="no feature varies"):
         fit_logistic(np.ones((12, 4)), np.arange(12) % 2, np.arange(12), 2, seed=0)

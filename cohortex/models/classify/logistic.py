@@ -154,7 +154,7 @@ def _fit(x: np.ndarray, y: np.ndarray, classes: int, count: int, strength: float
     from sklearn.linear_model import LogisticRegression
 
     missing = np.isnan(x)
-    usable = (~missing).sum(axis=0) >= max(3, len(y) // 10)
+    usable = (~missing).sum(axis=0) >= max(min(3, len(y)), len(y) // 10)
     mean, scale = np.zeros(x.shape[1]), np.zeros(x.shape[1])
     for column in np.flatnonzero(usable):
         values = x[~missing[:, column], column]
