@@ -5,22 +5,27 @@ The tests share runs, since most of their time is waiting.
 
 import re
 import shutil
+import signal
 import subprocess
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+import yaml
 
 from cohortex.config import check_config
 from cohortex.io.ozx import read_ozx, write_ozx
+from cohortex.models.folder import read_card
 from cohortex.stage import run_job
 from cohortex.stages.denoise import denoise
 from cohortex.tables import read_table
 from cohortex.volume import Volume
+from tests.rule.test_train import cohort as write_training_cohort
 from tests.slurm.cluster import wait_for
-from tests.slurm.runs import CHAIN, Run, command, site_profile
+from tests.slurm.runs import CHAIN, Run, command, signal_waits, site_profile
 from tests.unit.test_stage import job  # noqa: F401
 from tests.workflow import ROOT, digests, environment, snakemake, write_cohort
 
@@ -164,6 +169,50 @@ def test_a_disk_that_runs_full_ends_the_run_with_what_to_change(slurm, demo, coh
         assert re.search(r"the disk of \S+/small/\S+ is full; free some of it", run.said + logs), (run.said, logs)
     finally:
         subprocess.run(["umount", "-l", str(tmp_path / "small")], check=True)
+
+
+# --- one training, several nodes ----------------------------------------------------------------------------------
+
+
+def test_a_training_on_two_nodes_that_is_warned_of_its_time_limit_goes_on_at_its_checkpoint_to_the_same_weights(slurm, tmp_path):
+    table, steps = write_training_cohort(tmp_path / "cohort"), 600
+    training = {"steps": steps, "batch": 2, "patch": 28, "filters": 4}
+    settings = {
+        "stages": ["acquire", "denoise", "export"],
+        "denoise": {"default": {"method": "redcnn", "weights": "train", "training": training}},
+        "training": {"processes": 2},
+    }
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
+    given = ("work/models/denoise", "--configfile", str(tmp_path / "settings.yaml"), "--set-threads")
+    # 100 s before the end: Slurm looks at time limits every half minute
+    asked = {"nodes": 2, "tasks": 2, "mem_mb": 1500, "slurm_extra": "\"'--signal=USR1@100'\""}
+    run = Run(tmp_path / "slurm", command(site_profile(tmp_path / "site", train=asked), *given, "train=1", input=table))
+    try:
+        members = run.hold_training(30, steps)
+        assert {member.node for member in members} == {"c1", "c2"} and len(members) == 2
+        (job,) = {member.job for member in members}
+        minutes = int(slurm.ask("squeue", "-h", "-j", job, "-o", "%M").replace("-", ":").split(":")[-2]) + 2
+        slurm.ask("scontrol", "update", f"jobid={job}", f"timelimit={minutes}")
+        wait_for(lambda: all(signal_waits(member.pid, signal.SIGUSR1) for member in members), 90, "Slurm warns all processes")
+        for member in members:
+            psutil.Process(member.pid).resume()
+        assert run.ends() == 0, run.said[-6000:]
+    finally:
+        run.kill()
+    log = (run.work / "logs" / "train" / "denoise.log").read_text()
+    assert re.search(rf"stopped at training: step \d+ of {steps}, since it was asked to \(SIGUSR1\).*the next attempt", log)
+    assert "goes on from its checkpoint" in log
+    assert log.count(f"step 30 of {steps}") == log.count(f"step {steps} of {steps}") == 1, "no step was taken twice"
+    assert slurm.ask("squeue", "-h", "-t", "all", "-j", job, "-o", "%T") == "FAILED", "it ended by itself before its limit"
+    # the same number of processes, and one thread for each
+    snakemake(tmp_path / "local", *given, "train=2", input=table)
+    models = [folder / "work" / "models" / "denoise" for folder in (run.folder, tmp_path / "local")]
+    files = digests(models[0])
+    assert files.keys() == digests(models[1]).keys()
+    assert {name for name, digest in digests(models[1]).items() if digest != files[name]} == {"card.yaml"}
+    card, undisturbed = map(read_card, models)
+    assert (card["recipe"]["run"].pop("resumed"), undisturbed["recipe"]["run"].pop("resumed")) == (1, 0)
+    assert card == undisturbed and card["recipe"]["run"]["processes"] == 2
 
 
 # --- one volume, several nodes ------------------------------------------------------------------------------------
