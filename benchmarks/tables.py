@@ -5,7 +5,8 @@
 nothing else to do. Without names it measures what stands on docs/performance.md: about 15 minutes, of which `blocks` takes 9, 17 GB of
 memory and 20 GB of disk. Those of docs/cluster.md are named: `scale` (7 minutes), `overhead` (14, with ``--slurm`` 25), `faults` (15).
 
-A place for a table is ``<!-- measured: BENCHMARK TABLE -->`` to ``<!-- end -->``; ``<!-- measured: figures -->`` is that of all figures.
+A place for a table is ``<!-- measured: BENCHMARK TABLE -->`` to ``<!-- end -->``, without a table's name one for all of a benchmark;
+``<!-- measured: figures -->`` is that of all figures of the page.
 """
 
 from __future__ import annotations
@@ -53,10 +54,13 @@ def page(text: str, records: Mapping[str, Mapping[str, Any]]) -> str:
             lines = summary(records, shown or list(TARGETS))
         elif benchmark in TARGETS and benchmark not in records:
             lines = [f"Not measured yet: `python -m benchmarks.tables --run {benchmark}`."]
-        elif table not in records.get(benchmark, {}).get("tables", {}):
-            raise KeyError(f"the record of {benchmark!r} has no table {table!r}")
         else:
-            lines = [*about(records[benchmark]), "", *markdown(records[benchmark]["tables"][table])]
+            found = records.get(benchmark, {}).get("tables", {})
+            if not found or (table and table not in found):
+                raise KeyError(f"the record of {benchmark!r} has no table {table!r}")
+            lines = about(records[benchmark])
+            for each in [table] if table else found:
+                lines += ["", *markdown(found[each])]
         return "\n".join([begin, *lines, "", end])
 
     return PLACE.sub(filled, text)

@@ -48,10 +48,14 @@ def command(site: Path, *arguments: str, **config: object) -> list[str]:
     return [*words, "--config", *[f"{name}={value}" for name, value in config.items()]]
 
 
-def signal_waits(pid: int, number: signal.Signals) -> bool:
-    """Return whether a process that is stopped has been sent a signal."""
-    lines = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return any(int(lines[name], 16) >> (number - 1) & 1 for name in ("SigPnd", "ShdPnd"))
+def signalled(pid: int, number: signal.Signals) -> bool:
+    """Return whether a process that was stopped has been sent a signal: it waits for the process, or has let it go on and end."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+    lines = dict(line.split(":\t", 1) for line in status.splitlines())
+    return not lines["State"].startswith("T") or any(int(lines[name], 16) >> (number - 1) & 1 for name in ("SigPnd", "ShdPnd"))
 
 
 class Run:

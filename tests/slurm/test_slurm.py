@@ -25,7 +25,7 @@ from cohortex.tables import read_table
 from cohortex.volume import Volume
 from tests.rule.test_train import cohort as write_training_cohort
 from tests.slurm.cluster import wait_for
-from tests.slurm.runs import CHAIN, Run, command, signal_waits, site_profile
+from tests.slurm.runs import CHAIN, Run, command, signalled, site_profile
 from tests.unit.test_stage import job  # noqa: F401
 from tests.workflow import ROOT, digests, environment, snakemake, write_cohort
 
@@ -156,6 +156,19 @@ def test_an_output_that_cannot_be_written_is_refused_naming_it(demo, cohort, tmp
         subprocess.run(["umount", "-l", str(tmp_path / "full")], check=True)
 
 
+def test_a_work_folder_on_a_full_disk_is_refused_before_the_first_job(demo, cohort, tmp_path):
+    if not mounted(tmp_path / "full", "size=1m"):
+        pytest.skip("nothing may be mounted here")
+    fill(tmp_path / "full" / "other")
+    try:
+        run = Run(tmp_path, command(site_profile(tmp_path / "site"), **settings(cohort), work=tmp_path / "full" / "work"))
+        assert run.ends() != 0
+        assert re.search(r"^cohortex: the disk of \S+/full/work is full; free some of it or give another folder", run.said, re.MULTILINE)
+        assert "submitted" not in run.said and "Traceback" not in run.said
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path / "full")], check=True)
+
+
 def test_a_disk_that_runs_full_ends_the_run_with_what_to_change(slurm, demo, cohort, tmp_path):
     if not mounted(tmp_path / "small", "size=30m"):
         pytest.skip("nothing may be mounted here")
@@ -193,9 +206,10 @@ def test_a_training_on_two_nodes_that_is_warned_of_its_time_limit_goes_on_at_its
         (job,) = {member.job for member in members}
         minutes = int(slurm.ask("squeue", "-h", "-j", job, "-o", "%M").replace("-", ":").split(":")[-2]) + 2
         slurm.ask("scontrol", "update", f"jobid={job}", f"timelimit={minutes}")
-        wait_for(lambda: all(signal_waits(member.pid, signal.SIGUSR1) for member in members), 90, "Slurm warns all processes")
+        wait_for(lambda: all(signalled(member.pid, signal.SIGUSR1) for member in members), 90, "Slurm warns all processes")
         for member in members:
-            psutil.Process(member.pid).resume()
+            with suppress(psutil.NoSuchProcess):
+                psutil.Process(member.pid).resume()
         assert run.ends() == 0, run.said[-6000:]
     finally:
         run.kill()
@@ -351,6 +365,19 @@ def test_a_job_above_its_memory_is_ended_by_slurm_and_passes_with_more(faults):
     assert len(states) == 2
     assert states[0] in ("OUT_OF_MEMORY", "FAILED", "CANCELLED"), "Slurm ended the first"
     assert states[1] == "COMPLETED"
+
+
+def test_a_profile_without_a_partition_where_none_is_the_default_is_refused_naming_those_that_there_are(slurm, faults, cohort, tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "profile.v9+.yaml").write_text("default-resources:\n  mem_mb: 2000\n  runtime: 30\n")
+    slurm.ask("scontrol", "update", "partitionname=cpu", "default=no")
+    try:
+        run = Run(tmp_path, command(tmp_path / "site", **settings(cohort)))
+        assert run.ends() != 0
+    finally:
+        slurm.ask("scontrol", "update", "partitionname=cpu", "default=yes")
+    assert "no partition is named for acquire, and this Slurm has no default one: give slurm_partition (cpu, gpu, paid, rush)" in run.said
+    assert "submitted" not in run.said and "Traceback" not in run.said
 
 
 # --- the head process dies ----------------------------------------------------------------------------------------
