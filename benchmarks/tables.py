@@ -87,10 +87,11 @@ def summary(records: Mapping[str, Mapping[str, Any]], benchmarks: Sequence[str] 
 def about(record: Mapping[str, Any]) -> list[str]:
     """Return the lines that say how a record came about."""
     machine, versions = record["machine"], ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    load = "" if machine["load"] is None else f", load {machine['load']:g} when it began"
     processor = " with ".join([machine["processor"], *([", ".join(machine["has"])] if machine["has"] else [])])
     return [
         f"`{record['command']}`: {record['minutes']:g} minutes on {record['date']}, commit {record['commit']}.",
-        f"{processor}; {machine['cores']} cores, {machine['memory_gb']} GB, load {machine['load']:g} when it began; {versions}.",
+        f"{processor}; {machine['cores']} cores, {machine['memory_gb']} GB{load}; {versions}.",
     ]
 
 
