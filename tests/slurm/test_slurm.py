@@ -156,7 +156,7 @@ def test_an_output_that_cannot_be_written_is_refused_naming_it(demo, cohort, tmp
         subprocess.run(["umount", "-l", str(tmp_path / "full")], check=True)
 
 
-def test_a_work_folder_on_a_full_disk_is_refused_before_the_first_job(demo, cohort, tmp_path):
+def test_a_work_folder_on_a_full_disk_is_refused_before_the_first_job(slurm, cohort, tmp_path):
     if not mounted(tmp_path / "full", "size=1m"):
         pytest.skip("nothing may be mounted here")
     fill(tmp_path / "full" / "other")
@@ -368,7 +368,7 @@ def test_a_job_above_its_memory_is_ended_by_slurm_and_passes_with_more(faults):
     assert states[1] == "COMPLETED"
 
 
-def test_a_profile_without_a_partition_where_none_is_the_default_is_refused_naming_those_that_there_are(slurm, faults, cohort, tmp_path):
+def test_a_profile_without_a_partition_where_none_is_the_default_is_refused_naming_those_that_there_are(slurm, cohort, tmp_path):
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "profile.v9+.yaml").write_text("default-resources:\n  mem_mb: 2000\n  runtime: 30\n")
     slurm.ask("scontrol", "update", "partitionname=cpu", "default=no")
