@@ -1,6 +1,6 @@
 """Random SIGKILLs of jobs, workers and the head process: do the results stay the same, and how much work is done again?
 
-    python -m benchmarks.faults [--kills 60] [--seed 11] [--seconds 0.6] [--folder DIR]
+    python -m benchmarks.faults [--kills 60] [--seed 11] [--seconds 0.6] [--folder DIR] [--save FILE]
 
 Data: six simulated subjects of 35,000 voxels in batches of three, chain acquire, preprocess, denoise, export, local executor with
 two cores. The stage functions are the workflow's, padded to 0.6 s so that kills meet them (`benchmarks.padded`). A run is killed
@@ -29,6 +29,7 @@ from typing import NamedTuple
 import psutil
 
 from benchmarks.padded import Told, copy_workflow, read_told
+from benchmarks.record import Run, Table, add_save
 from benchmarks.workflow import command, environment
 from tests.workflow import digests, write_cohort
 
@@ -157,7 +158,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--seconds", type=float, default=0.6, help="what a stage's function takes")
     parser.add_argument("--folder", type=Path)
+    add_save(parser)
     given = parser.parse_args()
+    run = Run("faults", ["snakemake"])
     dice = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
@@ -194,13 +197,19 @@ def main() -> None:
                 + (f"{len(wrong)} files differ: {', '.join(wrong[:5])}" if wrong else "results and records as undisturbed"),
                 flush=True,
             )
-    for victim, losses in by_victim.items():
-        print(f"{victim:8s}{len(losses):4d} kills, items begun again: {sum(losses)}, at most {max(losses, default=0)} by one")
     everything = [each for losses in by_victim.values() for each in losses]
-    print(
-        f"FIGURE kills={len(everything)} mismatches={mismatches} images_lost_per_kill={max(everything, default=0)} "
-        f"mean_lost={sum(everything) / max(len(everything), 1):.3g} lost_by_heads={sum(by_victim['head'])} begun_again_unkilled={without}"
-    )
+    table = Table({"killed": "", "kills": "d", "images begun again": "d", "at most by one kill": "d", "files that differ": "d"})
+    for victim, losses in {**by_victim, f"all, in {number} runs": everything}.items():
+        table.add(victim, len(losses), sum(losses), max(losses, default=0), mismatches if losses is everything else None)
+    figures = {
+        "kills": len(everything),
+        "mismatches": mismatches,
+        "images_lost_per_kill": max(everything, default=0),
+        "mean_lost": sum(everything) / max(len(everything), 1),
+        "lost_by_heads": sum(by_victim["head"]),
+        "begun_again_unkilled": without,
+    }
+    run.end({"kills": table}, figures, given.save)
     if mismatches:
         sys.exit(1)
 

@@ -1,6 +1,6 @@
 """What the workflow costs over a bare Python loop that calls the same stage functions on the same images.
 
-    python -m benchmarks.overhead [--subjects 20] [--seconds 5] [--folder DIR] [--slurm]
+    python -m benchmarks.overhead [--subjects 20] [--seconds 5] [--folder DIR] [--slurm] [--save FILE]
 
 Data: 20 simulated subjects with one T1w of 128 x 128 x 60 voxels each, one batch; chain acquire, preprocess, denoise, export. The
 stage functions are the workflow's, and each of their calls is filled up to 5 s by sleeping (`benchmarks.padded`), so the 5 s are
@@ -12,10 +12,10 @@ report and the verdict.
 the CPU time of its imports): what a machine that has nothing else to do adds, but for waiting. ``wall_fraction`` is the same by the
 clock, waiting and other people's load included.
 
-With ``--slurm`` the workflow runs on the Slurm of the tests instead (root; installed where it can be), by `profiles/slurm` as it is.
+With ``--slurm`` the workflow runs besides on the Slurm of the tests (root; installed where it can be), by `profiles/slurm` as it is.
 ``slurm_wall_fraction`` is what it takes more than the loop by the clock; ``slurm_between_s`` is the time outside of the stages, each
 counted from its first call to the end of its last one: the queue, Snakemake's looks at it, the start of each job, report and verdict.
-The CPU time of Slurm's jobs is not seen from here, so there is no ``overhead_fraction``; ``head_cpu_s`` is the head process's.
+The CPU time of Slurm's jobs is not seen from here, so there is no fraction of it; ``slurm_head_cpu_s`` is the head process's.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.padded import Told, copy_workflow, padded, read_told
+from benchmarks.record import Run, Table, add_save
 from benchmarks.workflow import Cost, command, measured
 from tests.slurm.cluster import started, why_not
 from tests.workflow import phantom, write_nifti
@@ -89,14 +90,17 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--slurm", action="store_true", help="the workflow on the Slurm of the tests")
+    parser.add_argument("--slurm", action="store_true", help="the workflow also on the Slurm of the tests")
     parser.add_argument("--bare", nargs=3, type=Path, metavar=("TABLE", "RESULTS", "TOLD"), help="only the loop")
+    add_save(parser)
     given = parser.parse_args()
     if given.bare:
         bare(*given.bare, given.seconds)
         return
     if given.slurm and (reason := why_not()):
         raise SystemExit(f"nothing was measured: {reason}")
+    run = Run("overhead", ["snakemake", "snakemake-executor-plugin-slurm"])
+    sides = ("loop", "workflow", *(["slurm"] if given.slurm else []))
     with tempfile.TemporaryDirectory() as temporary:
         folder = (given.folder or Path(temporary)).absolute()
         lines = ["subject\tsession\tmodality\tpath\tbody_part"]
@@ -105,33 +109,51 @@ def main() -> None:
             lines.append(f"{number:03d}\t\tT1w\tscans/{number:03d}.nii.gz\t")
         table = folder / "cohort.tsv"
         table.write_text("\n".join(lines) + "\n")
-        told = {side: folder / f"{side}.tsv" for side in ("loop", "workflow")}
-        words = [sys.executable, "-m", "benchmarks.overhead", "--seconds", str(given.seconds)]
-        loop = measured([*words, "--bare", str(table), str(folder / "loop"), str(told["loop"])], folder)
-        snakefile = copy_workflow(folder / "copy", given.seconds, told["workflow"])
+        told = {side: folder / f"{side}.tsv" for side in sides}
         settings = ["--config", f"input={table}", f"batch_size={given.subjects}", f"stages=[{','.join(CHAIN)}]"]
-        if given.slurm:
-            workflow = on_slurm(settings, snakefile, folder / "run")
-        else:
-            workflow = measured(command(*settings, cores=1, snakefile=snakefile), folder / "run")
+        costs: dict[str, Cost] = {}
+        for side in sides:
+            if side == "loop":
+                words = [sys.executable, "-m", "benchmarks.overhead", "--seconds", str(given.seconds)]
+                costs[side] = measured([*words, "--bare", str(table), str(folder / "results"), str(told[side])], folder)
+                continue
+            snakefile = copy_workflow(folder / side, given.seconds, told[side])
+            if side == "slurm":
+                costs[side] = on_slurm(settings, snakefile, folder / "run-slurm")
+            else:
+                costs[side] = measured(command(*settings, cores=1, snakefile=snakefile), folder / "run")
         heard = {side: read_told(file) for side, file in told.items()}
-        calls = {side: sum(line.what == "end" for line in each) for side, each in heard.items()}
-    if calls["loop"] != calls["workflow"]:
+    calls = {side: sum(line.what == "end" for line in each) for side, each in heard.items()}
+    if len(set(calls.values())) > 1:
         raise SystemExit(f"the sides did not do the same: calls of stage functions {calls}")
-    wall_fraction = workflow.wall_s / loop.wall_s - 1
-    walls = f"workflow_wall_s={workflow.wall_s:.1f} loop_wall_s={loop.wall_s:.1f}"
-    if given.slurm:
-        between_s = workflow.wall_s - at_work_s(heard["workflow"])
-        print(f"FIGURE slurm_wall_fraction={wall_fraction:.4f} slurm_between_s={between_s:.1f} head_cpu_s={workflow.cpu_s:.1f} {walls}")
-        return
     work_s = given.subjects * len(CHAIN) * given.seconds
-    for side, cost in (("loop", loop), ("workflow", workflow)):
-        print(f"{side:10s} {cost.wall_s:8.1f} s by the clock, {cost.cpu_s:6.1f} CPU s beside the {work_s:.0f} s of the functions")
-    extra_s = workflow.cpu_s - loop.cpu_s
-    print(
-        f"FIGURE overhead_fraction={extra_s / (work_s + loop.cpu_s):.4f} wall_fraction={wall_fraction:.4f} "
-        f"extra_cpu_s={extra_s:.1f} {walls}"
-    )
+    names = {"loop": "bare loop", "workflow": "workflow on this machine", "slurm": "workflow on Slurm"}
+    columns = {
+        f"{calls['loop']} calls of {given.seconds:g} s": "",
+        "by the clock, s": ".0f",
+        "more than the loop": ".1%",
+        "CPU s beside them": ".1f",
+    }
+    shown = Table(columns)
+    for side in sides:
+        more = None if side == "loop" else costs[side].wall_s / costs["loop"].wall_s - 1
+        shown.add(names[side], costs[side].wall_s, more, None if side == "slurm" else costs[side].cpu_s)
+    extra_s = costs["workflow"].cpu_s - costs["loop"].cpu_s
+    figures = {
+        "overhead_fraction": extra_s / (work_s + costs["loop"].cpu_s),
+        "wall_fraction": costs["workflow"].wall_s / costs["loop"].wall_s - 1,
+        "extra_cpu_s": extra_s,
+        "workflow_wall_s": costs["workflow"].wall_s,
+        "loop_wall_s": costs["loop"].wall_s,
+    }
+    if given.slurm:
+        figures |= {
+            "slurm_wall_fraction": costs["slurm"].wall_s / costs["loop"].wall_s - 1,
+            "slurm_wall_s": costs["slurm"].wall_s,
+            "slurm_between_s": costs["slurm"].wall_s - at_work_s(heard["slurm"]),
+            "slurm_head_cpu_s": costs["slurm"].cpu_s,
+        }
+    run.end({"overhead": shown}, figures, given.save)
 
 
 if __name__ == "__main__":

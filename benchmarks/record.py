@@ -1,4 +1,4 @@
-"""What the benchmarks share: CPU time, child processes, tables, and the record from which docs/performance.md is made.
+"""What the benchmarks share: CPU time, child processes, tables, and the record from which pages of docs/ are made.
 
 A record is a JSON file: command, date, commit, machine, versions, tables, figures and how long it took. Nothing heavy is imported here,
 since children whose memory is limited or measured import it.
@@ -23,7 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
-TARGETS: dict[str, dict[str, tuple[str, float]]] = {
+TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
     "filters": {
         "median3_vs_scipy": (">=", 100),
         "median5_vs_best": (">=", 10),
@@ -48,8 +48,58 @@ TARGETS: dict[str, dict[str, tuple[str, float]]] = {
         "export100_memory": (">=", 10),
     },
     "blocks": {"outofcore_time": ("<=", 1.2), "outofcore_equal": (">=", 1)},
+    "scale": {
+        "parse_s": ("<=", 1),
+        "parse_head_s": ("<=", 1),
+        "dry10k_cpu_s": ("<=", 12),
+        "dry10k_mb": ("<=", 300),
+        "dry50k_cpu_s": ("<=", 12),
+        "dry50k_mb": None,
+        "dry50k20_cpu_s": ("<=", 45),
+        "dry50k20_mb": None,
+        "files_per_subject": ("<=", 8),
+        "files_of_batches_per_subject": None,
+        "jobs_per_subject": ("<=", 0.5),
+        "flight_batches": None,
+        "flight_mb": None,
+        "flight_files": None,
+        "flight_estimate_batches": None,
+        "flight_estimate_mb": None,
+        "flight_estimate_files": None,
+        "report10k_cpu_s": None,
+        "report10k_mb": None,
+        "verdict10k_cpu_s": None,
+        "verdict10k_mb": None,
+        "page10k_file_mb": None,
+        "manifest10k_file_mb": None,
+        "report50k_cpu_s": None,
+        "report50k_mb": None,
+        "verdict50k_cpu_s": None,
+        "verdict50k_mb": None,
+        "page50k_file_mb": None,
+        "manifest50k_file_mb": None,
+    },
+    "overhead": {
+        "overhead_fraction": ("<=", 0.05),
+        "wall_fraction": None,
+        "extra_cpu_s": None,
+        "workflow_wall_s": None,
+        "loop_wall_s": None,
+        "slurm_wall_fraction": None,
+        "slurm_wall_s": None,
+        "slurm_between_s": None,
+        "slurm_head_cpu_s": None,
+    },
+    "faults": {
+        "kills": None,
+        "mismatches": ("<=", 0),
+        "images_lost_per_kill": ("<=", 3),
+        "mean_lost": None,
+        "lost_by_heads": ("<=", 0),
+        "begun_again_unkilled": None,
+    },
 }
-"""The figures of every benchmark, in the order in which its last line has them, and what is asked of them."""
+"""The figures of every benchmark, in the order in which its last line has them, and what is asked of them if anything is."""
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """What a cohort of ten and fifty thousand subjects costs before the first job, what a run leaves behind, and what its report costs.
 
-    python -m benchmarks.scale [--folder DIR] [--only parse,dry,left,flight,report] [--report 10000]
+    python -m benchmarks.scale [--folder DIR] [--only parse,dry,left,flight,report] [--report 10000] [--save FILE]
 
 Data: stand-ins. Parse and dry run see a table of so many subjects with one T1w each (one file of eight bytes, named by all). `left`
 runs the whole chain for real on 20 simulated subjects with a T1w and a CT of 35,000 voxels each, in one batch, with ``keep: []``.
@@ -19,9 +19,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from benchmarks.record import TARGETS, Run, Table, add_save
 from benchmarks.workflow import ROOT, command, environment, measured
 from cohortex.stages import STAGES
 
@@ -210,13 +212,67 @@ def report_cost(folder: Path, subjects: int) -> dict[str, float]:
     return figures | {f"{key}{name}_file_mb": path.stat().st_size / 1e6 for key, path in files.items()}
 
 
+ROWS = {
+    "before": (
+        {"before the first job": "", "CPU s": ".2f", "peak MB": ".0f"},
+        (
+            ("parse with 10,000 subjects, in a job's process (median of 5)", "parse_s", ""),
+            ("the same in the head, which reads the table and looks at every file", "parse_head_s", ""),
+            ("dry run of 10,000 subjects in batches of 20: 500 batches, 3,502 jobs", "dry10k_cpu_s", "dry10k_mb"),
+            ("dry run of 50,000 subjects in batches of 100: 500 batches, 3,502 jobs", "dry50k_cpu_s", "dry50k_mb"),
+            ("dry run of 50,000 subjects in batches of 20: 2,500 batches, 17,502 jobs", "dry50k20_cpu_s", "dry50k20_mb"),
+        ),
+    ),
+    "left": (
+        {"left behind by a subject": "", "number": ".2f"},
+        (
+            ("files beside the results (records, logs, benchmarks, Snakemake's own)", "files_per_subject"),
+            ("the same without what a run has once, whatever its size", "files_of_batches_per_subject"),
+            ("jobs", "jobs_per_subject"),
+        ),
+    ),
+    "flight": (
+        {"in the work folder at once": "", "most": ".0f", "estimate of the preflight": ".0f"},
+        (
+            ("batches with volumes", "flight_batches", "flight_estimate_batches"),
+            ("megabytes of volumes and running folders", "flight_mb", "flight_estimate_mb"),
+            ("files in them", "flight_files", "flight_estimate_files"),
+        ),
+    ),
+    "report": (
+        {"report and verdict": "", "10,000 subjects": ".1f", "50,000 subjects": ".1f"},
+        (
+            ("report, CPU s", "report10k_cpu_s", "report50k_cpu_s"),
+            ("report, peak MB", "report10k_mb", "report50k_mb"),
+            ("verdict, CPU s", "verdict10k_cpu_s", "verdict50k_cpu_s"),
+            ("verdict, peak MB", "verdict10k_mb", "verdict50k_mb"),
+            ("`report/index.html`, one file, MB", "page10k_file_mb", "page50k_file_mb"),
+            ("`manifest.tsv`, MB", "manifest10k_file_mb", "manifest50k_file_mb"),
+        ),
+    ),
+}
+"""The tables: columns, and of each row its words and its figures."""
+
+
+def tables(figures: Mapping[str, float]) -> dict[str, Table]:
+    """Return the tables of what was measured; a row of which nothing was is left out."""
+    found: dict[str, Table] = {}
+    for name, (columns, rows) in ROWS.items():
+        for words, *keys in rows:
+            if any(key in figures for key in keys):
+                found.setdefault(name, Table(columns)).add(words, *(figures.get(key) for key in keys))
+    return found
+
+
 def main() -> None:
     """Run what was asked for and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--only", default="parse,dry,left,flight,report")
     parser.add_argument("--report", type=int, nargs="*", default=[10_000], help="subjects of the cohorts whose report is made")
+    add_save(parser)
     given = parser.parse_args()
+    run = Run("scale", ["snakemake"])
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
         parts = {
@@ -232,7 +288,8 @@ def main() -> None:
             figures |= found
             for key, value in found.items():
                 print(f"{key:32s} {value:.4g}", flush=True)
-    print("FIGURE", *(f"{name}={value:.4g}" for name, value in figures.items()))
+    # cohorts of other sizes have figures of their own, which no table knows
+    run.end(tables(figures), {key: value for key, value in figures.items() if key in TARGETS["scale"]}, given.save)
 
 
 if __name__ == "__main__":

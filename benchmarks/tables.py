@@ -1,10 +1,12 @@
-"""The tables of docs/performance.md out of the records in benchmarks/results.
+"""The tables of docs/performance.md and docs/cluster.md out of the records in benchmarks/results.
 
-``python -m benchmarks.tables`` writes them between the page's markers; what stands outside of markers is left as it is.
-``python -m benchmarks.tables --run [files filters inference blocks] [--bm4d /path/to/other/python]`` measures first, on a machine that
-should have nothing else to do: about 15 minutes, of which `blocks` takes 9, 17 GB of memory and 20 GB of disk.
+``python -m benchmarks.tables`` writes them between the pages' markers; what stands outside of markers is left as it is.
+``python -m benchmarks.tables --run [BENCHMARK ...] [--bm4d /path/to/other/python] [--slurm]`` measures first, on a machine that should have
+nothing else to do. Without names it measures what stands on docs/performance.md: about 15 minutes, of which `blocks` takes 9, 17 GB of
+memory and 20 GB of disk. Those of docs/cluster.md are named: `scale` (7 minutes), `overhead` (14, with ``--slurm`` 25), `faults` (15).
 
-A place for a table is ``<!-- measured: BENCHMARK TABLE -->`` to ``<!-- end -->``; ``<!-- measured: figures -->`` is that of all figures.
+A place for a table is ``<!-- measured: BENCHMARK TABLE -->`` to ``<!-- end -->``, without a table's name one for all of a benchmark;
+``<!-- measured: figures -->`` is that of all figures of the page.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import operator
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,11 @@ from benchmarks.record import ROOT, TARGETS, markdown
 
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
+PAGES = {PAGE: ("filters", "files", "inference", "blocks"), ROOT / "docs" / "cluster.md": ("scale", "overhead", "faults")}
+"""The pages, and the benchmarks that each shows."""
 PLACE = re.compile(r"(<!-- measured: ([a-z0-9]+) ?([a-z0-9]*) -->\n).*?(<!-- end -->)", re.DOTALL)
+BESIDES = ("--bm4d", "--report", "--slurm")
+"""Options that measure something more, and change nothing else."""
 MEETS = {">=": operator.ge, "<=": operator.le}
 
 
@@ -40,30 +46,37 @@ def page(text: str, records: Mapping[str, Mapping[str, Any]]) -> str:
     KeyError
         A place for a benchmark or table that there is not. One that was not run yet is said to be absent.
     """
+    shown = [benchmark for benchmark in TARGETS if benchmark in {name for _, name, _, _ in PLACE.findall(text)}]
 
     def filled(place: re.Match[str]) -> str:
         begin, benchmark, table, end = place.groups()
         if benchmark == "figures":
-            lines = summary(records)
+            lines = summary(records, shown or list(TARGETS))
         elif benchmark in TARGETS and benchmark not in records:
             lines = [f"Not measured yet: `python -m benchmarks.tables --run {benchmark}`."]
-        elif table not in records.get(benchmark, {}).get("tables", {}):
-            raise KeyError(f"the record of {benchmark!r} has no table {table!r}")
         else:
-            lines = [*about(records[benchmark]), "", *markdown(records[benchmark]["tables"][table])]
+            found = records.get(benchmark, {}).get("tables", {})
+            if not found or (table and table not in found):
+                raise KeyError(f"the record of {benchmark!r} has no table {table!r}")
+            lines = about(records[benchmark])
+            for each in [table] if table else found:
+                lines += ["", *markdown(found[each])]
         return "\n".join([begin, *lines, "", end])
 
     return PLACE.sub(filled, text)
 
 
-def summary(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the lines of the table of all figures."""
+def summary(records: Mapping[str, Mapping[str, Any]], benchmarks: Sequence[str] = tuple(TARGETS)) -> list[str]:
+    """Return the lines of the table of all figures of which something is asked."""
     rows = []
-    for benchmark, targets in TARGETS.items():
+    for benchmark in benchmarks:
         record = records.get(benchmark, {"figures": {}, "command": ""})
-        # sizes other than the usual ones are asked for by options; the name of another Python is none of them
-        usual = not record["command"].split()[3:] or record["command"].split()[3] == "--bm4d"
-        for name, (relation, asked) in targets.items():
+        # sizes other than the usual ones are asked for by options; what is only measured besides is none of them
+        usual = not record["command"].split()[3:] or record["command"].split()[3] in BESIDES
+        for name, target in TARGETS[benchmark].items():
+            if target is None:
+                continue
+            relation, asked = target
             value = record["figures"].get(name)
             met = "not measured" if value is None else "other sizes" if not usual else "yes" if MEETS[relation](value, asked) else "**no**"
             sign = {">=": "at least", "<=": "at most"}[relation]
@@ -74,32 +87,41 @@ def summary(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def about(record: Mapping[str, Any]) -> list[str]:
     """Return the lines that say how a record came about."""
     machine, versions = record["machine"], ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    load = "" if machine["load"] is None else f", load {machine['load']:g} when it began"
     processor = " with ".join([machine["processor"], *([", ".join(machine["has"])] if machine["has"] else [])])
     return [
         f"`{record['command']}`: {record['minutes']:g} minutes on {record['date']}, commit {record['commit']}.",
-        f"{processor}; {machine['cores']} cores, {machine['memory_gb']} GB, load {machine['load']:g} when it began; {versions}.",
+        f"{processor}; {machine['cores']} cores, {machine['memory_gb']} GB{load}; {versions}.",
     ]
 
 
-def measure(benchmarks: list[str], bm4d: str | None) -> None:
+def measure(benchmarks: Sequence[str], bm4d: str | None, slurm: bool) -> None:
     """Run benchmarks one after the other; each leaves its record."""
     for benchmark in benchmarks:
         command = [sys.executable, "-m", f"benchmarks.{benchmark}", "--save", str(RESULTS / f"{benchmark}.json")]
         if benchmark == "filters" and bm4d is not None:
             command += ["--bm4d", bm4d]
+        if benchmark == "overhead" and slurm:
+            command.append("--slurm")
+        if benchmark == "scale":
+            command += ["--report", "10000", "50000"]
         print("$ python", *command[1:], flush=True)
         subprocess.run(command, check=True, cwd=ROOT)
 
 
 def main() -> None:
-    """Measure, if asked to, and write the page."""
+    """Measure, if asked to, and write the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", nargs="*", choices=list(TARGETS), help="measure these first, all if none is named")
+    parser.add_argument(
+        "--run", nargs="*", choices=list(TARGETS), help="measure these first; those of docs/performance.md if none is named"
+    )
     parser.add_argument("--bm4d", help="a Python in whose environment the package bm4d is installed, for `filters`")
+    parser.add_argument("--slurm", action="store_true", help="`overhead` also on the Slurm of the tests")
     options = parser.parse_args()
     if options.run is not None:
-        measure(options.run or list(TARGETS), options.bm4d)
-    PAGE.write_text(page(PAGE.read_text(), read()))
+        measure(options.run or PAGES[PAGE], options.bm4d, options.slurm)
+    for path in PAGES:
+        path.write_text(page(path.read_text(), read()))
 
 
 if __name__ == "__main__":

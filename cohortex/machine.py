@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
 
 SHARE = 0.9
 """Of the machine's memory, what jobs get together; the rest is for the system and the head process."""
-AHEAD_S = 2.0
-"""Seconds by which a time stamp may be ahead of the clock: file systems round."""
 NAMED = 3
 """So many batches or files are named in a sentence."""
 
@@ -162,51 +158,6 @@ def check_written(folders: Mapping[str, str]) -> None:
             read_only = os.statvfs(there).f_flag & os.ST_RDONLY
             why = "its file system is mounted read-only" if read_only else "you have no permission"
             raise Refused(f"{key}: nothing can be written in {there} ({why}); give another {key}.")
-
-
-def check_clock(files: Iterable[Path]) -> None:
-    """Refuse files whose time stamp lies in the future: Snakemake would call every job that reads one a failure.
-
-    Raises
-    ------
-    Refused
-        Naming the files and what to do.
-    """
-    now = time.time()
-    ahead: list[tuple[Path, float]] = []
-    for file in files:
-        try:
-            stamp = file.stat().st_mtime
-        except OSError:
-            continue
-        if stamp > now + AHEAD_S:
-            ahead.append((file, stamp))
-    if ahead:
-        file, stamp = max(ahead, key=lambda each: each[1])
-        more = f" (and {len(ahead) - 1} more files like it)" if len(ahead) > 1 else ""
-        raise Refused(
-            f"{file}{more} has a time stamp in the future, {datetime.fromtimestamp(stamp, UTC):%Y-%m-%d %H:%M} UTC, {_span(stamp - now)} "
-            f"ahead of this machine's clock, so every job that reads it would fail: set the clocks of this machine and of its file server "
-            f"right, or touch the file."
-        )
-
-
-def _span(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} seconds"
-
-
-def read_by_jobs(config: Mapping[str, Any], models: Iterable[str], batches: Iterable[str]) -> Iterator[Path]:
-    """Yield what jobs of a run read and a run before may have left: tables of batches, model folders, folders of stages."""
-    work = Path(config["work"])
-    yield from map(Path, models)
-    folders = [folder for folder in (work / "demo", *(work / stage for stage in config["stages"])) if folder.is_dir()]
-    for batch in batches:
-        yield work / "cohort" / "batches" / f"{batch}.tsv"
-        # the file whose time Snakemake takes for that of a folder
-        yield from (folder / batch / ".snakemake_timestamp" for folder in folders)
 
 
 def no_space(folder: str | Path, error: OSError) -> str:

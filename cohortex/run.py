@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cohortex.clocks import check_host, check_stamps, read_by_jobs
 from cohortex.errors import BadInput, Refused
-from cohortex.machine import check_clock, check_written, no_space, read_by_jobs
+from cohortex.machine import check_written, no_space
 from cohortex.owner import alive, give_back, take
 from cohortex.publish import NO_SPACE
 
@@ -116,7 +117,8 @@ def preflight(config: Mapping[str, Any], basedir: str, jobs: int = 1) -> None:
             check_used(config[stage], folders, stage, [entry.name for entry in entries(stage)])
             if "train" in named:
                 check_training(config, stage)
-    check_clock(read_by_jobs(config, models, read_batches(config["work"])))
+    check_host(Path(config["work"]))
+    check_stamps(read_by_jobs(config, models, read_batches(config["work"])), Path(config["work"]))
     check_disk(Path(config["work"]), jobs)
 
 

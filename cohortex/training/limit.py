@@ -100,3 +100,9 @@ def listen(limit: Limit) -> dict[signal.Signals, Any]:
             raise Interrupted(f"no step (it prepared, or measured what it had trained), since {limit.reason()}")
 
     return {each: signal.signal(each, ask) for each in SIGNALS}
+
+
+def hear_no_more() -> None:
+    """Ignore further signals, for an attempt that is about to end with its status: at its exit Python would die of one that comes again."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)

@@ -14,6 +14,7 @@ from typing import Any
 
 from cohortex.allocator import keep_freed_memory
 from cohortex.blocks import Plan, planned
+from cohortex.clocks import heed_clocks
 from cohortex.device import choose_device
 from cohortex.errors import CohortexError, Refused
 from cohortex.items import Image
@@ -23,7 +24,7 @@ from cohortex.stage import images_of
 from cohortex.tables import read_table
 from cohortex.threads import set_threads
 from cohortex.training.launch import launch
-from cohortex.training.limit import TRY_AGAIN, Interrupted, Limit, end_of_attempt, listen
+from cohortex.training.limit import TRY_AGAIN, Interrupted, Limit, end_of_attempt, hear_no_more, listen
 from cohortex.training.team import Team, meet, part, use_team
 from cohortex.worker import seed_for
 
@@ -246,6 +247,8 @@ def train_as_member(file: Path, place: Path, rank: int) -> int:
     status = train(order, Team(rank, order.processes, order.precision, Limit(order.until)))
     if status == 0:
         part()
+    else:
+        hear_no_more()
     return status
 
 
@@ -260,6 +263,7 @@ def run_training(snakemake: Any) -> None:
         become_owner(order.folder, f"train {task}", LOG.warning)
     except CohortexError as error:
         sys.exit(f"cohortex: training of {task}: {error}")
+    heed_clocks([*order.images, *order.before], order.folder, LOG.warning, Path(order.before[-1]) if order.before else None)
     if order.processes == 1:
         tell(task, order.log)
         status = train(order, Team(precision=order.precision, limit=Limit(order.until)))
@@ -268,6 +272,7 @@ def run_training(snakemake: Any) -> None:
         write_json(file, asdict(order))
         status = launch(file, order.folder, order.processes, order.nodes, max(1, order.threads * order.nodes // order.processes))
     if status:
+        hear_no_more()
         sys.exit(status)
     with atomic_path(output) as temporary:
         (order.folder / "model").rename(temporary)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import psutil
 
-from tests.slurm.cluster import wait_for
+from tests.slurm.cluster import processes_here, wait_for
 from tests.workflow import ROOT, environment
 
 CHAIN = "[acquire,export]"
@@ -46,6 +46,16 @@ def command(site: Path, *arguments: str, **config: object) -> list[str]:
     words = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--profile", str(ROOT / "profiles" / "slurm")]
     words += ["--workflow-profile", str(site), *arguments]
     return [*words, "--config", *[f"{name}={value}" for name, value in config.items()]]
+
+
+def signalled(pid: int, number: signal.Signals) -> bool:
+    """Return whether a process that was stopped has been sent a signal: it waits for the process, or has let it go on and end."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+    lines = dict(line.split(":\t", 1) for line in status.splitlines())
+    return not lines["State"].startswith("T") or any(int(lines[name], 16) >> (number - 1) & 1 for name in ("SigPnd", "ShdPnd"))
 
 
 class Run:
@@ -126,6 +136,24 @@ class Run:
         process = psutil.Process(int(str(self.owner(stage, batch)["pid"])))
         for one in (*process.children(recursive=True), process):
             one.resume()
+
+    def hold_training(self, step: int, of: int, seconds: float = 600) -> list[Held]:
+        """Stop all processes that train together after a step of theirs."""
+        log = self.work / "logs" / "train"
+        wait_for(
+            lambda: self.process.poll() is not None or any(f"step {step} of {of}" in file.read_text() for file in log.glob("*.log")),
+            seconds,
+            f"step {step} of the training in:\n{self.said[-3000:]}",
+        )
+        found = []
+        for process in processes_here():
+            with suppress(psutil.Error):
+                words = process.cmdline()
+                if words[1:3] == ["-m", "cohortex.training.member"] and Path(process.cwd(), words[3]).is_relative_to(self.work):
+                    process.suspend()
+                    found.append(Held(process.environ()["SLURM_JOB_ID"], process.environ()["SLURMD_NODENAME"], process.pid))
+        assert found, f"nothing trains any more:\n{self.said[-4000:]}"
+        return found
 
     def asked(self, rule: str, batch: str) -> list[dict[str, int]]:
         """Return the resources that a job asked for, at each attempt."""

@@ -5,22 +5,27 @@ The tests share runs, since most of their time is waiting.
 
 import re
 import shutil
+import signal
 import subprocess
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+import yaml
 
 from cohortex.config import check_config
 from cohortex.io.ozx import read_ozx, write_ozx
+from cohortex.models.folder import read_card
 from cohortex.stage import run_job
 from cohortex.stages.denoise import denoise
 from cohortex.tables import read_table
 from cohortex.volume import Volume
+from tests.rule.test_train import cohort as write_training_cohort
 from tests.slurm.cluster import wait_for
-from tests.slurm.runs import CHAIN, Run, command, site_profile
+from tests.slurm.runs import CHAIN, Run, command, signalled, site_profile
 from tests.unit.test_stage import job  # noqa: F401
 from tests.workflow import ROOT, digests, environment, snakemake, write_cohort
 
@@ -151,6 +156,19 @@ def test_an_output_that_cannot_be_written_is_refused_naming_it(demo, cohort, tmp
         subprocess.run(["umount", "-l", str(tmp_path / "full")], check=True)
 
 
+def test_a_work_folder_on_a_full_disk_is_refused_before_the_first_job(slurm, cohort, tmp_path):
+    if not mounted(tmp_path / "full", "size=1m"):
+        pytest.skip("nothing may be mounted here")
+    fill(tmp_path / "full" / "other")
+    try:
+        run = Run(tmp_path, command(site_profile(tmp_path / "site"), **settings(cohort), work=tmp_path / "full" / "work"))
+        assert run.ends() != 0
+        assert re.search(r"^cohortex: the disk of \S+/full/work is full; free some of it or give another folder", run.said, re.MULTILINE)
+        assert "submitted" not in run.said and "Traceback" not in run.said
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path / "full")], check=True)
+
+
 def test_a_disk_that_runs_full_ends_the_run_with_what_to_change(slurm, demo, cohort, tmp_path):
     if not mounted(tmp_path / "small", "size=30m"):
         pytest.skip("nothing may be mounted here")
@@ -164,6 +182,52 @@ def test_a_disk_that_runs_full_ends_the_run_with_what_to_change(slurm, demo, coh
         assert re.search(r"the disk of \S+/small/\S+ is full; free some of it", run.said + logs), (run.said, logs)
     finally:
         subprocess.run(["umount", "-l", str(tmp_path / "small")], check=True)
+
+
+# --- one training, several nodes ----------------------------------------------------------------------------------
+
+
+def test_a_training_on_two_nodes_that_is_warned_of_its_time_limit_goes_on_at_its_checkpoint_to_the_same_weights(slurm, tmp_path):
+    table, steps = write_training_cohort(tmp_path / "cohort"), 300
+    training = {"steps": steps, "batch": 2, "patch": 28, "filters": 4}
+    settings = {
+        "stages": ["acquire", "denoise", "export"],
+        "denoise": {"default": {"method": "redcnn", "weights": "train", "training": training}},
+        "training": {"processes": 2},
+    }
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
+    given = ("work/models/denoise", "--configfile", str(tmp_path / "settings.yaml"), "--set-threads")
+    # 100 s before the end: Slurm looks at time limits every half minute
+    asked = {"nodes": 2, "tasks": 2, "mem_mb": 1500, "slurm_extra": "\"'--signal=USR1@100'\""}
+    run = Run(tmp_path / "slurm", command(site_profile(tmp_path / "site", train=asked), *given, "train=1", input=table))
+    try:
+        members = run.hold_training(steps // 20, steps)
+        assert {member.node for member in members} == {"c1", "c2"} and len(members) == 2
+        (job,) = {member.job for member in members}
+        minutes = int(slurm.ask("squeue", "-h", "-j", job, "-o", "%M").replace("-", ":").split(":")[-2]) + 2
+        slurm.ask("scontrol", "update", f"jobid={job}", f"timelimit={minutes}")
+        wait_for(lambda: all(signalled(member.pid, signal.SIGUSR1) for member in members), 90, "Slurm warns all processes")
+        for member in members:
+            with suppress(psutil.NoSuchProcess):
+                psutil.Process(member.pid).resume()
+        assert run.ends() == 0, run.said[-6000:]
+    finally:
+        run.kill()
+    warned = (run.folder / ".snakemake" / "slurm_logs" / "rule_train" / "denoise" / f"{job}.log").read_text()
+    again = (run.work / "logs" / "train" / "denoise.log").read_text()
+    assert re.search(rf"stopped at training: step \d+ of {steps}, since it was asked to \(SIGUSR1\).*the next attempt", warned)
+    assert "goes on from its checkpoint" in again and f"step {steps} of {steps}" in again
+    assert f"step {steps // 20} of {steps}" not in again, "no step was taken twice"
+    assert slurm.ask("squeue", "-h", "-t", "all", "-j", job, "-o", "%T") == "FAILED", "it ended by itself before its limit"
+    # the same number of processes, and one thread for each
+    snakemake(tmp_path / "local", *given, "train=2", input=table)
+    models = [folder / "work" / "models" / "denoise" for folder in (run.folder, tmp_path / "local")]
+    files = digests(models[0])
+    assert files.keys() == digests(models[1]).keys()
+    assert {name for name, digest in digests(models[1]).items() if digest != files[name]} == {"card.yaml"}
+    card, undisturbed = map(read_card, models)
+    assert (card["recipe"]["run"].pop("resumed"), undisturbed["recipe"]["run"].pop("resumed")) == (1, 0)
+    assert card == undisturbed and card["recipe"]["run"]["processes"] == 2
 
 
 # --- one volume, several nodes ------------------------------------------------------------------------------------
@@ -302,6 +366,19 @@ def test_a_job_above_its_memory_is_ended_by_slurm_and_passes_with_more(faults):
     assert len(states) == 2
     assert states[0] in ("OUT_OF_MEMORY", "FAILED", "CANCELLED"), "Slurm ended the first"
     assert states[1] == "COMPLETED"
+
+
+def test_a_profile_without_a_partition_where_none_is_the_default_is_refused_naming_those_that_there_are(slurm, cohort, tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "profile.v9+.yaml").write_text("default-resources:\n  mem_mb: 2000\n  runtime: 30\n")
+    slurm.ask("scontrol", "update", "partitionname=cpu", "default=no")
+    try:
+        run = Run(tmp_path, command(tmp_path / "site", **settings(cohort)))
+        assert run.ends() != 0
+    finally:
+        slurm.ask("scontrol", "update", "partitionname=cpu", "default=yes")
+    assert "no partition is named for acquire, and this Slurm has no default one: give slurm_partition (cpu, gpu, paid, rush)" in run.said
+    assert "submitted" not in run.said and "Traceback" not in run.said
 
 
 # --- the head process dies ----------------------------------------------------------------------------------------

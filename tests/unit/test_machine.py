@@ -1,10 +1,9 @@
-"""What a machine and its file systems must be able to do before any job: memory, GPUs, clocks, folders, files."""
+"""What a machine and its file systems must be able to do before any job: memory, GPUs, folders, files."""
 
 import errno
 import os
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from cohortex import machine
 from cohortex.cohort import batch_sizes, make_cohort
 from cohortex.config import check_config
 from cohortex.errors import Refused
-from cohortex.machine import check_clock, check_gpus, check_memory, check_written, no_space
+from cohortex.machine import check_gpus, check_memory, check_written, no_space
 from cohortex.run import preflight, sentence_of
 from tests.workflow import write_cohort
 
@@ -104,33 +103,6 @@ def test_cuda_without_a_gpu_or_a_slot_is_refused_naming_the_key(config):
     check_gpus({**config, "device": "cuda"}, 2, ["GPU-a"])
     check_gpus({**config, "device": "cuda", "stages": ["acquire", "export"]}, None, [])
     check_gpus({**config, "device": "auto"}, 1, [])
-
-
-# --- clocks ----------------------------------------------------------------------------------------------------
-
-
-def test_a_time_stamp_in_the_future_is_refused_naming_the_file_and_what_to_do(config):
-    table = Path(config["work"]) / "cohort" / "batches" / "b00002.tsv"
-    os.utime(table, (time.time() + 7300, time.time() + 7300))
-    with pytest.raises(Refused) as caught:
-        preflight(config, str(Path(__file__).parents[2]))
-    for word in ("b00002.tsv", "in the future", "2 hours ahead", "touch the file", "clocks"):
-        assert word in str(caught.value)
-    os.utime(table)
-    preflight(config, str(Path(__file__).parents[2]))
-
-
-def test_what_a_run_before_left_in_the_future_is_found_too_and_rounding_is_not(config, tmp_path):
-    stamp = Path(config["work"]) / "denoise" / "b00001" / ".snakemake_timestamp"
-    stamp.parent.mkdir(parents=True)
-    stamp.touch()
-    os.utime(stamp, (time.time() + 10**6, time.time() + 10**6))
-    files = list(machine.read_by_jobs(config, ["zoo/denoise/redcnn"], ["b00001"]))
-    assert Path("zoo/denoise/redcnn") in files
-    with pytest.raises(Refused, match=r"denoise/b00001/.snakemake_timestamp has .* 12 days ahead"):
-        check_clock(files)
-    os.utime(stamp, (time.time() + 0.5, time.time() + 0.5))
-    check_clock(files)
 
 
 # --- folders and disks -----------------------------------------------------------------------------------------

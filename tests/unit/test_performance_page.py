@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md are what the records of the benchmarks give."""
+"""The tables of docs/performance.md and docs/cluster.md are what the records of the benchmarks give."""
 
 import json
 import re
@@ -6,7 +6,7 @@ import re
 import pytest
 
 from benchmarks.record import ROOT, TARGETS, Run, Table, figure_line, markdown
-from benchmarks.tables import PAGE, PLACE, about, page, read, summary
+from benchmarks.tables import PAGES, PLACE, about, page, read, summary
 
 RECORD = {
     "benchmark": "blocks",
@@ -21,23 +21,30 @@ RECORD = {
 }
 
 
-def test_the_page_is_what_the_records_give():
-    text = PAGE.read_text()
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_a_page_is_what_the_records_give(path):
+    text = path.read_text()
     assert page(text, read()) == text, "run python -m benchmarks.tables"
 
 
-def test_every_recorded_table_has_a_place_on_the_page():
-    places = {(benchmark, table) for _, benchmark, table, _ in PLACE.findall(PAGE.read_text())}
-    recorded = {(name, table) for name, record in read().items() for table in record["tables"]}
-    assert recorded | {("figures", "")} <= places
-    assert {benchmark for benchmark, _ in places} == TARGETS.keys() | {"figures"}
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_every_recorded_table_has_a_place_on_its_page(path):
+    places = {(benchmark, table) for _, benchmark, table, _ in PLACE.findall(path.read_text())}
+    recorded = {(name, table) for name, record in read().items() if name in PAGES[path] for table in record["tables"]}
+    assert all((name, table) in places or (name, "") in places for name, table in recorded)
+    assert {benchmark for benchmark, _ in places} == {*PAGES[path], "figures"}
+
+
+def test_every_benchmark_with_records_has_one_page():
+    assert sorted(name for names in PAGES.values() for name in names) == sorted(TARGETS)
 
 
 def test_the_records_hold_the_figures_that_are_asked_for_and_no_paths_of_a_machine():
     for name, record in read().items():
         assert name in TARGETS
         assert record["benchmark"] == name
-        missing = TARGETS[name].keys() ^ record["figures"].keys()
+        assert record["figures"].keys() <= TARGETS[name].keys()
+        missing = {figure for figure, target in TARGETS[name].items() if target is not None} - record["figures"].keys()
         assert missing <= {"transform_gap_db", "transform_vs_bm4d"}, "only BM4D may be absent"
         assert not re.search(r"/(tmp|home|root|work)\b", json.dumps(record))
 
@@ -49,6 +56,9 @@ def test_places_are_filled_and_what_stands_outside_is_left():
     assert "| a | 1.23 |\n| b |  |\n\n<!-- end -->\nprose\n" in made
     assert "old" not in made
     assert page(made, {"blocks": RECORD}) == made
+    whole = RECORD | {"tables": RECORD["tables"] | {"second": {"columns": {"n": "d"}, "rows": [[7]]}}}
+    all_of_it = page("<!-- measured: blocks -->\n<!-- end -->\n", {"blocks": whole})
+    assert "| a | 1.23 |" in all_of_it and "| 7 |" in all_of_it and all_of_it.count("commit abc") == 1
 
 
 def test_a_table_that_there_is_not_is_refused_and_one_not_measured_is_said_to_be_absent():
@@ -63,6 +73,8 @@ def test_the_table_of_figures_says_which_are_missed_and_which_were_not_measured(
     assert any("`outofcore_time` | at most 1.2 | 1.3 | **no**" in line for line in lines)
     assert any("`outofcore_equal` | at least 1 | 1 | yes" in line for line in lines)
     assert any("`labels_equal` | at least 0.995 |  | not measured" in line for line in lines)
+    assert not any("files_of_batches" in line for line in lines), "of which nothing is asked"
+    assert len(summary({"blocks": RECORD}, ["blocks"])) == 4
     smaller = RECORD | {"command": "python -m benchmarks.blocks --gib 0.1"}
     assert any("`outofcore_time` | at most 1.2 | 1.3 | other sizes" in line for line in summary({"blocks": smaller}))
     assert "load 0.1 when it began" in " ".join(about(RECORD))

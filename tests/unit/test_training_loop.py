@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,8 +17,9 @@ from safetensors.torch import load_file
 from cohortex.items import Image
 from cohortex.publish import atomic_path
 from cohortex.training import checkpoint, loop, patches
-from cohortex.training.limit import Interrupted, Limit, end_of_attempt, listen
+from cohortex.training.limit import TRY_AGAIN, Interrupted, Limit, end_of_attempt, listen
 from cohortex.training.team import Team, use_team
+from tests.workflow import ROOT, environment
 
 
 def network():
@@ -190,6 +193,23 @@ def test_a_signal_while_no_step_is_taken_ends_the_attempt_at_once():
         for each, handler in handlers.items():
             signal.signal(each, handler)
     assert limit.reached()
+
+
+ENDS = """
+import os, signal, sys
+from cohortex.training.limit import TRY_AGAIN, Limit, hear_no_more, listen
+listen(Limit())
+hear_no_more()
+class Late:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGUSR1)
+signal.late = Late()  # goes with the modules, after Python has forgotten its handlers
+sys.exit(TRY_AGAIN)
+"""
+
+
+def test_a_signal_that_comes_again_while_the_process_exits_does_not_change_its_status():
+    assert subprocess.run([sys.executable, "-c", ENDS], cwd=ROOT, env=environment()).returncode == TRY_AGAIN
 
 
 def test_a_checkpoint_is_read_without_unpickling_anything(tmp_path):
