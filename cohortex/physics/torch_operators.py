@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from cohortex.physics import ct
+from cohortex.physics.fan import Fan, fan_adjoint, fan_fbp, fan_fbp_adjoint, fan_radon
 
 Map = Callable[[np.ndarray], np.ndarray]
 
@@ -117,6 +118,26 @@ def fbp_operator(
         lambda rays: ct.fbp(rays, angles, spacing_mm, shape, window),
         lambda image: ct.fbp_adjoint(image, angles, spacing_mm, bins, window),
         (len(angles), bins),
+        shape,
+    )
+
+
+def fan_operator(shape: tuple[int, int], fan: Fan, spacing_mm: float) -> Operator:
+    """Return the fan-beam transform `cohortex.physics.fan.fan_radon` of pictures in 1/mm, (..., nx, ny) to (..., view, detector)."""
+    return Operator(
+        lambda image: fan_radon(image, fan, spacing_mm),
+        lambda rays: fan_adjoint(rays, fan, spacing_mm, shape),
+        shape,
+        (len(fan.angles), fan.bins),
+    )
+
+
+def fan_fbp_operator(shape: tuple[int, int], fan: Fan, spacing_mm: float, window: Literal["ram-lak", "hann"] = "ram-lak") -> Operator:
+    """Return the filtered backprojection `cohortex.physics.fan.fan_fbp` as a layer, (..., view, detector) to (..., nx, ny)."""
+    return Operator(
+        lambda rays: fan_fbp(rays, fan, spacing_mm, shape, window),
+        lambda image: fan_fbp_adjoint(image, fan, spacing_mm, window),
+        (len(fan.angles), fan.bins),
         shape,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cohortex.physics import ct, mr
+from cohortex.physics.fan import fan_for
 from cohortex.physics.fourier import centred_fft, centred_ifft
 from cohortex.physics.torch_operators import (
     Operator,
@@ -19,6 +21,8 @@ from cohortex.physics.torch_operators import (
     coil_adjoint,
     coil_forward,
     data_consistency,
+    fan_fbp_operator,
+    fan_operator,
     fbp_operator,
     radon_operator,
 )
@@ -47,6 +51,13 @@ def test_the_gradients_of_projection_and_of_fbp_are_their_adjoints(nx: int, ny: 
     gradient_is_the_adjoint(radon_operator((nx, ny), angles, 1.3, bins), (n,), seed)
     for window in ("ram-lak", "hann"):
         gradient_is_the_adjoint(fbp_operator((nx, ny), angles, 1.3, bins, window), (n, 2), seed)
+
+
+@pytest.mark.parametrize("detector", ["flat", "curved"])
+def test_the_gradients_of_the_fan_are_its_adjoints(detector: Literal["flat", "curved"]) -> None:
+    fan = fan_for((17, 14), 1.5, 7, 60.0, 110.0, detector)
+    gradient_is_the_adjoint(fan_operator((17, 14), fan, 1.5), (2,), 0)
+    gradient_is_the_adjoint(fan_fbp_operator((17, 14), fan, 1.5, "hann"), (3,), 1)
 
 
 def test_the_layers_are_the_operators_of_the_simulations() -> None:
