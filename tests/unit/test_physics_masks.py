@@ -65,7 +65,7 @@ def test_points_of_a_poisson_disc_keep_away_from_each_other() -> None:
 
 
 def test_spokes_go_through_the_centre_all_around() -> None:
-    mask = masks.radial((128, 128), 6.0)
+    mask = masks.radial((128, 128), 3.0)
     assert mask[62:67, 62:67].all()
     i, j = np.nonzero(mask)
     radius = np.hypot(i - 64, j - 64)
