@@ -75,25 +75,22 @@ def move(image: np.ndarray, motion: Motion, turn_step_deg: float = 0.25) -> np.n
     (..., y, x) complex array
         In single precision.
     """
-    from scipy.ndimage import affine_transform
+    from scipy.ndimage import affine_transform, spline_filter
 
     still = np.asarray(image, np.result_type(image, np.complex64))
     steps = np.rint(motion.turn_deg / turn_step_deg).astype(int)
     kspace = np.empty(still.shape, np.complex64)
     middle: Any = (np.array(still.shape[-2:]) - 1) / 2
+    pictures = still.reshape(-1, *still.shape[-2:])
+    splines = [[spline_filter(part, 3) for part in (p.real, p.imag)] for p in pictures] if steps.any() else []
     for step in np.unique(steps):
         seen = still
         if step:
             angle = np.deg2rad(step * turn_step_deg)
             matrix: Any = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-            seen = np.empty_like(still)
-            for index in np.ndindex(still.shape[:-2]):
-                for part in (np.real, np.imag):
-                    turned = affine_transform(part(still[index]), matrix, middle - matrix @ middle, order=3)
-                    if part is np.real:
-                        seen[index] = turned
-                    else:
-                        seen[index] += 1j * turned
+            start = middle - matrix @ middle
+            turned = [[affine_transform(part, matrix, start, order=3, prefilter=False) for part in parts] for parts in splines]
+            seen = np.stack([real + 1j * imaginary for real, imaginary in turned]).reshape(still.shape)
         rows = steps == step
         kspace[..., rows, :] = centred_fft(seen, (-2, -1))[..., rows, :]
     return centred_ifft(shift_lines(kspace, motion.shift), (-2, -1))
