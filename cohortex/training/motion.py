@@ -98,7 +98,7 @@ def shaded(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     from scipy.ndimage import gaussian_filter, zoom
 
     factors = [n / 3 for n in image.shape]
-    shading = np.exp(zoom(rng.normal(0, 0.25, (3, 3)), factors, order=1, grid_mode=True, mode="nearest"))
+    shading: Any = np.exp(np.asarray(zoom(rng.normal(0, 0.25, (3, 3)), factors, order=1, grid_mode=True, mode="nearest")))
     return (gaussian_filter(image, rng.uniform(0, 0.8)) * shading[: image.shape[0], : image.shape[1]]).astype(np.float32)
 
 
