@@ -30,7 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "parts": ["radiomics", "cnn"],
     "texture": {"spacing_mm": 2.0, "bins": 32},
     "input": {"size": [40, 48, 40], "spacing_mm": 4.0},
-    "training": {"folds": 4, "steps": 120, "batch": 8, "minutes": 20.0},
+    "training": {"folds": 4, "steps": 120, "batch": 8, "minutes": 20.0, "augment": None},
 }
 """What is taken where the section says nothing."""
 LEAST = 4
