@@ -14,13 +14,13 @@ Taps = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @lru_cache(maxsize=16)
-def taps_of(basis: str) -> Taps:
-    """Return the taps of analysis (low, high) and synthesis (low, high) of a discrete wavelet that PyWavelets knows, as float32."""
+def taps_of(basis: str, dtype: str = "float32") -> Taps:
+    """Return the taps of analysis (low, high) and synthesis (low, high) of a discrete wavelet that PyWavelets knows."""
     library = _pywt()
     if basis not in library.wavelist(kind="discrete"):
         raise ValueError(f"{basis!r} is not a discrete wavelet; some that are: haar, db2, sym4, coif1")
     found = library.Wavelet(basis)
-    low, high, back_low, back_high = (np.array(taps, dtype=np.float32) for taps in found.filter_bank)
+    low, high, back_low, back_high = (np.array(taps, dtype=dtype) for taps in found.filter_bank)
     return low, high, back_low, back_high
 
 
@@ -34,13 +34,14 @@ def decompose(array: np.ndarray, axes: Sequence[int], basis: str, depth: int) ->
 
     Parameters
     ----------
-    array : (x, y, z) float32 array
+    array : (x, y, z) float32 or float64 array
+        The bands have its type.
     axes : ints
     basis : str
     depth : int
         Levels.
     """
-    low, high, _, _ = taps_of(basis)
+    low, high, _, _ = taps_of(basis, array.dtype.name)
     coarse, levels = array, []
     for _ in range(depth):
         parts = {"": coarse}
@@ -54,7 +55,7 @@ def decompose(array: np.ndarray, axes: Sequence[int], basis: str, depth: int) ->
 
 def recompose(bands: list[Any], axes: Sequence[int], basis: str, shape: Sequence[int]) -> np.ndarray:
     """Return the array of a given shape that `decompose` took apart."""
-    _, _, low, high = taps_of(basis)
+    _, _, low, high = taps_of(basis, bands[0].dtype.name)
     sizes = [tuple(shape)]
     for _ in bands[2:]:
         sizes.append(tuple((n + low.size - 1) // 2 if axis in axes else n for axis, n in enumerate(sizes[-1])))
@@ -72,7 +73,7 @@ def _analysed(array: np.ndarray, axis: int, low: np.ndarray, high: np.ndarray) -
     """Return both halves along an axis."""
     shape = list(array.shape)
     shape[axis] = (shape[axis] + low.size - 1) // 2
-    first, second = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
+    first, second = np.empty(shape, dtype=array.dtype), np.empty(shape, dtype=array.dtype)
     if _runs(shape, axis):
         size = shape[axis]
         analyse_along(array.reshape(-1, array.shape[axis]), first.reshape(-1, size), second.reshape(-1, size), low, high)
@@ -85,7 +86,7 @@ def _synthesised(first: np.ndarray, second: np.ndarray, axis: int, size: int, lo
     """Return the array of both halves along an axis."""
     shape = list(first.shape)
     shape[axis] = size
-    out = np.empty(shape, dtype=np.float32)
+    out = np.empty(shape, dtype=first.dtype)
     if _runs(shape, axis):
         count = first.shape[axis]
         synthesise_along(first.reshape(-1, count), second.reshape(-1, count), out.reshape(-1, size), low, high)

@@ -19,6 +19,7 @@ from cohortex.models.classify.logistic import Logistic, fit_logistic, grouped_fo
 from cohortex.models.classify.regrid import network_input
 from cohortex.models.classify.scans import Grain, Vectors, labels_of, plain_scans
 from cohortex.training import cards
+from cohortex.training.augment import ranges_of
 from cohortex.training.checkpoint import Journal, open_journal
 from cohortex.training.classify_network import Budget, train_network
 from cohortex.training.team import team
@@ -29,7 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "parts": ["radiomics", "cnn"],
     "texture": {"spacing_mm": 2.0, "bins": 32},
     "input": {"size": [40, 48, 40], "spacing_mm": 4.0},
-    "training": {"folds": 4, "steps": 120, "batch": 8, "minutes": 20.0},
+    "training": {"folds": 4, "steps": 120, "batch": 8, "minutes": 20.0, "augment": None},
 }
 """What is taken where the section says nothing."""
 LEAST = 4
@@ -176,7 +177,8 @@ def _fit(
     if "cnn" in parts:
         training = settings["training"]
         share = training["minutes"] / (training["folds"] + 1)
-        budget = Budget(steps=training["steps"], batch=training["batch"], minutes=share)
+        augment = None if training.get("augment") is None else ranges_of(training["augment"])
+        budget = Budget(steps=training["steps"], batch=training["batch"], minutes=share, augment=augment)
         network, facts = train_network(train.inputs, train.y, classes, seed, budget, device, journal.of(called), called)
     return logistic, network, facts
 
@@ -272,7 +274,8 @@ def _card(
         "data": "the simulated heads of the demo generator" if demo else f"the training subjects of the user's cohort, {modality}",
         "simulated": demo,
         "recipe": {
-            "training": dict(settings["training"]),
+            # Nothing is said of an augmentation that was not asked for.
+            "training": {key: value for key, value in settings["training"].items() if value is not None},
             **facts,
             "fusion_weights": {part: float(weight) for part, weight in zip(parts, fusion.weights, strict=True)},
         },

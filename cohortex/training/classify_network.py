@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 
+from cohortex.training.augment import Ranges, draw, resample, rotation_3d, vary_image
 from cohortex.training.checkpoint import Checkpoint, generator_state, optimiser_tensors, restore_optimiser, tensors_of, tensors_under
 from cohortex.training.loop import Clock, take_steps
 from cohortex.training.team import team
@@ -36,12 +36,15 @@ class Budget:
     minutes : float
         Stops earlier when this much wall-clock time has passed.
     learning_rate : float
+    augment : Ranges, optional
+        How examples are varied; None varies them as the shipped classifier's were.
     """
 
     steps: int = 120
     batch: int = 8
     minutes: float = 10.0
     learning_rate: float = 2e-3
+    augment: Ranges | None = None
 
 
 def train_network(
@@ -114,7 +117,7 @@ def train_network(
             while order.size < mine:
                 order = np.concatenate([order, rng.permutation(len(y))])
             chosen, order = order[:mine], order[mine:]
-            batch = torch.from_numpy(_augmented(inputs[chosen], rng)).to(device)
+            batch = torch.from_numpy(_augmented(inputs[chosen], rng, budget.augment)).to(device)
             target = torch.from_numpy(y[chosen].astype(np.int64)).to(device)
             return cross_entropy(network(batch), target, weight=weight, label_smoothing=0.05)
 
@@ -164,54 +167,21 @@ def _set_torch_generator(states: dict[str, str], device: str) -> None:
         torch.cuda.set_rng_state(there["cuda"])
 
 
-def _augmented(batch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _augmented(batch: np.ndarray, rng: np.random.Generator, ranges: Ranges | None = None) -> np.ndarray:
     """Return a batch turned, scaled, moved and mirrored (left to right), with other gain, offset and noise of the image."""
+    if ranges is not None:
+        return np.stack([vary_image(volumes, draw(ranges, volumes.shape[1:], rng)) for volumes in batch])
     moved = np.empty_like(batch)
     middle = (np.array(batch.shape[2:]) - 1) / 2.0
     for i, volumes in enumerate(batch):
-        turn = _rotation(np.deg2rad(rng.uniform(-ROTATION_DEG, ROTATION_DEG, 3))) * rng.uniform(1 - SCALE, 1 + SCALE)
+        turn = rotation_3d(np.deg2rad(rng.uniform(-ROTATION_DEG, ROTATION_DEG, 3))) * rng.uniform(1 - SCALE, 1 + SCALE)
         shift = rng.uniform(-SHIFT, SHIFT, 3) * middle
         if rng.random() < 0.5:
             turn[:, 0] *= -1.0
-        _resample(volumes, turn, middle + shift - turn @ middle, moved[i])
+        resample(volumes, turn, middle + shift - turn @ middle, moved[i])
         image = moved[i, 0]
         changed = (
             image * rng.uniform(1 - GAIN, 1 + GAIN) + rng.uniform(-OFFSET, OFFSET) + NOISE * rng.standard_normal(image.shape, np.float32)
         )
         moved[i, 0] = np.where(image != 0, changed, 0.0)
     return moved
-
-
-@njit(cache=True)
-def _resample(volumes: np.ndarray, turn: np.ndarray, start: np.ndarray, out: np.ndarray) -> None:
-    """Fill `out` with trilinear samples: voxel v of it is taken at turn @ v + start, 0 outside."""
-    channels, nx, ny, nz = volumes.shape
-    for x in range(nx):
-        for y in range(ny):
-            for z in range(nz):
-                u = turn[0, 0] * x + turn[0, 1] * y + turn[0, 2] * z + start[0]
-                v = turn[1, 0] * x + turn[1, 1] * y + turn[1, 2] * z + start[1]
-                w = turn[2, 0] * x + turn[2, 1] * y + turn[2, 2] * z + start[2]
-                i, j, k = int(np.floor(u)), int(np.floor(v)), int(np.floor(w))
-                if i < 0 or j < 0 or k < 0 or i >= nx - 1 or j >= ny - 1 or k >= nz - 1:
-                    for c in range(channels):
-                        out[c, x, y, z] = 0.0
-                    continue
-                a, b, d = np.float32(u - i), np.float32(v - j), np.float32(w - k)
-                one = np.float32(1.0)
-                for c in range(channels):
-                    s = volumes[c]
-                    low = (one - d) * s[i, j, k] + d * s[i, j, k + 1]
-                    low = (one - b) * low + b * ((one - d) * s[i, j + 1, k] + d * s[i, j + 1, k + 1])
-                    high = (one - d) * s[i + 1, j, k] + d * s[i + 1, j, k + 1]
-                    high = (one - b) * high + b * ((one - d) * s[i + 1, j + 1, k] + d * s[i + 1, j + 1, k + 1])
-                    out[c, x, y, z] = (one - a) * low + a * high
-
-
-def _rotation(angles: np.ndarray) -> np.ndarray:
-    """Return the rotation by three angles (radians) around the three axes."""
-    (ca, cb, cc), (sa, sb, sc) = np.cos(angles), np.sin(angles)
-    about_x = np.array([[1, 0, 0], [0, ca, -sa], [0, sa, ca]])
-    about_y = np.array([[cb, 0, sb], [0, 1, 0], [-sb, 0, cb]])
-    about_z = np.array([[cc, -sc, 0], [sc, cc, 0], [0, 0, 1]])
-    return about_x @ about_y @ about_z

@@ -14,4 +14,15 @@ ENTRIES = [
         expects=Expects(dimensions=3, channels=5, values="robust z-score, then one-hot labels"),
         options={"channels": 5, "classes": 2, "widths": [8, 16, 32, 64], "dropout": 0.2},
     ),
+    Entry(
+        task="classify",
+        name="motioncnn2d",
+        paper=(
+            "Small plain network for the recipe of Oksuz I. et al., Automatic CNN-based detection of cardiac MR motion artefacts using "
+            "k-space data augmentation and curriculum learning, Medical Image Analysis 55, 2019, doi:10.1016/j.media.2019.04.009"
+        ),
+        factory="cohortex.models.classify.motioncnn2d:motion_cnn2d",
+        expects=Expects(dimensions=2, channels=1, values="magnitude slice, y the phase encoding, percentile 99.5 at 1, square root"),
+        options={"channels": 1, "widths": [8, 16, 24, 32], "dropout": 0.1},
+    ),
 ]
