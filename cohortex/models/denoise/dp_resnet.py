@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import nn
 
-from cohortex.models.denoise.layers import ResidualStack
+from cohortex.models.denoise.layers import ResidualStack, in_pieces
 from cohortex.models.denoise.projection import scanner
 
 
@@ -49,14 +51,39 @@ class DpResNet(nn.Module):
 
     def clean(self, sinogram: torch.Tensor) -> torch.Tensor:
         """Return stacks of sinograms (n, 1, view, detector, z) without their noise."""
-        return sinogram if self.sinogram is None else sinogram - self.sinogram(sinogram)
+        return sinogram if self.sinogram is None else sinogram - in_pieces(self.sinogram, sinogram, self.sinogram.halo)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the restored slices, of the input's shape."""
+    def forward(self, x: torch.Tensor, phase: str | None = None) -> torch.Tensor:
+        """Return the restored slices, of the input's shape.
+
+        Parameters
+        ----------
+        x : (n, 1, x, y, z) tensor
+        phase : str, optional
+            One of `phases`: the result of that part, of which alone there are gradients. None is the whole network.
+        """
         if self.sinogram is not None:
-            way = scanner((x.shape[2], x.shape[3]), self.views)
-            x = x - way.reconstruct(self.sinogram(way.project(x)))
-        return x if self.image is None else x - self.image(x)
+            if phase == "image":
+                with _resting(self.sinogram), torch.no_grad():
+                    x = self._projected(x, self.sinogram)
+            else:
+                x = self._projected(x, self.sinogram)
+        return x if self.image is None or phase == "sinogram" else x - in_pieces(self.image, x, self.image.halo)
+
+    def _projected(self, x: torch.Tensor, part: ResidualStack) -> torch.Tensor:
+        way = scanner((x.shape[2], x.shape[3]), self.views)
+        return x - way.reconstruct(in_pieces(part, way.project(x), part.halo))
+
+
+@contextmanager
+def _resting(part: nn.Module) -> Iterator[None]:
+    """Keep a part in evaluation mode for a while: its norms do not learn."""
+    before = part.training
+    part.eval()
+    try:
+        yield
+    finally:
+        part.train(before)
 
 
 def dp_resnet(filters: int = 32, blocks: int = 2, domains: Literal["both", "projection", "image"] = "both", views: int = 0) -> DpResNet:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -30,7 +30,7 @@ def he_weights(network: nn.Module, last: nn.Module | None = None) -> None:
     ----------
     network : nn.Module
     last : nn.Module, optional
-        The layer that makes the output: its weights are a tenth of that, so a network which adds its output to its input begins near
+        The layer that makes the output: its weights are a hundredth of that, so a network which adds its output to its input begins near
         the identity.
     """
     for layer in network.modules():
@@ -38,7 +38,7 @@ def he_weights(network: nn.Module, last: nn.Module | None = None) -> None:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             if layer is last:
                 with torch.no_grad():
-                    layer.weight.mul_(0.1)
+                    layer.weight.mul_(0.01)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
@@ -46,19 +46,19 @@ def he_weights(network: nn.Module, last: nn.Module | None = None) -> None:
 def pass_on(layers: Sequence[nn.Module]) -> None:
     """Let the first channel of a row of convolutions pass what comes in unchanged, so that the row begins near the identity.
 
-    The middle of the first filter's first kernel is 1, all else of that filter 0; the other filters stay what they are, but the last
-    layer takes a tenth of them.
+    The middle of the first filter's kernel for that channel is 1, all else of the filter 0; the other filters stay what they are, and the
+    last layer takes a tenth of what it takes of the other channels.
     """
     with torch.no_grad():
         for layer in layers:
             weight = layer.weight
             assert isinstance(weight, torch.Tensor)
             middle = [n // 2 for n in weight.shape[2:]]
-            if layer is layers[-1]:
-                weight.mul_(0.1)
-            weight[0] = 0
-            # A slice is the middle one of the channels: of adjacent slices it is the one that is wanted.
-            weight[(0, weight.shape[1] // 2 if layer is layers[0] else 0, *middle)] = 1
+            # of adjacent slices the middle one is wanted
+            channel = weight.shape[1] // 2 if layer is layers[0] else 0
+            weight[0] *= 0.1 if layer is layers[-1] else 0
+            weight[0, channel] = 0
+            weight[(0, channel, *middle)] = 1
 
 
 class ConvStack(nn.Module):
@@ -123,6 +123,29 @@ class ResidualStack(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (n, 1, ...) of (n, 1, ...)."""
         return self.last(self.blocks(torch.relu_(self.first(x))))
+
+
+def in_pieces(network: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, halo: int, most: int = 64) -> torch.Tensor:
+    """Return what a network of convolutions makes of (n, c, rows, ...), `most` rows at a time where no gradient is asked for.
+
+    Features of stacks of whole slices do not fit into memory otherwise. The pieces depend on nothing but the size of the input.
+
+    Parameters
+    ----------
+    network : callable
+        Its output is as large as its input.
+    halo : int
+        How many rows it looks at beyond a row.
+    """
+    rows = x.shape[2]
+    if torch.is_grad_enabled() or rows <= most:
+        return network(x)
+    made: list[torch.Tensor] = []
+    for start in range(0, rows, most):
+        stop, first = min(start + most, rows), max(0, start - halo)
+        piece = network(x[:, :, first : min(stop + halo, rows)])
+        made.append(piece[:, :, start - first : stop - first])
+    return torch.cat(made, 2)
 
 
 def to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:

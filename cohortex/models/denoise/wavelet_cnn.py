@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from cohortex.filters.contourlet import DIRECTIONS, contourlet, inverse_contourlet, reach
 from cohortex.models.denoise.layers import batch_norm, conv, he_weights
@@ -21,6 +22,13 @@ class _Layers(nn.Sequential):
         for inward, outward in pairwise(widths):
             layers += [conv(2, inward, outward), batch_norm(2, outward), nn.ReLU(inplace=True)]
         super().__init__(*layers)
+
+    @property
+    def widest(self) -> nn.Conv2d:
+        """The first convolution."""
+        first = self[0]
+        assert isinstance(first, nn.Conv2d)
+        return first
 
 
 class WaveletCnn(nn.Module):
@@ -79,11 +87,14 @@ class WaveletCnn(nn.Module):
         """Return the cleaned bands of images, times `scale`."""
         bands = self.coefficients_of(x)
         y = self.first(bands)
-        found = [y]
-        for step in self.steps:
+        # The first convolution over all features joined is the sum of one over each, which are then not kept.
+        widest, rest = self.joined.widest, self.joined[1:]
+        shares = widest.weight.split(y.shape[1], 1)
+        joined = functional.conv2d(y, shares[0], widest.bias, padding=1)
+        for step, share in zip(self.steps, shares[1:], strict=True):
             y = torch.relu_(step(y) + y)
-            found.append(y)
-        made = self.last(self.joined(torch.cat(found, 1)))
+            joined += functional.conv2d(y, share, padding=1)
+        made = self.last(rest(joined))
         if self.bypass == "all":
             return made + bands
         return torch.cat([made[:, :1] + bands[:, :1], made[:, 1:]], 1)
