@@ -8,6 +8,7 @@ import torch
 
 from cohortex.inference import channels_last, run_network
 from cohortex.models import registry
+from cohortex.models.denoise.critics import ConvCritic, PatchCritic
 from cohortex.models.denoise.layers import ConvStack, ResidualStack, in_pieces, pooled_halo
 from cohortex.models.denoise.projection import scanner
 
@@ -252,6 +253,20 @@ def test_the_wavelet_network_makes_bands_and_the_image_is_their_inverse_transfor
         torch.testing.assert_close(network(x), x, atol=1e-5, rtol=0)
 
 
+def test_the_sum_over_the_modules_is_a_convolution_of_all_their_features_joined():
+    network = stirred(built("wavelet_cnn", {"filters": 4, "modules": 3, "directions": [2]}))
+    x = torch.rand(1, 1, 18, 18)
+    with torch.no_grad():
+        bands = network.coefficients_of(x)
+        found = [network.first(bands)]
+        for step in network.steps:
+            found.append(torch.relu(step(found[-1]) + found[-1]))
+        wanted = network.last(network.joined(torch.cat(found, 1)))
+        wanted[:, :1] += bands[:, :1]
+        made = network.coefficients(x)
+    torch.testing.assert_close(made, wanted, atol=1e-5 * float(wanted.abs().max()), rtol=0)
+
+
 @pytest.mark.parametrize("shape", [(64, 64), (48, 80)])
 def test_projections_come_back_as_the_image_and_white_noise_with_its_standard_deviation(shape):
     way = scanner(shape)
@@ -350,6 +365,36 @@ def test_the_page_on_models_tells_of_every_network_with_its_parameters():
 def test_a_choice_that_is_none_of_a_networks_own_is_refused(name, options):
     with pytest.raises(ValueError, match="not"):
         registry.build("denoise", name, **options)
+
+
+def test_the_critic_of_the_wasserstein_networks_has_the_papers_layers():
+    with torch.device("meta"):
+        flat, deep = ConvCritic((64, 64)), ConvCritic((80, 80, 11))
+    widths = [(1, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256)]
+    assert registry.count_parameters(flat) == sum(convolution(a, b) for a, b in widths) + 8 * 8 * 256 * 1024 + 1024 + 1024 + 1
+    wanted = sum(convolution(a, b, 27) for a, b in widths) + 10 * 10 * 2 * 256 * 1024 + 1024 + 1024 + 1
+    assert registry.count_parameters(deep) == wanted
+
+
+@pytest.mark.parametrize("edges", [(16, 18), (12, 9, 5)])
+def test_critics_judge_patches_and_their_gradients_can_be_differentiated(edges):
+    torch.manual_seed(0)
+    x = torch.rand(2, 1, *edges, requires_grad=True)
+    for critic, judged in ((ConvCritic(edges, filters=2, dense=4), (2, 1)), (PatchCritic(len(edges), filters=2, layers=2), None)):
+        answer = critic(x)
+        assert answer.shape == judged or answer.shape[:2] == (2, 1)
+        # the gradient penalty of WGAN-GP
+        (gradient,) = torch.autograd.grad(answer.sum(), x, create_graph=True)
+        ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean().backward()
+        weights = [value.grad for key, value in critic.named_parameters() if key.endswith("weight")]
+        assert all(value is not None and value.abs().max() > 0 for value in weights)
+
+
+def test_one_examples_answer_of_a_critic_does_not_depend_on_the_others():
+    torch.manual_seed(0)
+    critic, x = ConvCritic((16, 16), filters=2, dense=4), torch.rand(3, 1, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(critic(x)[1:2], critic(x[1:2]))
 
 
 @pytest.mark.parametrize(("levels", "convolutions", "halo"), [(1, 3, 3), (2, 1, 6), (3, 1, 16), (3, 2, 24)])

@@ -14,8 +14,9 @@ class NoiseGan(nn.Module):
     """Generator of Ma, Wei, Feng et al., Low-dose CT image denoising using a GAN with a hybrid loss function for noise learning, 2020.
 
     The generator learns the noise, which is then taken away from the image. The paper trains it against a least-squares critic with
-    structural similarity and absolute error beside it (`cohortex.training.objectives`). Its layers are a choice of ours: a convolution,
-    eight residual blocks of two convolutions with batch normalisation, and a convolution to one channel, all 3 x 3 with 64 filters.
+    structural similarity and absolute error beside it; ours is `cohortex.models.denoise.critics.PatchCritic`. Its layers are a choice
+    of ours: a convolution, eight residual blocks of two convolutions with batch normalisation, and a convolution to one channel,
+    all 3 x 3 with 64 filters.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ class Smgan(ConvStack):
     """Generator of You et al., Structurally-sensitive multi-scale deep neural network for low-dose CT denoising, IEEE Access 6, 2018.
 
     Eight convolutions of 3 x 3 x 3 with 32 filters, the last with one, on (n, 1, x, y, z): a slice is cleaned with the help of its
-    neighbours. Its critic is `cohortex.training.objectives.critics.Critic`, in as many dimensions. As in `WganVgg` the layers keep the size
+    neighbours. Its critic is `cohortex.models.denoise.critics.ConvCritic`, in as many dimensions. As in `WganVgg` the layers keep the size
     of their input and the last one has no ReLU.
 
     Parameters

@@ -88,13 +88,15 @@ class WaveletCnn(nn.Module):
         bands = self.coefficients_of(x)
         y = self.first(bands)
         # The first convolution over all features joined is the sum of one over each, which are then not kept.
-        widest, rest = self.joined.widest, self.joined[1:]
+        widest = self.joined.widest
         shares = widest.weight.split(y.shape[1], 1)
         joined = functional.conv2d(y, shares[0], widest.bias, padding=1)
         for step, share in zip(self.steps, shares[1:], strict=True):
             y = torch.relu_(step(y) + y)
             joined += functional.conv2d(y, share, padding=1)
-        made = self.last(rest(joined))
+        for layer in list(self.joined)[1:]:
+            joined = layer(joined)
+        made = self.last(joined)
         if self.bypass == "all":
             return made + bands
         return torch.cat([made[:, :1] + bands[:, :1], made[:, 1:]], 1)
