@@ -10,8 +10,8 @@ import difflib
 import importlib
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from cohortex.errors import Refused
 
@@ -31,14 +31,26 @@ class Expects:
     dimensions : {2, 3}
         Spatial axes of its input (a 2-D network is applied slice by slice).
     channels : int
-        Channels of its input.
+        Channels of its input. A 2-D network with 2 k + 1 channels looks at k adjacent slices on each side; channel k is the slice itself.
     values : str
         Range of the values that it was made for, such as ``0..1``.
+    whole_slices : bool
+        It needs slices whole (it projects them and back): they are never cut into blocks along their own two axes.
+    grid : {"fine", "slices"}
+        Of networks that add resolution: the input lies on the fine grid already, or is the slices, which the network itself puts on it.
+    any_factor : bool
+        Of those that put slices on the fine grid: ``forward(x, factor)`` takes any factor, else it is the option ``factor``.
+    inputs : tuple of str
+        What the input is made of, in the order of the channels: ``image``, and further ones such as a second view or ``reference``.
     """
 
     dimensions: int
     channels: int = 1
     values: str = "0..1"
+    whole_slices: bool = False
+    grid: Literal["fine", "slices"] = "fine"
+    any_factor: bool = False
+    inputs: tuple[str, ...] = ("image",)
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,9 @@ class Entry:
         Every option with its default; an option that is not here is refused.
     parameters : int, optional
         The parameter count that the paper (or its authors' code) states, with the default options.
+    training : mapping
+        How it is trained where nothing else is set: ``objective`` and its own settings, ``patch``, ``rate`` and so on. What a section says
+        under ``training`` is laid over it.
     """
 
     task: str
@@ -67,6 +82,19 @@ class Entry:
     expects: Expects
     options: Mapping[str, Any] = field(default_factory=dict)
     parameters: int | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+def expected(found: Entry, options: Mapping[str, Any]) -> Expects:
+    """Return what a network takes with these options laid over its own.
+
+    An option ``dimensions`` (2 or 3) is that of the input; an option ``adjacent`` is how many slices a 2-D network looks at on each side.
+    """
+    chosen = {**found.options, **options}
+    changed = {"dimensions": chosen["dimensions"]} if "dimensions" in chosen else {}
+    if "adjacent" in chosen:
+        changed["channels"] = 2 * chosen["adjacent"] + 1
+    return replace(found.expects, **changed)
 
 
 def entries(task: str | None = None) -> list[Entry]:
