@@ -10,6 +10,7 @@ import numpy as np
 
 from cohortex.demo.scans import CTScan, MRScan
 from cohortex.demo.tissues import FLIP_DEG, TE_MS, TR_MS
+from cohortex.physics.xray import PointSource
 
 _HEADER = """<?xml version="1.0" encoding="utf-8"?>
 <ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">
@@ -109,6 +110,51 @@ def write_dicom(folder: Path, scan: CTScan, subject: str, seed: int, person: Map
         slice_.BitsAllocated, slice_.BitsStored, slice_.HighBit, slice_.PixelRepresentation = 16, 16, 15, 1
         slice_.PixelData = (pixels.astype(np.int16) + np.int16(1024)).astype("<i2").tobytes()
         slice_.save_as(folder / f"IM{int(names[index]) + 1:04d}.dcm", enforce_file_format=True)
+
+
+def write_radiograph(path: Path, line_integrals: np.ndarray, source: PointSource, subject: str, seed: int) -> None:
+    """Write a simulated radiograph as DICOM (Digital X-Ray Image, for processing), as a flat detector stores it.
+
+    Parameters
+    ----------
+    path : Path
+    line_integrals : (columns, rows) array
+        Of `cohortex.physics.xray`, stored in steps of 1 / 4096 with the slope in the header; negative ones become 0.
+    source : PointSource
+        Its pixel sizes are those at the detector (Imager Pixel Spacing), its distances stand in the header.
+    subject : str
+    seed : int
+        Identifiers are derived from seed and subject; there is no name and no date.
+    """
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import DigitalXRayImageStorageForProcessing, ExplicitVRLittleEndian, generate_uid
+
+    def uid(what: str) -> Any:
+        return generate_uid(entropy_srcs=["cohortex demo", str(seed), subject, what])
+
+    pixels = np.clip(np.rint(np.asarray(line_integrals, np.float64).T * 4096), 0, 65535).astype("<u2")
+    picture = Dataset()
+    picture.file_meta = FileMetaDataset()
+    picture.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    picture.SpecificCharacterSet = "ISO_IR 192"
+    picture.ImageType = ["ORIGINAL", "PRIMARY"]
+    picture.SOPClassUID, picture.SOPInstanceUID = DigitalXRayImageStorageForProcessing, uid("radiograph")
+    picture.StudyInstanceUID, picture.SeriesInstanceUID = uid("study"), uid("radiographs")
+    picture.StudyDate = picture.StudyTime = picture.AccessionNumber = picture.ReferringPhysicianName = picture.StudyID = ""
+    picture.Modality, picture.PresentationIntentType, picture.Manufacturer = "DX", "FOR PROCESSING", "simulated"
+    picture.SeriesDescription = "Simulated radiograph"
+    picture.PatientName, picture.PatientID, picture.PatientBirthDate, picture.PatientSex = "", subject, "", ""
+    picture.SeriesNumber, picture.InstanceNumber = 1, 1
+    picture.ImagerPixelSpacing = [_decimal(source.pixel_mm[1]), _decimal(source.pixel_mm[0])]
+    picture.DistanceSourceToDetector, picture.DistanceSourceToPatient = _decimal(source.detector_mm), _decimal(source.object_mm)
+    picture.EstimatedRadiographicMagnificationFactor = _decimal(source.magnification)
+    picture.PixelIntensityRelationship, picture.PixelIntensityRelationshipSign = "LOG", -1
+    picture.RescaleSlope, picture.RescaleIntercept, picture.RescaleType = _decimal(1 / 4096), "0", "US"
+    picture.SamplesPerPixel, picture.PhotometricInterpretation = 1, "MONOCHROME2"
+    picture.Rows, picture.Columns = pixels.shape
+    picture.BitsAllocated, picture.BitsStored, picture.HighBit, picture.PixelRepresentation = 16, 16, 15, 0
+    picture.PixelData = pixels.tobytes()
+    picture.save_as(path, enforce_file_format=True)
 
 
 def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray) -> None:

@@ -14,6 +14,8 @@ from typing import Any, Literal
 import numba
 import numpy as np
 
+from cohortex.physics import xray
+
 MU_WATER_PER_MM = 0.0193
 """Attenuation of water at about 70 keV, 1/mm."""
 
@@ -36,6 +38,32 @@ def hu_to_mu(hu: np.ndarray) -> np.ndarray:
 def mu_to_hu(mu: np.ndarray) -> np.ndarray:
     """Return Hounsfield units of attenuation in 1/mm, float32."""
     return (np.asarray(mu, np.float32) - np.float32(MU_WATER_PER_MM)) * np.float32(1000 / MU_WATER_PER_MM)
+
+
+def calibrated_hu(image: np.ndarray, air: float, water: float) -> np.ndarray:
+    """Return Hounsfield units of a reconstruction in any linear unit, from what air and water measure in it, float32.
+
+    Raises
+    ------
+    ValueError
+        When water is not brighter than air.
+    """
+    if not water > air:
+        raise ValueError(f"water ({water:g}) has to measure more than air ({air:g}): take both means from a scan of a water phantom")
+    return (np.asarray(image, np.float32) - np.float32(water)) * np.float32(1000 / (water - air))
+
+
+def sparse_views(views: int, kept: int) -> np.ndarray:
+    """Return the indices of every n-th view, so that `kept` of `views` remain, evenly spread as `fbp` needs them.
+
+    Raises
+    ------
+    ValueError
+        When `kept` does not divide `views`.
+    """
+    if not 1 <= kept <= views or views % kept:
+        raise ValueError(f"{kept} of {views} views cannot lie evenly: keep a divisor of {views}")
+    return np.arange(0, views, views // kept)
 
 
 def radon(image: np.ndarray, angles: np.ndarray, spacing_mm: float, detectors: int | None = None) -> np.ndarray:
@@ -75,18 +103,23 @@ def radon_adjoint(sinogram: np.ndarray, angles: np.ndarray, spacing_mm: float, s
     return volume
 
 
-def ramp_filter(bins: int, spacing_mm: float, window: Literal["ram-lak", "hann"]) -> np.ndarray:
+def ramp_filter(bins: int, spacing_mm: float, window: Literal["ram-lak", "hann"], radius_mm: float = math.inf) -> np.ndarray:
     """Return the filter of `fbp` at the frequencies of a real FFT of twice the next power of two of `bins`.
 
     It is the transform of the band-limited ramp sampled in space, which has the right mean (Kak & Slaney,
-    Principles of Computerized Tomographic Imaging, 1988, section 3.3), times the window. Unit 1/mm, float32.
+    Principles of Computerized Tomographic Imaging, 1988, section 3.3), times the window. Bins on an arc of a finite radius
+    around the source have the ramp of section 3.4.1. Unit 1/mm, float32.
     """
     length = 2 << max(0, bins - 1).bit_length()
     lag = np.fft.fftfreq(length, 1 / length)
     kernel = np.zeros(length)
     kernel[0] = 1 / (4 * spacing_mm**2)
     odd = lag % 2 == 1
-    kernel[odd] = -1 / (math.pi * lag[odd] * spacing_mm) ** 2
+    distance = lag[odd] * spacing_mm
+    if math.isfinite(radius_mm):
+        # No two bins see each other beyond the quarter turn.
+        distance = radius_mm * np.sin(np.clip(distance / radius_mm, -math.pi / 2, math.pi / 2))
+    kernel[odd] = -1 / (math.pi * distance) ** 2
     response = np.fft.rfft(kernel).real * spacing_mm
     if window == "hann":
         response *= 0.5 + 0.5 * np.cos(np.linspace(0, math.pi, response.size))
@@ -116,10 +149,29 @@ def fbp(
     (x, y, z) float32 array
         Attenuation in 1/mm; zero where not every view sees the pixel.
     """
+    filtered = ramp_filtered(np.asarray(sinogram, np.float32), ramp_filter(np.shape(sinogram)[1], spacing_mm, window))
+    volume = np.zeros((*shape, filtered.shape[2]), np.float32)
+    _gather(volume, filtered, np.asarray(angles, np.float64), math.pi / len(angles))
+    return volume
+
+
+def fbp_adjoint(
+    image: np.ndarray, angles: np.ndarray, spacing_mm: float, detectors: int, window: Literal["ram-lak", "hann"] = "ram-lak"
+) -> np.ndarray:
+    """Return the exact adjoint of `fbp`: (x, y, z) to (view, detector, z) float32.
+
+    The backprojection's weights are transposed; the filter, whose response is real and even, is its own adjoint.
+    """
+    volume = np.ascontiguousarray(image, np.float32)
+    rays = np.zeros((len(angles), detectors, volume.shape[2]), np.float32)
+    _scatter(volume, rays, np.asarray(angles, np.float64), math.pi / len(angles))
+    return ramp_filtered(rays, ramp_filter(detectors, spacing_mm, window))
+
+
+def ramp_filtered(rays: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """Return views, (view, detector, z) float32, filtered along the detector with the response of `ramp_filter`, zero beyond its ends."""
     from scipy import fft
 
-    rays = np.asarray(sinogram, np.float32)
-    response = ramp_filter(rays.shape[1], spacing_mm, window)
     length = 2 * (response.size - 1)
     filtered = np.empty_like(rays)
     block = max(1, (1 << 22) // (length * rays.shape[2]))  # views at a time: the padded copies stay small
@@ -129,9 +181,7 @@ def fbp(
         spectrum *= response[None, :, None]
         back: Any = fft.irfft(spectrum, length, axis=1)
         filtered[views] = back[:, : rays.shape[1]]
-    volume = np.zeros((*shape, rays.shape[2]), np.float32)
-    _gather(volume, filtered, np.asarray(angles, np.float64), math.pi / len(angles))
-    return volume
+    return filtered
 
 
 def aperture(sinogram: np.ndarray, share: float) -> np.ndarray:
@@ -175,17 +225,12 @@ def low_dose(sinogram: np.ndarray, photons: float, rng: np.random.Generator, ele
     -------
     array of the sinogram's shape, float32
     """
-    p = np.asarray(sinogram, np.float32)
-    counts = rng.poisson(photons * np.exp(-p)).astype(np.float32)
-    if electronic:
-        counts += np.float32(electronic) * rng.standard_normal(p.shape, dtype=np.float32)
-    return np.float32(math.log(photons)) - np.log(np.maximum(counts, np.float32(0.5)))
+    return xray.line_integrals(xray.expose(sinogram, photons, rng, electronic), photons)
 
 
 def low_dose_variance(sinogram: np.ndarray, photons: float, electronic: float = 0.0) -> np.ndarray:
     """Return the variance of `low_dose` by propagating the counts' variance through the logarithm (first order)."""
-    mean = photons * np.exp(-np.asarray(sinogram, np.float64))
-    return (1.0 + electronic**2 / mean) / mean
+    return xray.line_integrals_variance(sinogram, photons, electronic)
 
 
 def fbp_variance(variance: np.ndarray, angles: np.ndarray, spacing_mm: float, window: Literal["ram-lak", "hann"] = "ram-lak") -> float:
@@ -212,33 +257,40 @@ def fbp_variance(variance: np.ndarray, angles: np.ndarray, spacing_mm: float, wi
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def _joseph(volume: np.ndarray, sinogram: np.ndarray, angles: np.ndarray, spacing: float, adjoint: bool) -> None:  # pragma: no cover
+def follow_ray(
+    volume: np.ndarray, ray: np.ndarray, c: float, s: float, offset: float, spacing: float, adjoint: bool
+) -> None:  # pragma: no cover
+    """Add the slices' integrals along x c + y s = offset (pixels from the middle) to a ray of (z,) values, or the ray to the slices."""
     nx, ny, nz = volume.shape
+    along_x = abs(s) >= abs(c)
+    major, minor = (nx, ny) if along_x else (ny, nx)
+    a, b = (c, s) if along_x else (s, c)
+    weight = spacing / abs(b)
+    for i in range(major):
+        position = (offset - (i - 0.5 * (major - 1)) * a) / b + 0.5 * (minor - 1)
+        low = math.floor(position)
+        fraction = position - low
+        for side in range(2):
+            j = low + side
+            if j < 0 or j >= minor:
+                continue
+            w = np.float32(weight * (fraction if side else 1.0 - fraction))
+            x, y = (i, j) if along_x else (j, i)
+            if adjoint:
+                for z in range(nz):
+                    volume[x, y, z] += w * ray[z]
+            else:
+                for z in range(nz):
+                    ray[z] += w * volume[x, y, z]
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _joseph(volume: np.ndarray, sinogram: np.ndarray, angles: np.ndarray, spacing: float, adjoint: bool) -> None:  # pragma: no cover
     bins = sinogram.shape[1]
     for view in range(angles.size):
         c, s = math.cos(angles[view]), math.sin(angles[view])
-        along_x = abs(s) >= abs(c)
-        major, minor = (nx, ny) if along_x else (ny, nx)
-        a, b = (c, s) if along_x else (s, c)
-        weight = spacing / abs(b)
         for t in range(bins):
-            offset = t - 0.5 * (bins - 1)
-            for i in range(major):
-                position = (offset - (i - 0.5 * (major - 1)) * a) / b + 0.5 * (minor - 1)
-                low = math.floor(position)
-                fraction = position - low
-                for side in range(2):
-                    j = low + side
-                    if j < 0 or j >= minor:
-                        continue
-                    w = np.float32(weight * (fraction if side else 1.0 - fraction))
-                    x, y = (i, j) if along_x else (j, i)
-                    if adjoint:
-                        for z in range(nz):
-                            volume[x, y, z] += w * sinogram[view, t, z]
-                    else:
-                        for z in range(nz):
-                            sinogram[view, t, z] += w * volume[x, y, z]
+            follow_ray(volume, sinogram[view, t], c, s, t - 0.5 * (bins - 1), spacing, adjoint)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
@@ -261,3 +313,27 @@ def _gather(volume: np.ndarray, sinogram: np.ndarray, angles: np.ndarray, scale:
                 rest = factor - high
                 for z in range(nz):
                     volume[i, j, z] += rest * sinogram[view, low, z] + high * sinogram[view, low + 1, z]
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _scatter(volume: np.ndarray, sinogram: np.ndarray, angles: np.ndarray, scale: float) -> None:  # pragma: no cover
+    """Add a volume to a sinogram with the weights of `_gather`."""
+    nx, ny, nz = volume.shape
+    views, bins = sinogram.shape[:2]
+    reach = 0.5 * (bins - 1) - 1e-6
+    cosines, sines = np.cos(angles), np.sin(angles)
+    factor = np.float32(scale)
+    for view in range(views):
+        for i in range(nx):
+            x = i - 0.5 * (nx - 1)
+            for j in range(ny):
+                y = j - 0.5 * (ny - 1)
+                if x * x + y * y > reach * reach:
+                    continue
+                position = x * cosines[view] + y * sines[view] + 0.5 * (bins - 1)
+                low = int(position)
+                high = np.float32(position - low) * factor
+                rest = factor - high
+                for z in range(nz):
+                    sinogram[view, low, z] += rest * volume[i, j, z]
+                    sinogram[view, low + 1, z] += high * volume[i, j, z]

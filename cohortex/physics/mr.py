@@ -205,6 +205,58 @@ def rician_mean(signal: np.ndarray, sigma: float) -> np.ndarray:
     return sigma * math.sqrt(math.pi / 2) * ((1 + 2 * x) * ive(0, x) + 2 * x * ive(1, x))
 
 
+def noncentral_chi_mean(signal: np.ndarray, sigma: float, coils: int) -> np.ndarray:
+    """Return the mean root sum of squares of coils with complex Gaussian noise (Constantinides et al., Magn. Reson. Med. 38(5), 1997).
+
+    Parameters
+    ----------
+    signal : array
+        Root sum of squares without noise.
+    sigma : float
+        Standard deviation of the real and of the imaginary part of each coil.
+    coils : int
+        One coil gives `rician_mean`.
+
+    Returns
+    -------
+    float64 array
+    """
+    from scipy.special import gammaln, hyp1f1
+
+    s = np.asarray(signal, np.float64)
+    x = np.square(s) / (2 * sigma**2)
+    first = sigma * math.sqrt(2) * math.exp(gammaln(coils + 0.5) - gammaln(coils))
+    # The series of the hypergeometric function loses its digits at high signal, where its asymptotic one has them all.
+    near = first * hyp1f1(-0.5, coils, -np.minimum(x, 500.0))
+    y = 1 / np.maximum(x, 500.0)
+    far = sigma * np.sqrt(2 / y) * (1 + (2 * coils - 1) * y / 4 - (2 * coils - 1) * (2 * coils - 3) * y**2 / 32)
+    return np.where(x < 500, near, far)
+
+
+def noisy_magnitude(signal: np.ndarray, sigma: float, rng: np.random.Generator, coils: int = 1) -> np.ndarray:
+    """Return a magnitude image with the noise of its coils: Rician of one coil, non-central chi of several ones.
+
+    Parameters
+    ----------
+    signal : real array
+        Root sum of squares without noise.
+    sigma : float
+        Standard deviation of the real and of the imaginary part of each coil.
+    rng : numpy.random.Generator
+    coils : int
+        How the signal is spread over them does not matter.
+
+    Returns
+    -------
+    float32 array of the same shape
+    """
+    clean = np.asarray(signal, np.float32)
+    power = np.square(clean + np.float32(sigma) * rng.standard_normal(clean.shape, dtype=np.float32))
+    for _ in range(2 * coils - 1):
+        power += np.square(np.float32(sigma) * rng.standard_normal(clean.shape, dtype=np.float32))
+    return np.sqrt(power)
+
+
 def _lines(mask: np.ndarray) -> np.ndarray:
     """Return a mask of lines as (slice, 1, ky, 1), bool."""
     lines = np.atleast_2d(np.asarray(mask, bool))

@@ -72,6 +72,27 @@ def test_the_magnitude_of_a_noisy_image_is_rician() -> None:
     assert float(mr.rician_mean(1e4, sigma)) == pytest.approx(1e4 + sigma**2 / 2e4, rel=1e-9)
 
 
+@pytest.mark.parametrize("coils", [1, 2, 4, 16])
+def test_the_bias_of_several_coils_is_that_of_the_noncentral_chi_distribution(coils: int) -> None:
+    """Noise on the k-space of each coil, root sum of squares of the images: the mean is the theory's, as is that of the short cut."""
+    rng, sigma = np.random.default_rng(coils), 0.5
+    for signal in (0.0, 0.4, 1.0, 6.0):
+        image = np.full((1, coils, 128, 160), signal / math.sqrt(coils), np.complex64)
+        noisy = mr.add_complex_noise(centred_fft(image, (-2, -1)), sigma, rng)
+        measured = root_sum_of_squares(centred_ifft(noisy, (-2, -1)), 1).mean()
+        theory = float(mr.noncentral_chi_mean(np.array(signal), sigma, coils))
+        # Four standard errors of a mean of 20480 pixels, a small part of the bias.
+        assert measured - signal == pytest.approx(theory - signal, abs=0.014)
+        short = mr.noisy_magnitude(np.full((128, 160), signal), sigma, rng, coils).mean()
+        assert short - signal == pytest.approx(theory - signal, abs=0.014)
+    # The bias at high signal, and both series where they meet.
+    assert float(mr.noncentral_chi_mean(np.array(1e4), sigma, coils)) - 1e4 == pytest.approx((2 * coils - 1) * sigma**2 / 2e4, rel=1e-4)
+    edge = sigma * math.sqrt(1000.0)
+    below, above = mr.noncentral_chi_mean(np.array([edge * (1 - 1e-9), edge * (1 + 1e-9)]), sigma, coils)
+    assert below == pytest.approx(above, rel=2e-6)
+    assert float(mr.noncentral_chi_mean(np.array(1.3), sigma, 1)) == pytest.approx(float(mr.rician_mean(np.array(1.3), sigma)), rel=1e-9)
+
+
 def test_noise_falls_only_on_measured_lines() -> None:
     mask = mr.cartesian_mask(32, 2.0, 0.2, np.random.default_rng(0))
     noisy = mr.add_complex_noise(np.zeros((2, 4, 32, 16), np.complex64), 1.0, np.random.default_rng(1), mask)
