@@ -11,7 +11,6 @@ from torch import nn
 
 from cohortex.models.superresolve.throughplane import agreeing_matrix
 
-
 REACH = 2
 """Voxels and slices to each side whose contrast counts."""
 
@@ -42,7 +41,7 @@ def cosine_matrix(slices: int, count: int, terms: int) -> np.ndarray:
 
 
 class Block(nn.Module):
-    """Two convolutions, one in the plane of x and the slices and one in that of y and the slices, added to what came in; told the factor."""
+    """Two convolutions, one in the plane of x and the slices, one in that of y and the slices, added to what came in; told the factor."""
 
     def __init__(self, channels: int):
         super().__init__()
