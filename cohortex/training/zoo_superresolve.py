@@ -30,7 +30,7 @@ from cohortex.volume import Volume
 NETWORK = "subslice"
 SEED = 20261126
 TRAINING: dict[str, Any] = {
-    "steps": 4000, "minutes": 600.0, "batch": 4, "patch": 14, "slices": 8, "factors": [1.5, 6.0], "remap": True, "even": True,
+    "steps": 6000, "minutes": 600.0, "batch": 4, "patch": 14, "slices": 8, "factors": [1.5, 6.0], "remap": True, "even": True,
 }  # fmt: skip
 HEADS = {"subjects": 6, "seed": 4711, "prefix": "zoo", "split": {"train": 0.5, "validation": 0.5, "test": 0}}
 """Simulated heads, half of them for validation."""
