@@ -351,7 +351,7 @@ def fit(
 
     def before(step: int) -> None:
         rng = np.random.default_rng(team().stream(seed, step))
-        drawn[:] = [_on(device, sampler(rng, team().share(batch))) for _ in range(aim.draws)]
+        drawn[:] = [on_device(device, sampler(rng, team().share(batch))) for _ in range(aim.draws)]
         aim.before(network, drawn[1:], step, schedule(step, steps))
 
     def loss_of(step: int) -> torch.Tensor:
@@ -420,7 +420,7 @@ def fresh(build: Callable[[], nn.Module], seed: int) -> nn.Module:
         return build()
 
 
-def _on(device: str, drawn: tuple[Any, Any]) -> tuple[Any, Any]:
+def on_device(device: str, drawn: tuple[Any, Any]) -> tuple[Any, Any]:
     """Return a batch as tensors on a device; arrays in tuples too."""
     import torch
 

@@ -44,13 +44,68 @@ class Kind:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-_PIXEL = "cohortex.training.objectives.pixel"
+_PIXEL, _CRITIC, _NOISY = (f"cohortex.training.objectives.{name}" for name in ("pixel", "adversarial", "noisy"))
+
+_CRITICS = {"critic_rate": 1.0, "betas": (0.5, 0.9), "width": 64, "hidden": 1024}
 
 OBJECTIVES: dict[str, Kind] = {
     "squared_error": Kind(f"{_PIXEL}:SquaredError", "mean squared error"),
     "absolute_error": Kind(f"{_PIXEL}:AbsoluteError", "mean absolute error"),
     "smooth_absolute_error": Kind(
         f"{_PIXEL}:SmoothAbsoluteError", "root of squared error and width (Charbonnier et al., ICIP 1994)", options={"width": 1e-3}
+    ),
+    "wgan_features": Kind(
+        f"{_CRITIC}:WassersteinFeatures",
+        "Wasserstein distance with gradient penalty and distance of features (after WGAN-VGG, Yang et al., IEEE TMI 37(6), 2018)",
+        options={
+            "penalty": 10.0,
+            "feature_weight": 0.1,
+            "pixel_weight": 0.0,
+            "feature_steps": 300,
+            "feature_width": 16,
+            "critic_weight": 1.0,
+            "critic_steps": 4,
+            **_CRITICS,
+        },
+    ),
+    "wgan_structure": Kind(
+        f"{_CRITIC}:WassersteinStructure",
+        "Wasserstein distance with gradient penalty, MS-SSIM and L1 (SMGAN, You et al., IEEE Access 6, 2018)",
+        options={"penalty": 10.0, "tau": 0.89, "critic_weight": 1e-3, "critic_steps": 4, **_CRITICS},
+    ),
+    "least_squares_gan": Kind(
+        f"{_CRITIC}:LeastSquares",
+        "least-squares GAN, SSIM and L1 (Ma et al., IEEE Access 8, 2020)",
+        options={"structure_weight": 0.5, "absolute_weight": 1.0, "critic_weight": 0.01, "critic_steps": 1, **_CRITICS},
+    ),
+    "blind_spot": Kind(
+        f"{_NOISY}:BlindSpot",
+        "squared error at pixels that the network does not see (Noise2Void, Krull et al. 2019; Noise2Self, Batson and Royer 2019)",
+        "noisy",
+        {"pitch": 4, "fill": "neighbour"},
+    ),
+    "sure": Kind(
+        f"{_NOISY}:Stein",
+        "Stein's unbiased risk estimate by a random probe (Ramani et al., IEEE TIP 17(9), 2008)",
+        "noisy",
+        {"step": 1e-3},
+    ),
+    "recorrupted": Kind(
+        f"{_NOISY}:Recorrupted",
+        "squared error from one noisier image to another (Recorrupted2Recorrupted, Pang et al., CVPR 2021)",
+        "noisy",
+        {"share": 0.5},
+    ),
+    "halves": Kind(
+        f"{_PIXEL}:SquaredError", "squared error from one half to the other (Noise2Noise, Lehtinen et al., ICML 2018)", "halves"
+    ),
+    "consensus": Kind(
+        f"{_NOISY}:Consensus", "both halves foretell each other and agree (Wu et al., MICCAI 2019)", "halves", {"weight": 0.1}
+    ),
+    "noise2inverse": Kind(
+        f"{_NOISY}:Halves",
+        "squared error from reconstructions of most views to those of the others (Noise2Inverse, Hendriksen et al., IEEE TCI 6, 2020)",
+        "projections",
     ),
 }
 """All objectives by their name."""
