@@ -200,7 +200,7 @@ def drawer(
 
     def one(rng: np.random.Generator) -> tuple[Any, np.ndarray]:
         if fed.grid == "fine":
-            return superresolve_pairs.draw(scans[rng.integers(len(scans))], shape, float(rng.uniform(low, high)), manner, rng)
+            return superresolve_pairs.draw(scans[int(rng.integers(len(scans)))], shape, float(rng.uniform(low, high)), manner, rng)
         if fed.any_factor and last["rng"] is not rng:
             whole = np.arange(np.ceil(low), np.floor(high) + 1)
             free = float(rng.uniform(low, high))
@@ -208,7 +208,7 @@ def drawer(
             slices = shape.slices + 2 * shape.halo[2]
             last.update(rng=rng, factor=round(slices * wanted) / slices)
         factor = float(last["factor"])
-        source, target = superresolve_pairs.draw_slices(scans[rng.integers(len(scans))], shape, factor, manner, rng)
+        source, target = superresolve_pairs.draw_slices(scans[int(rng.integers(len(scans)))], shape, factor, manner, rng)
         return ((source, np.array([factor], np.float32)), target) if fed.any_factor else (source, target)
 
     return one
