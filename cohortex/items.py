@@ -48,6 +48,8 @@ class Image:
         Ids that this was made from.
     row : mapping
         The cohort table's row: site, scanner, pair, split, ... (strings).
+    siblings : tuple of Image
+        Other images of the subject, where the stage's settings name one for this image (`cohortex.stages.Stage.beside`).
     """
 
     id: str
@@ -60,6 +62,7 @@ class Image:
     entities: Mapping[str, str] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     row: Mapping[str, str] = field(default_factory=dict)
+    siblings: tuple[Image, ...] = field(default=(), repr=False, compare=False)
     opener: Callable[[], Content] = field(default=lambda: None, repr=False, compare=False)
 
     @cached_property

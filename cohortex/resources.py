@@ -108,6 +108,15 @@ def needs() -> dict[tuple[str, str], Need]:
     return {(row["job"], row["method"]): Need(**{name: float(row[name] or 0) for name in names}) for row in rows}
 
 
+@cache
+def need_of(stage: str, method: str) -> Need:
+    """Return what a method of a stage takes; one that is in no line yet takes, of each, what the most demanding of the stage does."""
+    if (stage, method) in needs():
+        return needs()[stage, method]
+    known = [UNMEASURED, *(need for (name, _), need in needs().items() if name == stage)]
+    return Need(**{each.name: max(getattr(need, each.name) for need in known) for each in fields(Need)})
+
+
 # --- what a job is given ---------------------------------------------------------------------------------------
 
 
@@ -201,7 +210,7 @@ def ask(stage: str, config: Mapping[str, Any], load: Load) -> Ask:
     memory = start = work = disk = 0.0
     for part in load.parts:
         method, factor = method_of(stage, settings_for(section, part.modality), part.modality, part.spacing_mm)
-        need = needs().get((stage, method), UNMEASURED)
+        need = need_of(stage, method)
         largest_mb, together_mb = (most_mb, load.subject_mb) if whole else (factor * part.largest_mb,) * 2
         memory = max(memory, need.base_mb + held_mb(need, largest_mb, STAGES[stage].streams, blocks_mb, together_mb))
         start = max(start, need.start_s)
@@ -262,7 +271,7 @@ def training_steps(task: str, section: Mapping[str, Any]) -> float:
     if task == "denoise":
         return budget["steps"] * budget["batch"] * budget["patch"] ** 2 * (budget["filters"] / 96) ** 2 / MB
     if task == "superresolve":
-        return budget["steps"] * budget["batch"] * budget["patch"] ** 3 / MB
+        return budget["steps"] * budget.get("batch", 4) * budget.get("patch", 14) ** 3 / MB
     if task == "classify":
         networks = budget["folds"] + 1 if "cnn" in settings.get("parts", ["cnn"]) else 0
         return networks * budget["steps"] * budget["batch"] * math.prod(settings["input"]["size"]) / MB

@@ -17,12 +17,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cohortex import __version__
 from cohortex.clocks import heed_clocks
-from cohortex.items import SET_ASIDE, Image
+from cohortex.items import SET_ASIDE, Image, settings_for
 from cohortex.job import Job, Log, become_owner, job_from, task_of
 from cohortex.machine import no_space
 from cohortex.publish import NO_SPACE, atomic_path, link_or_copy, sweep, write_json
@@ -159,14 +160,27 @@ def cut_items(job: Job, images: Sequence[Image]) -> list[Item]:
         for image in images:
             groups.setdefault(image.subject, []).append(image)
     else:
-        groups = {image.id: [image] for image in images if job.before is None or (image.kind == "image" and image.role == "image")}
+        groups = {
+            image.id: [with_siblings(job, image, images)]
+            for image in images
+            if job.before is None or (image.kind == "image" and image.role == "image")
+        }
     shared = [job.stage, stage.version, job.section, {name: model_sha256(model) for name, model in job.models.items()}, job.seed]
     items = []
     for name, members in sorted(groups.items()):
-        facts = [[row_of(image), known_of(job, image)] for image in members]
+        facts = [[row_of(each), known_of(job, each)] for image in members for each in (image, *image.siblings)]
         key = hashlib.sha256(json.dumps([*shared, facts], sort_keys=True).encode()).hexdigest()
         items.append(Item(name, tuple(members), key, seed_for(job.seed, name, job.stage)))
     return items
+
+
+def with_siblings(job: Job, image: Image, images: Sequence[Image]) -> Image:
+    """Return an image with the other images of its subject where the settings of its modality name one of them."""
+    settings = settings_for(job.section, image.modality)
+    if not any(settings.get(name) for name in STAGES[job.stage].beside):
+        return image
+    others = [i for i in images if i.subject == image.subject and i.id != image.id and (i.kind, i.role) == ("image", "image")]
+    return replace(image, siblings=tuple(sorted(others, key=lambda i: i.id)))
 
 
 def known_of(job: Job, image: Image) -> dict[str, str]:

@@ -258,7 +258,8 @@ def finish(task: Task, item: Item, outcome: Outcome) -> None:
     }
     write_json(task.running / f"{item.name}.done.json", done)
     for image in item.images:
-        image.__dict__.pop("content", None)
+        for each in (image, *image.siblings):
+            each.__dict__.pop("content", None)
 
 
 def read_ahead(item: Item) -> None:

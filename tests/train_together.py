@@ -15,6 +15,7 @@ from cohortex.errors import CohortexError
 from cohortex.training import loop, regseg
 from cohortex.training.classify_network import Budget, train_network
 from cohortex.training.limit import Interrupted, Limit
+from cohortex.training.objectives.pixel import squared_error
 from cohortex.training.team import Team, meet, part, team, use_team
 from tests.workflow import ROOT
 
@@ -76,7 +77,7 @@ def main(rank: int, place: Path, out: Path) -> None:
     found["rows"] = rows[:, 0].tolist()
 
     net = network()
-    curves = loop.fit(net, halves(rank, 2), loop.squared_error, steps=STEPS, seed=1, batch=BATCH, ema=0.0)
+    curves = loop.fit(net, halves(rank, 2), squared_error, steps=STEPS, seed=1, batch=BATCH, ema=0.0)
     found["loss"] = curves.loss
     found["weights"] = [value.tolist() for value in net.state_dict().values()]
 
@@ -87,7 +88,7 @@ def main(rank: int, place: Path, out: Path) -> None:
         drawn.append(x.tobytes())
         return x, x[:, :1]
 
-    loop.fit(network(), own, loop.squared_error, steps=2, seed=1, batch=4)
+    loop.fit(network(), own, squared_error, steps=2, seed=1, batch=4)
     found["drawn"] = [each.hex() for each in drawn]
 
     # batch norms and drop-out: the loop itself makes sure that the weights stay the same
@@ -114,7 +115,7 @@ def main(rank: int, place: Path, out: Path) -> None:
 
     use_team(Team(rank, 2))
     try:
-        loop.fit(network(seed=rank), own, loop.squared_error, steps=1, seed=1, batch=4)
+        loop.fit(network(seed=rank), own, squared_error, steps=1, seed=1, batch=4)
     except CohortexError as error:
         found["apart"] = str(error)
     (out / f"{rank}.json").write_text(json.dumps(found))

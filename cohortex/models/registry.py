@@ -41,7 +41,8 @@ class Expects:
     any_factor : bool
         Of those that put slices on the fine grid: ``forward(x, factor)`` takes any factor, else it is the option ``factor``.
     inputs : tuple of str
-        What the input is made of, in the order of the channels: ``image``, and further ones such as a second view or ``reference``.
+        What the input is made of, in the order of the channels: ``image``, and further ones such as a second view or ``reference``, which
+        lie on the fine grid. A network on the slices' grid takes the fine voxels of every slice as channels (``layers.to_channels``).
     """
 
     dimensions: int
@@ -88,12 +89,17 @@ class Entry:
 def expected(found: Entry, options: Mapping[str, Any]) -> Expects:
     """Return what a network takes with these options laid over its own.
 
-    An option ``dimensions`` (2 or 3) is that of the input; an option ``adjacent`` is how many slices a 2-D network looks at on each side.
+    An option ``dimensions`` (2 or 3) is that of the input; an option ``adjacent`` is how many slices a 2-D network looks at on each side;
+    an option ``inputs`` names what the input is made of. On the slices' grid each further input is ``factor`` channels.
     """
     chosen = {**found.options, **options}
-    changed = {"dimensions": chosen["dimensions"]} if "dimensions" in chosen else {}
+    changed: dict[str, Any] = {"dimensions": chosen["dimensions"]} if "dimensions" in chosen else {}
     if "adjacent" in chosen:
         changed["channels"] = 2 * chosen["adjacent"] + 1
+    if "inputs" in chosen:
+        further = len(chosen["inputs"]) - 1
+        channels = 1 + further * (chosen["factor"] if found.expects.grid == "slices" else 1)
+        changed |= {"inputs": tuple(chosen["inputs"]), "channels": channels}
     return replace(found.expects, **changed)
 
 

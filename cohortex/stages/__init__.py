@@ -25,19 +25,23 @@ class Stage:
     streams : bool
         Whether a volume that does not stay in memory goes through it block by block (`cohortex.blocks`), so that the memory of a
         job does not grow with it.
+    beside : tuple of str
+        Of a stage of unit image: settings that name other images of the subject; where one is set for an image's modality the stage
+        sees the subject's other images, and they are part of the image's key.
     """
 
     unit: Literal["image", "subject"]
     version: int = 1
     learned: bool = False
     streams: bool = False
+    beside: tuple[str, ...] = ()
 
 
 STAGES: dict[str, Stage] = {
     "acquire": Stage("image", streams=True),
     "preprocess": Stage("image", version=3, streams=True),
     "denoise": Stage("image", version=2, learned=True, streams=True),
-    "superresolve": Stage("image", version=2, learned=True, streams=True),
+    "superresolve": Stage("image", version=2, learned=True, streams=True, beside=("second_view", "reference")),
     "regseg": Stage("subject", version=3, learned=True, streams=True),
     "classify": Stage("subject", version=2, learned=True, streams=True),
     "export": Stage("subject", version=2, streams=True),

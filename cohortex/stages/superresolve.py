@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cohortex.blocks import map_columns, new_array
+from cohortex.blocks import Box, map_columns, new_array
 from cohortex.errors import BadInput, Skip
 from cohortex.items import Image, Made, told
 from cohortex.lazy import Elementwise, Turned
 from cohortex.models.folder import Loaded, fits, load_used
+from cohortex.models.registry import entries
 from cohortex.survey import Survey, survey
 from cohortex.volume import Volume
 
 if TYPE_CHECKING:
+    from cohortex.models.superresolve.fitted import Fitted
     from cohortex.models.superresolve.throughplane import Profile
 
-NETWORKS = ("srcnn3d",)
+NETWORKS = tuple(entry.name for entry in entries("superresolve"))
 """The methods that need weights."""
+
+OTHERS = ("view", "reference")
+"""Further inputs that a network may have (`cohortex.models.registry.Expects.inputs`)."""
+
+NEEDED = {"view": "a second view, whose slices lie across these", "reference": "a reference contrast with finer slices"}
+SETTING = {"view": "second_view", "reference": "reference"}
+"""What the further inputs are, and where they are named."""
 
 AIR_HU = -1024.0
 """Lowest value of CT."""
 
-BLOCK = (32, 64, 64)
-"""Voxels that go through the network at once: at 64 channels some 60 MB."""
+FAR = 10.0
+"""What a network gives is not believed so far beyond the range that it was made for."""
 
 
 def load(section: Mapping[str, Any], folders: Mapping[str, Path], device: str) -> dict[str, Loaded]:
@@ -50,8 +59,8 @@ def superresolve(image: Image, settings: Mapping[str, Any], model: Mapping[str, 
     ----------
     image : Image
     settings : mapping
-        ``method``: srcnn3d (Pham et al. 2017, on the spline's result), spline (cubic) or none; ``min_anisotropy``, ``factor``,
-        ``max_factor``, ``consistency``, ``profile``, ``weights``, ``precision``. See ``schemas/stages/superresolve.json``.
+        ``method``: a network of the registry, spline (cubic) or none; ``min_anisotropy``, ``factor``, ``max_factor``, ``consistency``,
+        ``profile``, ``weights``, ``precision``, ``second_view``, ``reference``. See ``schemas/stages/superresolve.json``.
     model : mapping
         What `load` gave.
     seed : int
@@ -68,7 +77,8 @@ def superresolve(image: Image, settings: Mapping[str, Any], model: Mapping[str, 
     Raises
     ------
     BadInput
-        ``not-finite`` when the image has NaN or infinite values.
+        ``not-finite`` when the image has NaN or infinite values; ``network-failed`` when the network gives such values, or some far
+        beyond the range of the image.
     Skip
         ``off`` for the method none.
     """
@@ -100,15 +110,24 @@ def superresolve(image: Image, settings: Mapping[str, Any], model: Mapping[str, 
     start = fine = None
     if method in NETWORKS:
         loaded = (model or {})[settings["weights"]]
+        fed = fed_by(loaded)
         why = misfit(loaded.card, volume, factor)
-        if why:
+        others = {} if why else further_images(image, image.siblings, settings, fed.inputs)
+        lacks = [] if why else [name for name in fed.inputs[1:] if name not in others]
+        if why or lacks:
             method = measures["method"] = "spline"
-            code, reason = "no-fit", f"Interpolated by the spline only: {why}."
+            code = f"no-{lacks[0]}" if lacks else "no-fit"
+            why = why or f"the model {loaded.card['name']} needs {NEEDED[lacks[0]]}, and there is none (setting {SETTING[lacks[0]]})"
+            reason = f"Interpolated by the spline only: {why}."
         else:
             start = fine_columns(through.agreeing_spline, look, count, axis, profile)
             wanted = settings.get("precision", "float32")
-            fine, precision, fallback = apply_network(loaded, look, start, axis, volume.modality, wanted)
+            affine = through.fine_affine(volume.affine, slices, count, axis)
+            theirs = {name: on_fine_grid(other, affine, start.shape) for name, other in others.items()}
+            fine, precision, fallback = apply_network(loaded, look, start, axis, volume.modality, wanted, theirs)
             measures |= {"model": loaded.card["name"], **told(precision, fallback)}
+            if others:
+                step["others"] = {name: other.id for name, other in others.items()}
             step |= {"model": loaded.card["name"], "model_sha256": loaded.card["sha256"]}
     if fine is None:
         fine = fine_columns(through.upsample, look, count, axis)
@@ -205,8 +224,81 @@ def misfit(card: Mapping[str, Any], volume: Volume, factor: float) -> str | None
     return reason
 
 
-def apply_network(model: Loaded, look: Survey, fine: Any, axis: int, modality: str, wanted: str = "float32") -> tuple[Any, str, str]:
-    """Run a network on interpolated slices, in the range of values of its card.
+def fed_by(model: Loaded) -> Fitted:
+    """Return how the network of a model is fed."""
+    from cohortex.models.superresolve.fitted import fitted
+
+    return fitted(model.card["network"], model.card.get("options", {}), model.network)
+
+
+def further_images(image: Image, images: Sequence[Image], settings: Mapping[str, Any], inputs: Sequence[str]) -> dict[str, Image]:
+    """Return the further images that a network looks at, by the name of its input; those that are not there are left out.
+
+    Parameters
+    ----------
+    image : Image
+    images : sequence of Image
+        Of the subject, at least.
+    settings : mapping
+        ``second_view``: another image of the same modality whose slices lie across this one's (by more than 45 degrees).
+        ``reference``: the modality of another contrast; its voxels are finer along this image's slice axis.
+    inputs : sequence of str
+        Of the network.
+    """
+    found: dict[str, Image] = {}
+    same = [i for i in images if (i.subject, i.session, i.kind, i.role) == (image.subject, image.session, "image", "image")]
+    others = sorted((i for i in same if i.id != image.id and min(i.volume.shape) > 1), key=lambda i: i.id)
+    normal, thickness = thick_direction(image.volume)
+    if "view" in inputs and settings.get("second_view"):
+        across = [i for i in others if i.modality == image.modality and abs(thick_direction(i.volume)[0] @ normal) < 0.5**0.5]
+        found.update(zip(["view"], across, strict=False))
+    if "reference" in inputs and settings.get("reference"):
+        finer = [i for i in others if i.modality == settings["reference"] and spacing_along(i.volume, normal) < 0.75 * thickness]
+        found.update(zip(["reference"], finer, strict=False))
+    return found
+
+
+def thick_direction(volume: Volume) -> tuple[np.ndarray, float]:
+    """Return the unit vector across a volume's slices in the world, and their spacing in mm."""
+    axis = int(np.argmax(volume.spacing))
+    return volume.affine[:3, axis] / volume.spacing[axis], volume.spacing[axis]
+
+
+def spacing_along(volume: Volume, direction: np.ndarray) -> float:
+    """Return the spacing in mm of the axis that is nearest to a direction of the world."""
+    turned = np.abs(volume.affine[:3, :3].T @ direction) / np.array(volume.spacing)
+    return volume.spacing[int(np.argmax(turned))]
+
+
+def on_fine_grid(other: Image, affine: np.ndarray, shape: tuple[int, ...]) -> Any:
+    """Return another image of the subject on a grid, in a network's range, lazily.
+
+    Raises
+    ------
+    BadInput
+        ``not-finite`` when it has NaN or infinite values.
+    """
+    from cohortex.filters.resample import resample
+    from cohortex.models.intensity import to_unit, unit_range_of, values_for
+
+    look = survey(other.volume)
+    if look.wrong:
+        raise BadInput("not-finite", f"The further image {other.id} has NaN or infinite values; mend or remove it.")
+    low, high = unit_range_of(look, values_for(other.modality))
+    moved = resample(other.volume, affine=affine, shape=shape, order="linear", antialias=False)
+    return Elementwise(lambda block: to_unit(block, low, high), moved.data)
+
+
+def apply_network(
+    model: Loaded,
+    look: Survey,
+    fine: Any,
+    axis: int,
+    modality: str,
+    wanted: str = "float32",
+    others: Mapping[str, Any] | None = None,
+) -> tuple[Any, str, str]:
+    """Run a network on slices, in the range of values of its card.
 
     Parameters
     ----------
@@ -219,32 +311,55 @@ def apply_network(model: Loaded, look: Survey, fine: Any, axis: int, modality: s
     modality : str
         Decides about the range where the card does not.
     wanted : {"float32", "auto"}
-        The setting ``precision``, see `cohortex.inference.choose_precision`.
+        The setting ``precision``, see `cohortex.inference.choose_precision`; networks on the slices' grid and those with further inputs
+        compute in float32.
+    others : mapping, optional
+        Further inputs by name, in the network's range on the grid of `fine`.
 
     Returns
     -------
     (x, y, z) float32 array-like, precision, fallback
         What was said where a GPU's memory did not suffice, else nothing.
+
+    Raises
+    ------
+    BadInput
+        ``network-failed`` when the network gives NaN or infinite values, or some far beyond its range.
     """
-    from cohortex.inference import choose_precision, run_network, same_image
+    from cohortex.inference import choose_precision, same_image
     from cohortex.models.intensity import from_unit, to_unit, unit_range_of, values_for
+    from cohortex.models.superresolve.apply import run_fine
 
     low, high = unit_range_of(look, model.card.get("values") or values_for(modality))
-    halo = int(model.network.halo)  # pyright: ignore[reportArgumentType]
+    fed = fed_by(model)
     order = [*(a for a in range(3) if a != axis), axis]
-    unit = Turned(Elementwise(lambda block: to_unit(block, low, high), fine), order)
+    unit, slices = (Turned(Elementwise(lambda block: to_unit(block, low, high), array), order) for array in (fine, look.data))
+    further = {name: Turned(array, order) for name, array in (others or {}).items()}
     out = new_array(fine.shape)
     words: list[str] = []
-    reach = (halo, halo, halo)
-    precision = choose_precision(wanted, model.network, unit, model.device, same_image, reach)
-    run_network(
+    alone = fed.grid == "fine" and not further
+    precision = choose_precision(wanted, model.network, unit, model.device, same_image, fed.halo) if alone else "float32"
+    most = FAR * max(1.0, float(np.abs(to_unit(np.array([look.low, look.high]), low, high)).max()))
+
+    def finish(made: np.ndarray, _: Box) -> np.ndarray:
+        # A comparison with NaN is false.
+        if not (np.abs(made) <= most).all():
+            raise BadInput(
+                "network-failed",
+                f"The network of the model {model.card['name']} gives values that are not finite or far beyond those of the image; "
+                "train it again, or set method: spline for this modality.",
+            )
+        return from_unit(made, low, high)
+
+    run_fine(
         model.network,
+        fed,
+        slices,
         unit,
-        reach,
-        BLOCK,
+        further,
         model.device,
         out=Turned(out, order),
-        finish=lambda made, _: from_unit(made, low, high),
+        finish=finish,
         precision=precision,
         say=words.append,
     )

@@ -2,65 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cohortex.blocks import read_block
 from cohortex.errors import Refused
 from cohortex.filters.foreground import foreground
-from cohortex.inference import run_network
 from cohortex.items import Image, settings_for
 from cohortex.measures.image_quality import psnr
 from cohortex.models import registry
 from cohortex.models.intensity import to_unit, unit_range, values_for
 from cohortex.models.superresolve import throughplane as through
-from cohortex.stages.superresolve import BLOCK
-from cohortex.training import cards, patches
+from cohortex.stages.superresolve import further_images
+from cohortex.training import cards, patches, superresolve_pairs
 from cohortex.training.loop import fresh
+from cohortex.training.superresolve_pairs import Manner, Scan, Shape, around, cubic, degrade, in_plane
 from cohortex.training.supervised import leave_model, train_on_patches
 from cohortex.training.team import team
 
 if TYPE_CHECKING:
     from torch import nn
 
-TRAINING: dict[str, Any] = {"steps": 1000, "minutes": 60.0, "rate": 1e-3, "batch": 4, "patch": 14, "factors": [1.5, 3.0], "residual": True}
-"""What a section may leave out."""
+    from cohortex.models.superresolve.fitted import Fitted
 
-HALO = 6
-"""Of SRCNN3D."""
+TRAINING: dict[str, Any] = {
+    "steps": 1000,
+    "minutes": 60.0,
+    "rate": 1e-3,
+    "batch": 4,
+    "patch": 14,
+    "factors": [1.5, 3.0],
+    "residual": True,
+    "objective": "squared_error",
+    "options": {},
+    "degradation": "profile",
+    "slices": 8,
+    "around": 6,
+    "remap": False,
+    "even": False,
+    "lazy": False,
+}
+"""What neither a section nor the network's entry says."""
 
-MOST_IMAGES, MOST_VOXELS = 24, 192
-"""Training images in memory, and their longest edge there."""
-
-
-@dataclass(frozen=True)
-class Scan:
-    """A training image of cubic voxels in the network's range, around its foreground."""
-
-    array: np.ndarray
-    axes: list[int]
-    """Axes that may play the slice axis."""
-    places: np.ndarray
-    """Indices of foreground voxels."""
+MOST_IMAGES = 24
+"""Training images in memory."""
 
 
 def train_superresolve(images: Sequence[Image], section: Mapping[str, Any], seed: int, device: str, folder: str | Path) -> None:
-    """Train SRCNN3D and write its model folder.
+    """Train a network of the registry and write its model folder.
 
     Every training image is first brought to cubic voxels by the spline where it has thick slices. Along each of its in-plane axes
-    it is then averaged over slices of some factor and interpolated back; the network learns what it was. So nothing but
-    the user's own scans is needed. Validation subjects give the metrics of the card.
+    it is then made coarse by some factor; the network learns what it was. So nothing but the user's own scans is needed.
+    Validation subjects give the metrics of the card.
 
     Parameters
     ----------
     images : sequence of Image
         Their ``row["split"]`` is train or validation.
     section : mapping
-        The section of the stage; ``training`` and ``profile`` of ``default`` are used, see ``schemas/stages/superresolve.json``.
+        The section of the stage; ``method``, ``training``, ``profile``, ``reference`` of ``default`` are used, see
+        ``schemas/stages/superresolve.json``.
     seed : int
         The same seed gives the same bytes on a CPU at one number of threads.
     device : str
@@ -70,52 +73,149 @@ def train_superresolve(images: Sequence[Image], section: Mapping[str, Any], seed
     Raises
     ------
     Refused
-        When no training image is a volume.
+        When no training image is a volume, or none has the further image that the network needs.
     """
+    from cohortex.models.superresolve.fitted import AtOnce, fitted
+
     settings = settings_for(section, "default")
-    training = {**TRAINING, **settings.get("training", {})}
-    profile: through.Profile = settings.get("profile", "box")
-    low, high = (float(f) for f in training["factors"])
-    train, held_out = (
-        [i for i in patches.chosen(images, split, MOST_IMAGES) if min(i.volume.shape) > 3 * high] for split in ("train", "validation")
-    )
-    if not train:
-        raise Refused("superresolve: weights: train needs volumes of training subjects, there is none; give more subjects or name a model.")
-    scans = [prepared(image, np.random.default_rng([seed, index])) for index, image in enumerate(train)]
-
-    def one(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        return draw(scans[rng.integers(len(scans))], int(training["patch"]), float(rng.uniform(low, high)), profile, rng)
-
-    network = fresh(lambda: registry.build("superresolve", "srcnn3d", residual=training["residual"]), seed)
-    if training["residual"]:
+    name = network_of(settings)
+    entry = registry.entry("superresolve", name)
+    training = {**TRAINING, **entry.training, **settings.get("training", {})}
+    options = {**({"residual": training["residual"]} if name == "srcnn3d" else {}), **training["options"]}
+    network = fresh(lambda: registry.build("superresolve", name, **options), seed)
+    if name == "srcnn3d" and training["residual"]:
         first_weights(network, seed)
+    fed = fitted(name, options, network)
+    low, high = (fed.factor,) * 2 if fed.factor else (float(f) for f in training["factors"])
+    manner = Manner(settings.get("profile", "box"), training["degradation"], bool(training["remap"]), bool(training["even"]))
+
+    def those(split: str) -> list[Image]:
+        picked = patches.chosen(images, split, 10**6 if training["lazy"] and split == "train" else MOST_IMAGES)
+        return [i for i in picked if min(i.volume.shape) > 3 * high and missing(i, images, settings, fed) is None]
+
+    train, held_out = those("train"), those("validation")
+    if not train:
+        lacks = "".join(f" and a {each}" for each in fed.inputs if each == "reference")
+        raise Refused(
+            f"superresolve: weights: train needs volumes of training subjects{lacks} for {name}, there is none; "
+            "give more subjects or name a model."
+        )
+    make = superresolve_pairs.read_when_drawn if training["lazy"] else superresolve_pairs.prepared
+    scans = [
+        make(image, np.random.default_rng([seed, index]), further_images(image, images, settings, fed.inputs))
+        for index, image in enumerate(train)
+    ]
+    shape = shape_of(fed, network, training)
+    length = None if fed.grid == "fine" else lambda factor: fine_length(shape, factor or fed.factor)
+    one = drawer(scans, shape, fed, (low, high), manner)
     # As Dong et al. (2014) found for the two-dimensional network: the last layer learns ten times slower.
-    slower = {"reconstruction": 0.1}
-    recipe, journal = train_on_patches(network, one, training, images, section, seed, device, folder, slower)
+    slower = {"network.reconstruction": 0.1} if name == "srcnn3d" else None
+    recipe, journal = train_on_patches(
+        AtOnce(network, shape.edge, length),
+        one,
+        training,
+        images,
+        section,
+        seed,
+        device,
+        folder,
+        slower,
+        training["objective"],
+        channels=True,
+    )
     if not team().leads:
         return
     spacings = [s for i in train for s in i.volume.spacing]
     thickest = max(min(i.volume.spacing) for i in train) * high
     card = {
-        "name": "srcnn3d",
+        "name": name,
         "task": "superresolve",
-        "network": "srcnn3d",
-        "options": {"residual": training["residual"]},
+        "network": name,
+        "options": options,
         **cards.common([*train, *held_out]),
         "spacing_mm": cards.spacing_range([*spacings, thickest]),
-        "recipe": {"training": training, "profile": profile, "target": "in-plane axis as slice axis", **recipe},
+        "recipe": {"training": training, "profile": manner.profile, "target": "in-plane axis as slice axis", **recipe},
         "seed": seed,
-        "metrics": metrics(network, held_out, (high,), profile, device),
+        "metrics": metrics(network, fed, held_out, images, settings, shown(fed, low, high), manner, device),
         "intended_use": "Adds through-plane detail to volumes of thick slices, on top of cubic interpolation.",
         "limits": "For viewing and for registration and segmentation, not for finding lesions thinner than a slice; detail is estimated.",
-        "extra": {"factors": [min(1.25, low), high]},
+        "extra": {"factors": [low if fed.factor else min(1.25, low), high]},
     }
     card["dimensions"] = [3]
     leave_model(folder, card, network.state_dict(), journal)
 
 
+def shown(fed: Fitted, low: float, high: float) -> list[float]:
+    """Return the factors whose gain stands in a card: the largest, and of a network for any factor every second whole one below."""
+    return sorted({*np.arange(high, low - 0.5, -2.0).tolist()}) if fed.any_factor else [high]
+
+
+def network_of(settings: Mapping[str, Any]) -> str:
+    """Return the network that a section names; srcnn3d where its method is none of the registry's."""
+    names = [entry.name for entry in registry.entries("superresolve")]
+    return settings["method"] if settings.get("method") in names else "srcnn3d"
+
+
+def missing(image: Image, images: Sequence[Image], settings: Mapping[str, Any], fed: Fitted) -> str | None:
+    """Return which further input an image has not; a second view is made of the image itself in a training."""
+    found = further_images(image, images, settings, fed.inputs)
+    return next((name for name in fed.inputs[1:] if name != "view" and name not in found), None)
+
+
+def shape_of(fed: Fitted, network: nn.Module, training: Mapping[str, Any]) -> Shape:
+    """Return what is cut out for a network.
+
+    It gets all that it looks at where it loses its halo, else ``around`` voxels of it, and a third as many slices: what lies beyond is
+    not there, as at the faces of a volume.
+    """
+    edge, around = int(training["patch"]), int(training["around"])
+    if fed.grid == "slices":
+        return Shape(edge, (min(around, fed.halo[0]), min(around, fed.halo[1]), around // 3), int(training["slices"]), fed.inputs)
+    import torch
+
+    size = [2 * h + 2 for h in fed.halo]
+    with torch.no_grad():
+        made = network.eval()(torch.zeros(1, len(fed.inputs), *size))
+    network.train()
+    loses = made.shape[2] < size[0]
+    a, b, c = fed.halo if loses else (min(around, h) for h in fed.halo)
+    return Shape(edge, (a, b, c), 0, fed.inputs)
+
+
+def fine_length(shape: Shape, factor: float | None) -> int:
+    """Return the fine voxels of a target along the slice axis, for a network on the slices' grid."""
+    assert factor is not None
+    return round((shape.slices + 2 * shape.halo[2]) * factor) - 2 * superresolve_pairs.cut(shape, factor)
+
+
+def drawer(
+    scans: Sequence[Scan], shape: Shape, fed: Fitted, factors: tuple[float, float], manner: Manner
+) -> Callable[[np.random.Generator], tuple[Any, np.ndarray]]:
+    """Return the function that draws a pair.
+
+    For a network on the slices' grid all pairs of a step have one factor, since they are one array; half of these factors are whole.
+    """
+    last: dict[str, Any] = {"rng": None, "factor": fed.factor}
+    low, high = factors
+
+    def one(rng: np.random.Generator) -> tuple[Any, np.ndarray]:
+        if fed.grid == "fine":
+            return superresolve_pairs.draw(scans[int(rng.integers(len(scans)))], shape, float(rng.uniform(low, high)), manner, rng)
+        if fed.any_factor and last["rng"] is not rng:
+            whole = np.arange(np.ceil(low), np.floor(high) + 1)
+            free = float(rng.uniform(low, high))
+            wanted = float(rng.choice(whole)) if len(whole) and rng.random() < 0.5 else free
+            slices = shape.slices + 2 * shape.halo[2]
+            last.update(rng=rng, factor=round(slices * wanted) / slices)
+        factor = float(last["factor"])
+        source, target = superresolve_pairs.draw_slices(scans[int(rng.integers(len(scans)))], shape, factor, manner, rng)
+        return ((source, np.array([factor], np.float32)), target) if fed.any_factor else (source, target)
+
+    return one
+
+
 def first_weights(network: nn.Module, seed: int) -> None:
-    """Let a residual network begin as the interpolation itself, looking at differences.
+    """Let a residual SRCNN3D begin as the interpolation itself, looking at differences.
 
     The first filters are random under a Gaussian window and sum to zero, since the missing detail does not depend on the mean; the
     last layer is near zero.
@@ -140,80 +240,73 @@ def first_weights(network: nn.Module, seed: int) -> None:
                 value.zero_()
 
 
-def in_plane(image: Image) -> list[int]:
-    """Return the two axes with the smallest spacings."""
-    return [int(axis) for axis in np.argsort(image.volume.spacing, kind="stable")[:2]]
-
-
-def cubic(array: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    """Return the array with its thickest axis interpolated to the smallest spacing, as the stage would."""
-    axis = int(np.argmax(spacing))
-    count = through.fine_count(array.shape[axis], min(4.0, max(spacing) / min(spacing)))
-    return array if count == array.shape[axis] else through.upsample(array, count, axis)
-
-
-def degrade(array: np.ndarray, axis: int, factor: float, profile: through.Profile) -> tuple[np.ndarray, np.ndarray]:
-    """Return slices of `factor` voxels along an axis, and the same interpolated back to the array's grid."""
-    slices = through.average(array, max(2, round(array.shape[axis] / factor)), axis, profile)
-    return slices, through.agreeing_spline(slices, array.shape[axis], axis, profile)
-
-
-def prepared(image: Image, rng: np.random.Generator) -> Scan:
-    """Return a training image as the loop wants it."""
-    array = cubic(image.volume.array(np.float32), image.volume.spacing)
-    inside = foreground(array)
-    low, high = unit_range(array, values_for(image.modality))
-    crop = []
-    for axis, size in enumerate(array.shape):
-        filled = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
-        start, stop = max(0, int(filled[0]) - HALO), min(size, int(filled[-1]) + 1 + HALO)
-        spare = max(0, stop - start - MOST_VOXELS)
-        crop.append(slice(start + spare // 2, stop - (spare - spare // 2)))
-    kept = tuple(crop)
-    return Scan(np.ascontiguousarray(to_unit(array[kept], low, high)), in_plane(image), patches.places(inside[kept], rng))
-
-
-def draw(scan: Scan, edge: int, factor: float, profile: through.Profile, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return a patch seen through slices, with the network's halo, and the patch itself without, slice axis last."""
-    axis = scan.axes[rng.integers(len(scan.axes))]
-    order = [a for a in range(3) if a != axis] + [axis]
-    array = scan.array.transpose(order)
-    length = array.shape[2]
-    # Small volumes are continued by the edge rule, so that all patches have one size.
-    (x, _), (y, _), (z, _) = patches.random_box(array.shape, (edge,) * 3, rng, scan.places[:, order])
-    lines = read_block(array, ((x, x + edge), (y, y + edge), (0, length)), (HALO, HALO, 0))
-    _, blurred = degrade(lines, 2, factor, profile)
-    source, target = (read_block(a, ((0, a.shape[0]), (0, a.shape[1]), (z, z + edge)), (0, 0, HALO)) for a in (blurred, lines))
-    source, target = patches.turned([source, target], rng, swap=(0, 1))
-    return source, np.ascontiguousarray(target[HALO:-HALO, HALO:-HALO, HALO:-HALO])
-
-
 def metrics(
-    network: nn.Module, images: Sequence[Image], factors: Sequence[float], profile: through.Profile, device: str
+    network: nn.Module,
+    fed: Fitted,
+    held_out: Sequence[Image],
+    images: Sequence[Image],
+    settings: Mapping[str, Any],
+    factors: Sequence[float],
+    manner: Manner,
+    device: str,
 ) -> list[dict[str, Any]]:
-    """Return the gain in PSNR of the stage's result over the cubic spline and over the agreeing one, on held-out images."""
-    if not images:
-        return []
-    rows: list[list[float]] = []
-    subjects: list[str] = []
-    for image in images:
-        array = cubic(image.volume.array(np.float32), image.volume.spacing)
-        inside, axis = foreground(array), in_plane(image)[0]
-        for factor in factors:
-            slices, blurred = degrade(array, axis, float(factor), profile)
-            low, high = unit_range(slices, values_for(image.modality))
-            turned = np.moveaxis(to_unit(blurred, low, high), axis, 2)
-            made = np.moveaxis(run_network(network, turned, (HALO, HALO, HALO), BLOCK, device)[0], 2, axis)
-            spline = through.upsample(slices, array.shape[axis], axis)
-            truth, plain, agreeing, measured = (to_unit(a, low, high) for a in (array, spline, blurred, slices))
-            made = through.agree(np.ascontiguousarray(made), measured, axis, profile)
-            rows.append([psnr(truth, a, 1.0, inside) for a in (made, plain, agreeing)])
-            subjects.append(image.subject)
-    made_db, plain_db, agreeing_db = zip(*rows, strict=True)
-    on = f"validation subjects, in-plane axis thickened {factors[-1]:g} times, foreground"
-    return [
-        cards.gain("PSNR gain dB", subjects, made_db, plain_db, "cubic spline", on),
-        cards.gain(
-            "PSNR gain dB over the agreeing spline", subjects, made_db, agreeing_db, "cubic spline whose slice means are the slices", on
-        ),
-    ]
+    """Return the gain in PSNR of the stage's result over the cubic spline and over the agreeing one, on held-out images, by factor."""
+    found = []
+    for factor in factors:
+        rows = [measured(network, fed, image, images, settings, float(factor), manner, device) for image in held_out]
+        if not rows:
+            return []
+        made_db, plain_db, agreeing_db = zip(*rows, strict=True)
+        subjects = [image.subject for image in held_out]
+        on = f"validation subjects, in-plane axis thickened {factor:g} times, foreground"
+        found += [
+            cards.gain("PSNR gain dB", subjects, made_db, plain_db, "cubic spline", on),
+            cards.gain(
+                "PSNR gain dB over the agreeing spline", subjects, made_db, agreeing_db, "cubic spline whose slice means are the slices", on
+            ),
+        ]
+    return found
+
+
+def measured(
+    network: nn.Module,
+    fed: Fitted,
+    image: Image,
+    images: Sequence[Image],
+    settings: Mapping[str, Any],
+    factor: float,
+    manner: Manner,
+    device: str,
+    axis: int | None = None,
+) -> tuple[float, float, float]:
+    """Return the PSNR of the network's result, of the cubic spline and of the agreeing one, for an image made coarse along an axis.
+
+    The foreground counts; the axis is the first in-plane one where none is given. Whole slices of the factor only.
+    """
+    from cohortex.models.superresolve.apply import run_fine
+
+    array = cubic(image.volume.array(np.float32), image.volume.spacing)
+    inside, axis = foreground(array), in_plane(image)[0] if axis is None else axis
+    # Whole lines along the slice axis, across it the foreground and what the network looks at around it.
+    kept = tuple(part if a != axis else slice(None) for a, part in enumerate(around(inside, max(fed.halo))))
+    if fed.factor:
+        whole = array.shape[axis] // round(factor) * round(factor)
+        kept = tuple(slice(0, whole) if a == axis else part for a, part in enumerate(kept))
+    array, inside = np.ascontiguousarray(array[kept]), inside[kept]
+    rng = np.random.default_rng(0)
+    slices, blurred = degrade(array, axis, factor, manner, rng)
+    low, high = unit_range(slices, values_for(image.modality))
+    others = {
+        name: superresolve_pairs.view(np.moveaxis(to_unit(array, low, high), axis, 2), factor, manner)
+        if name == "view"
+        else np.moveaxis(superresolve_pairs.on_grid(image, found)[kept], axis, 2)
+        for name, found in {"view": image, **further_images(image, images, settings, fed.inputs)}.items()
+        if name in fed.inputs
+    }
+    lines = tuple(np.moveaxis(to_unit(a, low, high), axis, 2) for a in (slices, blurred))
+    made, _ = run_fine(network, fed, lines[0], lines[1], others, device)
+    spline = through.upsample(slices, array.shape[axis], axis)
+    truth, plain, agreeing, seen = (to_unit(a, low, high) for a in (array, spline, blurred, slices))
+    made = through.agree(np.ascontiguousarray(np.moveaxis(made, 2, axis)), seen, axis, manner.profile)
+    a, b, c = (psnr(truth, each, 1.0, inside) for each in (made, plain, agreeing))
+    return a, b, c

@@ -99,6 +99,11 @@ def _correction(slices: int, count: int, profile: Profile) -> np.ndarray:
     return np.linalg.solve((profile_matrix(slices, count, profile) @ spline).T, spline.T).T
 
 
+def agreeing_matrix(slices: int, count: int, profile: Profile = "box") -> np.ndarray:
+    """Return the matrix of `agreeing_spline`, (count, slices) float64."""
+    return _correction(slices, count, profile)
+
+
 def along(matrix: np.ndarray, array: np.ndarray, axis: int) -> np.ndarray:
     """Apply a matrix to every line of an array along an axis; float32, contiguous."""
     moved = np.tensordot(np.asarray(matrix, dtype=np.float32), np.asarray(array, dtype=np.float32), axes=(1, axis))

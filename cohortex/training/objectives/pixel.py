@@ -1,0 +1,49 @@
+"""Errors pixel by pixel."""
+
+from __future__ import annotations
+
+import torch
+
+from cohortex.training.objectives.objective import Plain
+
+
+def squared_error(made: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the mean squared error."""
+    return ((made - target) ** 2).mean()
+
+
+def absolute_error(made: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the mean absolute error."""
+    return (made - target).abs().mean()
+
+
+def smooth_absolute_error(made: torch.Tensor, target: torch.Tensor, width: float = 1e-3) -> torch.Tensor:
+    """Return the mean of ``sqrt(error^2 + width^2) - width`` (Charbonnier et al., ICIP 1994).
+
+    Parameters
+    ----------
+    width : float
+        Errors well above it count by their size, those below by their square.
+    """
+    return ((made - target).square() + width**2).sqrt().mean() - width
+
+
+class SquaredError(Plain):
+    """The mean squared error."""
+
+    def __init__(self) -> None:
+        super().__init__(squared_error)
+
+
+class AbsoluteError(Plain):
+    """The mean absolute error."""
+
+    def __init__(self) -> None:
+        super().__init__(absolute_error)
+
+
+class SmoothAbsoluteError(Plain):
+    """See `smooth_absolute_error`."""
+
+    def __init__(self, width: float) -> None:
+        super().__init__(lambda made, target: smooth_absolute_error(made, target, width))
