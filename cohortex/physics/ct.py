@@ -116,10 +116,29 @@ def fbp(
     (x, y, z) float32 array
         Attenuation in 1/mm; zero where not every view sees the pixel.
     """
+    filtered = ramp_filtered(np.asarray(sinogram, np.float32), ramp_filter(np.shape(sinogram)[1], spacing_mm, window))
+    volume = np.zeros((*shape, filtered.shape[2]), np.float32)
+    _gather(volume, filtered, np.asarray(angles, np.float64), math.pi / len(angles))
+    return volume
+
+
+def fbp_adjoint(
+    image: np.ndarray, angles: np.ndarray, spacing_mm: float, detectors: int, window: Literal["ram-lak", "hann"] = "ram-lak"
+) -> np.ndarray:
+    """Return the exact adjoint of `fbp`: (x, y, z) to (view, detector, z) float32.
+
+    The backprojection's weights are transposed; the filter, whose response is real and even, is its own adjoint.
+    """
+    volume = np.ascontiguousarray(image, np.float32)
+    rays = np.zeros((len(angles), detectors, volume.shape[2]), np.float32)
+    _scatter(volume, rays, np.asarray(angles, np.float64), math.pi / len(angles))
+    return ramp_filtered(rays, ramp_filter(detectors, spacing_mm, window))
+
+
+def ramp_filtered(rays: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """Return views, (view, detector, z) float32, filtered along the detector with the response of `ramp_filter`, zero beyond its ends."""
     from scipy import fft
 
-    rays = np.asarray(sinogram, np.float32)
-    response = ramp_filter(rays.shape[1], spacing_mm, window)
     length = 2 * (response.size - 1)
     filtered = np.empty_like(rays)
     block = max(1, (1 << 22) // (length * rays.shape[2]))  # views at a time: the padded copies stay small
@@ -129,9 +148,7 @@ def fbp(
         spectrum *= response[None, :, None]
         back: Any = fft.irfft(spectrum, length, axis=1)
         filtered[views] = back[:, : rays.shape[1]]
-    volume = np.zeros((*shape, rays.shape[2]), np.float32)
-    _gather(volume, filtered, np.asarray(angles, np.float64), math.pi / len(angles))
-    return volume
+    return filtered
 
 
 def aperture(sinogram: np.ndarray, share: float) -> np.ndarray:
@@ -261,3 +278,27 @@ def _gather(volume: np.ndarray, sinogram: np.ndarray, angles: np.ndarray, scale:
                 rest = factor - high
                 for z in range(nz):
                     volume[i, j, z] += rest * sinogram[view, low, z] + high * sinogram[view, low + 1, z]
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _scatter(volume: np.ndarray, sinogram: np.ndarray, angles: np.ndarray, scale: float) -> None:  # pragma: no cover
+    """Add a volume to a sinogram with the weights of `_gather`."""
+    nx, ny, nz = volume.shape
+    views, bins = sinogram.shape[:2]
+    reach = 0.5 * (bins - 1) - 1e-6
+    cosines, sines = np.cos(angles), np.sin(angles)
+    factor = np.float32(scale)
+    for view in range(views):
+        for i in range(nx):
+            x = i - 0.5 * (nx - 1)
+            for j in range(ny):
+                y = j - 0.5 * (ny - 1)
+                if x * x + y * y > reach * reach:
+                    continue
+                position = x * cosines[view] + y * sines[view] + 0.5 * (bins - 1)
+                low = int(position)
+                high = np.float32(position - low) * factor
+                rest = factor - high
+                for z in range(nz):
+                    sinogram[view, low, z] += rest * volume[i, j, z]
+                    sinogram[view, low + 1, z] += high * volume[i, j, z]
