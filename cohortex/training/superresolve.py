@@ -80,7 +80,8 @@ def train_superresolve(images: Sequence[Image], section: Mapping[str, Any], seed
     settings = settings_for(section, "default")
     name = network_of(settings)
     entry = registry.entry("superresolve", name)
-    training = {**TRAINING, **entry.training, **settings.get("training", {})}
+    given = {key: value for key, value in settings.get("training", {}).items() if value is not None}
+    training = {**TRAINING, **entry.training, **given}
     options = {**({"residual": training["residual"]} if name == "srcnn3d" else {}), **training["options"]}
     network = fresh(lambda: registry.build("superresolve", name, **options), seed)
     if name == "srcnn3d" and training["residual"]:

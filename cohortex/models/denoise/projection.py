@@ -1,0 +1,52 @@
+"""From images to their projections and back, inside networks that clean projections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from cohortex.physics.ct import view_angles
+from cohortex.physics.torch_operators import Operator, fbp_operator, radon_operator
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """Parallel-beam projection and filtered backprojection of slices of one size.
+
+    Lengths are counted in the square root of the pixels along the longer edge: then white noise keeps its standard deviation, about, on
+    the way back, whatever the size.
+    """
+
+    radon: Operator
+    fbp: Operator
+
+    def project(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the sinograms (n, c, view, detector[, z]) of images (n, c, x, y[, z]), slice by slice."""
+        return _slicewise(self.radon, image)
+
+    def reconstruct(self, sinogram: torch.Tensor) -> torch.Tensor:
+        """Return the images (n, c, x, y[, z]) of sinograms (n, c, view, detector[, z])."""
+        return _slicewise(self.fbp, sinogram)
+
+
+@lru_cache(maxsize=8)
+def scanner(shape: tuple[int, int], views: int = 0) -> Scanner:
+    """Return the scanner of slices of a size.
+
+    Parameters
+    ----------
+    shape : (int, int)
+    views : int
+        Over half a turn; 0 takes as many as the longer edge has pixels.
+    """
+    longest = max(shape)
+    angles, spacing = view_angles(views or longest), longest**-0.5
+    return Scanner(radon_operator(shape, angles, spacing), fbp_operator(shape, angles, spacing))
+
+
+def _slicewise(operator: Operator, x: torch.Tensor) -> torch.Tensor:
+    if x.ndim == 4:
+        return operator(x)
+    return operator(x.movedim(-1, 2)).movedim(2, -1)
