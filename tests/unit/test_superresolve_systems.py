@@ -195,3 +195,10 @@ def test_a_training_without_the_reference_that_its_network_needs_is_refused(tmp_
     for name in with_reference:
         with pytest.raises(Refused, match="reference"):
             train_superresolve(cohort("T1w"), section_of(name), 3, "cpu", tmp_path / "m")
+
+
+def test_the_schema_names_every_network_of_the_registry(root):
+    import json
+
+    schema = json.loads((root / "schemas" / "stages" / "superresolve.json").read_text())
+    assert set(schema["properties"]["method"]["enum"]) == {*SYSTEMS, "spline", "none"}
