@@ -49,7 +49,7 @@ SHARE = 0.5
 
 KINDS = {
     "pairs": ("with synthetic noise", "network", "target"),
-    "noisy": ("as measured", "network", "as measured"),
+    "noisy": ("as measured", "network"),
     "halves": ("one half", "network", "the other half"),
     "projections": ("most views", "network", "the other views"),
 }
@@ -137,7 +137,7 @@ def train_denoise(images: Sequence[Image], section: Mapping[str, Any], seed: int
     if stacks:
         card["dimensions"] = [3]
     source, target = watched or sampler(scans, shape)(np.random.default_rng([seed, 5]), EXAMPLES)
-    wanted = _comparable(target, shape)
+    wanted = None if reads == "noisy" else _comparable(target, shape)
     examples = examples_of(network, source, wanted, device, KINDS[reads])
     kept = shown(recipe, examples, _measured_by(reads) if watched else "")
     leave_model(folder, card, network.state_dict(), journal, kept)
@@ -202,10 +202,9 @@ def judge(watched: tuple[Any, Any], shape: Shape, device: str) -> Callable[[nn.M
     return error
 
 
-def _comparable(target: Any, shape: Shape) -> np.ndarray:
+def _comparable(target: np.ndarray, shape: Shape) -> np.ndarray:
     """Return a batch of targets as pictures to be shown, (n, 1, ...)."""
-    array = target[0] if isinstance(target, tuple) else target
-    return array[:, array.shape[1] // 2][:, None] if shape.flat else array
+    return target[:, target.shape[1] // 2][:, None] if shape.flat else target
 
 
 def _measured_by(reads: str) -> str:

@@ -10,6 +10,9 @@ from cohortex.physics import ct
 PHOTONS = 1e5
 """Of the first try, from which the number for the wanted noise follows."""
 
+VIEWS = 3
+"""Views over half a turn, for two pixels across: about as many as the outer pixels need (pi / 2 for each)."""
+
 FEWEST, MOST = 300.0, 1e8
 """Photons a ray: with fewer the logarithm of a count means nothing."""
 
@@ -44,7 +47,7 @@ def dose_noise(hu: np.ndarray, spacing_mm: float, sigma: float, rng: np.random.G
         HU, to be added.
     """
     shape = (hu.shape[0], hu.shape[1])
-    angles = ct.view_angles(max(shape))
+    angles = ct.view_angles(VIEWS * max(shape) // 2)
     rays = ct.radon(ct.hu_to_mu(hu), angles, spacing_mm)
 
     def noise(of: np.ndarray, photons: float) -> np.ndarray:

@@ -51,6 +51,14 @@ def test_all_processes_have_the_same_weights_and_each_draws_its_own_images(pair)
     assert len({*first["drawn"], *second["drawn"]}) == 4
 
 
+def test_a_network_and_its_critic_are_the_same_in_all_processes_and_after_many_attempts(pair):
+    first, second = (found["adversarial"] for found in pair[0])
+    assert first == second
+    assert first["whole"] == first["attempt"]
+    # two steps of the feature network, three of the training
+    assert first["attempts"] == 5
+
+
 def test_processes_whose_weights_differ_stop_with_a_sentence(pair):
     assert all("different weights" in found["apart"] for found in pair[0])
 

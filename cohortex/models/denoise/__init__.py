@@ -41,7 +41,7 @@ ENTRIES = [
         expects=Expects(dimensions=2),
         options={"filters": 128, "modules": 6, "directions": [8, 4, 2], "bypass": "lowest"},
         parameters=4_172_175,
-        training={"objective": "squared_error", "patch": 56, "rate": 6e-4},
+        training={"objective": "coefficient_error", "patch": 56, "rate": 6e-4},
     ),
     Entry(
         task="denoise",

@@ -46,13 +46,16 @@ class Kind:
 
 _PIXEL, _CRITIC, _NOISY = (f"cohortex.training.objectives.{name}" for name in ("pixel", "adversarial", "noisy"))
 
-_CRITICS = {"critic_rate": 1.0, "betas": (0.5, 0.9), "width": 64, "hidden": 1024}
+_CRITICS = {"critic_rate": 1.0, "betas": (0.5, 0.9), "width": 64}
 
 OBJECTIVES: dict[str, Kind] = {
     "squared_error": Kind(f"{_PIXEL}:SquaredError", "mean squared error"),
     "absolute_error": Kind(f"{_PIXEL}:AbsoluteError", "mean absolute error"),
     "smooth_absolute_error": Kind(
         f"{_PIXEL}:SmoothAbsoluteError", "root of squared error and width (Charbonnier et al., ICIP 1994)", options={"width": 1e-3}
+    ),
+    "coefficient_error": Kind(
+        f"{_PIXEL}:CoefficientError", "mean squared error of the transform's coefficients (Kang et al., Med. Phys. 44(10), 2017)"
     ),
     "wgan_features": Kind(
         f"{_CRITIC}:WassersteinFeatures",
@@ -65,13 +68,14 @@ OBJECTIVES: dict[str, Kind] = {
             "feature_width": 16,
             "critic_weight": 1.0,
             "critic_steps": 4,
+            "hidden": 1024,
             **_CRITICS,
         },
     ),
     "wgan_structure": Kind(
         f"{_CRITIC}:WassersteinStructure",
         "Wasserstein distance with gradient penalty, MS-SSIM and L1 (SMGAN, You et al., IEEE Access 6, 2018)",
-        options={"penalty": 10.0, "tau": 0.89, "critic_weight": 1e-3, "critic_steps": 4, **_CRITICS},
+        options={"penalty": 10.0, "tau": 0.89, "critic_weight": 1e-3, "critic_steps": 4, "hidden": 1024, **_CRITICS},
     ),
     "least_squares_gan": Kind(
         f"{_CRITIC}:LeastSquares",

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from cohortex.models.denoise.critics import ConvCritic, PatchCritic
 from cohortex.training.features import FeatureDistance
 from cohortex.training.loop import fresh, on_device, take_turn, weight_of
-from cohortex.training.objectives.critics import Critic
 from cohortex.training.objectives.objective import Objective, Start, output, within
 from cohortex.training.objectives.pixel import absolute_error, squared_error
 from cohortex.training.objectives.structure import multiscale_similarity, similarity
@@ -76,14 +76,14 @@ class Adversarial(Objective):
         The critic's learning rate as a share of the network's.
     betas : two floats
         Of Adam, for both.
-    width, hidden : int
-        Of the `Critic`.
+    width : int
+        Filters of the critic's first layer.
     """
 
-    def __init__(self, critic_weight: float, critic_steps: int, critic_rate: float, betas: Sequence[float], width: int, hidden: int):
+    def __init__(self, critic_weight: float, critic_steps: int, critic_rate: float, betas: Sequence[float], width: int):
         self.critic_weight, self.critic_rate = critic_weight, critic_rate
         self.betas = (float(betas[0]), float(betas[1]))
-        self.width, self.hidden = width, hidden
+        self.width = width
         self.draws = 1 + critic_steps
         self._told: dict[str, float] = {}
         self._gap = 0.0
@@ -96,9 +96,13 @@ class Adversarial(Objective):
         with torch.no_grad():
             made = output(start.network, source)
         start.network.train()
-        self.critic = fresh(lambda: Critic(made.shape[2:], self.width, self.hidden), start.seed + 1).to(start.device)
+        self.critic = fresh(lambda: self.new_critic(made.shape[2:]), start.seed + 1).to(start.device)
         self.turns = torch.optim.Adam(self.critic.parameters(), lr=start.rate * self.critic_rate, betas=self.betas)
         self.weight = weight_of(start.batch)
+
+    def new_critic(self, edges: Sequence[int]) -> nn.Module:
+        """Return a critic of patches with these edges."""
+        raise NotImplementedError
 
     def networks(self) -> Mapping[str, nn.Module]:
         """Return the critic."""
@@ -152,11 +156,23 @@ class Adversarial(Objective):
 
 
 class Wasserstein(Adversarial):
-    """An adversarial objective whose critic estimates the Wasserstein distance, with gradient penalty."""
+    """An adversarial objective whose critic estimates the Wasserstein distance, with gradient penalty.
 
-    def __init__(self, penalty: float, **options: Any):
+    Parameters
+    ----------
+    penalty : float
+        Weight of the gradient penalty in the critic's loss.
+    hidden : int
+        Of the critic's first fully connected layer.
+    """
+
+    def __init__(self, penalty: float, hidden: int, **options: Any):
         super().__init__(**options)
-        self.penalty = penalty
+        self.penalty, self.hidden = penalty, hidden
+
+    def new_critic(self, edges: Sequence[int]) -> nn.Module:
+        """Return the critic of WGAN-VGG and SMGAN."""
+        return ConvCritic(edges, self.width, self.hidden)
 
     def judgement(self, real: torch.Tensor, made: torch.Tensor, step: int, number: int) -> torch.Tensor:
         """Return the gap, negative, with the penalty."""
@@ -239,6 +255,10 @@ class LeastSquares(Adversarial):
     def __init__(self, structure_weight: float, absolute_weight: float, **options: Any):
         super().__init__(**options)
         self.structure_weight, self.absolute_weight = structure_weight, absolute_weight
+
+    def new_critic(self, edges: Sequence[int]) -> nn.Module:
+        """Return a critic that judges every neighbourhood for itself."""
+        return PatchCritic(len(edges), self.width)
 
     def judgement(self, real: torch.Tensor, made: torch.Tensor, step: int, number: int) -> torch.Tensor:
         """Return the least-squares loss of the critic."""

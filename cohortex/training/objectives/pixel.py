@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from cohortex.training.objectives.objective import Plain
+from cohortex.errors import Refused
+from cohortex.training.objectives.objective import Objective, Plain, Start
 
 
 def squared_error(made: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -47,3 +50,26 @@ class SmoothAbsoluteError(Plain):
 
     def __init__(self, width: float) -> None:
         super().__init__(lambda made, target: smooth_absolute_error(made, target, width))
+
+
+class CoefficientError(Objective):
+    """The mean squared error of the coefficients that a network in a transform makes, not of the image.
+
+    Such a network has ``coefficients(x)``, what it makes of an image's coefficients, ``coefficients_of(image)`` and their ``scale``.
+    """
+
+    def begin(self, start: Start) -> None:
+        """Look at the network.
+
+        Raises
+        ------
+        Refused
+            When it has no coefficients.
+        """
+        if not hasattr(start.network, "coefficients"):
+            raise Refused("the objective coefficient_error is for networks in a transform, such as wavelet_cnn; name another objective.")
+        super().begin(start)
+
+    def loss(self, network: Any, source: Any, target: Any, step: int) -> torch.Tensor:
+        """Return the mean squared error, in units of the image."""
+        return squared_error(network.coefficients(source), network.coefficients_of(target)) / network.scale**2
