@@ -5,7 +5,7 @@
 
 Without ``--proof``: every image is averaged over slices of 2, 4 and 6 voxels along an in-plane axis and made fine again; PSNR in the
 foreground, in dB over the cubic spline through the slices. The images are those that the card of the shipped model names as
-validation, and heads of the demo's own seed. In the middle 48 voxels of the other in-plane axis, or everywhere (``--whole``). Means
+validation, and heads of the demo's own seed. In the middle 32 voxels of the other in-plane axis, or everywhere (``--whole``). Means
 over subjects with 95 % intervals. Last line: FIGURE.
 
 With ``--proof``: the systems of a row are trained with equal small budgets on simulated heads and compared on others; the last line
@@ -39,7 +39,7 @@ from cohortex.training.superresolve_pairs import Manner, in_plane
 from cohortex.training.zoo_superresolve import SCANS, image_at
 
 FACTORS = (2.0, 4.0, 6.0)
-SLAB = 48
+SLAB = 32
 HEADS = 2
 """Of the demo."""
 

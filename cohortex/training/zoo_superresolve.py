@@ -127,10 +127,9 @@ def train(folder: Path, data: Path, work: Path, training: Mapping[str, Any], see
         "spacing_mm": {"min": 0.1, "max": 15.0},
         "data": SOURCES,
         "simulated": False,
-        "license": "CC-BY-4.0",
         "intended_use": "Adds through-plane detail to thick slices of MR and CT, by any factor from 1.5 to 6, on top of the spline.",
         "limits": (
-            "Brains of three collections, one abdomen, one cord and simulated heads taught it: elsewhere it was not tested. For viewing, "
+            "Brains of two patients, one abdomen, one cord and simulated heads taught it: elsewhere it was not tested. For viewing, "
             "registration and segmentation, not for finding what is thinner than a slice; detail is estimated."
         ),
     }
