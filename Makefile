@@ -1,9 +1,9 @@
-# make install | demo | test | lint | figures | zoo | clean
+# make install | demo | test | lint | figures | zoo | zoo-superresolve | clean
 VENV := .venv
 PYTHON ?= python3.11
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint figures zoo clean
+.PHONY: install demo test lint figures zoo zoo-superresolve clean
 
 install: $(STAMP)
 
@@ -38,6 +38,10 @@ zoo: install
 	$(VENV)/bin/snakemake --profile local --set-threads train=1 --configfile zoo/train.yaml -- $(addprefix $(MODELS)/,denoise superresolve regseg classify)
 	for pair in denoise/redcnn superresolve/srcnn3d regseg/heads classify/heads; do \
 		rm -rf zoo/$$pair && mkdir -p zoo/$$pair && cp $(MODELS)/$${pair%%/*}/* zoo/$$pair/; done
+
+# The shipped super-resolution network, 20 minutes of one core: from simulated heads and real scans, whose folder is SCANS (../shared/data).
+zoo-superresolve: install
+	$(VENV)/bin/python -m cohortex.training.zoo_superresolve --folder zoo/superresolve/subslice $(if $(SCANS),--scans $(SCANS))
 
 clean:
 	rm -rf work results .snakemake

@@ -78,7 +78,12 @@ METHODS: dict[str, dict[str, Mapping[str, Any]]] = {
         "n4": {"bias_field": True},
     },
     "denoise": {"redcnn": {"method": "redcnn", "weights": MODELS["denoise"]}, "none": {"method": "none"}, "transform": {}},
-    "superresolve": {"none": {"method": "none"}, "spline": {"method": "spline"}, "srcnn3d": {}},
+    "superresolve": {
+        "none": {"method": "none"},
+        "spline": {"method": "spline"},
+        "srcnn3d": {"method": "srcnn3d", "weights": MODELS["superresolve"]},
+        "subslice": {},
+    },
     "regseg": {
         "affine": {"deformable": {"method": "none"}, "weights": None},
         "instance": {"deformable": {"method": "instance"}},

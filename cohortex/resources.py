@@ -108,15 +108,6 @@ def needs() -> dict[tuple[str, str], Need]:
     return {(row["job"], row["method"]): Need(**{name: float(row[name] or 0) for name in names}) for row in rows}
 
 
-@cache
-def need_of(stage: str, method: str) -> Need:
-    """Return what a method of a stage takes; one that is in no line yet takes, of each, what the most demanding of the stage does."""
-    if (stage, method) in needs():
-        return needs()[stage, method]
-    known = [UNMEASURED, *(need for (name, _), need in needs().items() if name == stage)]
-    return Need(**{each.name: max(getattr(need, each.name) for need in known) for each in fields(Need)})
-
-
 # --- what a job is given ---------------------------------------------------------------------------------------
 
 
@@ -279,7 +270,7 @@ def training_steps(task: str, section: Mapping[str, Any]) -> float:
     if task == "denoise":
         return _denoising_steps(section)
     if task == "superresolve":
-        return budget["steps"] * budget.get("batch", 4) * budget.get("patch", 14) ** 3 / MB
+        return budget["steps"] * (budget.get("batch") or 4) * (budget.get("patch") or 14) ** 3 / MB
     if task == "classify":
         networks = budget["folds"] + 1 if "cnn" in settings.get("parts", ["cnn"]) else 0
         return networks * budget["steps"] * budget["batch"] * math.prod(settings["input"]["size"]) / MB

@@ -27,6 +27,9 @@ NETWORKS = tuple(entry.name for entry in entries("superresolve"))
 OTHERS = ("view", "reference")
 """Further inputs that a network may have (`cohortex.models.registry.Expects.inputs`)."""
 
+FINER = 0.75
+"""A reference has voxels of at most this share of the slices' distance."""
+
 NEEDED = {"view": "a second view, whose slices lie across these", "reference": "a reference contrast with finer slices"}
 SETTING = {"view": "second_view", "reference": "reference"}
 """What the further inputs are, and where they are named."""
@@ -231,7 +234,9 @@ def fed_by(model: Loaded) -> Fitted:
     return fitted(model.card["network"], model.card.get("options", {}), model.network)
 
 
-def further_images(image: Image, images: Sequence[Image], settings: Mapping[str, Any], inputs: Sequence[str]) -> dict[str, Image]:
+def further_images(
+    image: Image, images: Sequence[Image], settings: Mapping[str, Any], inputs: Sequence[str], thickness_mm: float | None = None
+) -> dict[str, Image]:
     """Return the further images that a network looks at, by the name of its input; those that are not there are left out.
 
     Parameters
@@ -244,6 +249,8 @@ def further_images(image: Image, images: Sequence[Image], settings: Mapping[str,
         ``reference``: the modality of another contrast; its voxels are finer along this image's slice axis.
     inputs : sequence of str
         Of the network.
+    thickness_mm : float, optional
+        Of slices that a training makes of the image along any axis; the image's own otherwise.
     """
     found: dict[str, Image] = {}
     same = [i for i in images if (i.subject, i.session, i.kind, i.role) == (image.subject, image.session, "image", "image")]
@@ -253,7 +260,11 @@ def further_images(image: Image, images: Sequence[Image], settings: Mapping[str,
         across = [i for i in others if i.modality == image.modality and abs(thick_direction(i.volume)[0] @ normal) < 0.5**0.5]
         found.update(zip(["view"], across, strict=False))
     if "reference" in inputs and settings.get("reference"):
-        finer = [i for i in others if i.modality == settings["reference"] and spacing_along(i.volume, normal) < 0.75 * thickness]
+        theirs = [i for i in others if i.modality == settings["reference"]]
+        if thickness_mm is None:
+            finer = [i for i in theirs if spacing_along(i.volume, normal) < FINER * thickness]
+        else:
+            finer = [i for i in theirs if max(i.volume.spacing) < FINER * thickness_mm]
         found.update(zip(["reference"], finer, strict=False))
     return found
 

@@ -80,7 +80,8 @@ def train_superresolve(images: Sequence[Image], section: Mapping[str, Any], seed
     settings = settings_for(section, "default")
     name = network_of(settings)
     entry = registry.entry("superresolve", name)
-    training = {**TRAINING, **entry.training, **settings.get("training", {})}
+    given = {key: value for key, value in settings.get("training", {}).items() if value is not None}
+    training = {**TRAINING, **entry.training, **given}
     options = {**({"residual": training["residual"]} if name == "srcnn3d" else {}), **training["options"]}
     network = fresh(lambda: registry.build("superresolve", name, **options), seed)
     if name == "srcnn3d" and training["residual"]:
@@ -91,7 +92,7 @@ def train_superresolve(images: Sequence[Image], section: Mapping[str, Any], seed
 
     def those(split: str) -> list[Image]:
         picked = patches.chosen(images, split, 10**6 if training["lazy"] and split == "train" else MOST_IMAGES)
-        return [i for i in picked if min(i.volume.shape) > 3 * high and missing(i, images, settings, fed) is None]
+        return [i for i in picked if min(i.volume.shape) > 3 * high and missing(i, images, settings, fed, high) is None]
 
     train, held_out = those("train"), those("validation")
     if not train:
@@ -102,8 +103,7 @@ def train_superresolve(images: Sequence[Image], section: Mapping[str, Any], seed
         )
     make = superresolve_pairs.read_when_drawn if training["lazy"] else superresolve_pairs.prepared
     scans = [
-        make(image, np.random.default_rng([seed, index]), further_images(image, images, settings, fed.inputs))
-        for index, image in enumerate(train)
+        make(image, np.random.default_rng([seed, index]), beside(image, images, settings, fed, high)) for index, image in enumerate(train)
     ]
     shape = shape_of(fed, network, training)
     length = None if fed.grid == "fine" else lambda factor: fine_length(shape, factor or fed.factor)
@@ -156,9 +156,15 @@ def network_of(settings: Mapping[str, Any]) -> str:
     return settings["method"] if settings.get("method") in names else "srcnn3d"
 
 
-def missing(image: Image, images: Sequence[Image], settings: Mapping[str, Any], fed: Fitted) -> str | None:
-    """Return which further input an image has not; a second view is made of the image itself in a training."""
-    found = further_images(image, images, settings, fed.inputs)
+def beside(image: Image, images: Sequence[Image], settings: Mapping[str, Any], fed: Fitted, factor: float) -> dict[str, Image]:
+    """Return the further images for an image that is made coarse by a factor; a second view is made of the image itself."""
+    inputs = [name for name in fed.inputs if name != "view"]
+    return further_images(image, images, settings, inputs, min(image.volume.spacing) * factor)
+
+
+def missing(image: Image, images: Sequence[Image], settings: Mapping[str, Any], fed: Fitted, factor: float) -> str | None:
+    """Return which further input an image has not."""
+    found = beside(image, images, settings, fed, factor)
     return next((name for name in fed.inputs[1:] if name != "view" and name not in found), None)
 
 
@@ -300,7 +306,7 @@ def measured(
         name: superresolve_pairs.view(np.moveaxis(to_unit(array, low, high), axis, 2), factor, manner)
         if name == "view"
         else np.moveaxis(superresolve_pairs.on_grid(image, found)[kept], axis, 2)
-        for name, found in {"view": image, **further_images(image, images, settings, fed.inputs)}.items()
+        for name, found in {"view": image, **beside(image, images, settings, fed, factor)}.items()
         if name in fed.inputs
     }
     lines = tuple(np.moveaxis(to_unit(a, low, high), axis, 2) for a in (slices, blurred))

@@ -75,7 +75,7 @@ def scans(folder: Path) -> list[Image]:
             path = folder / file
             if not path.exists():
                 raise Refused(f"{file} is not below the folder of scans; give a folder that holds them with --scans.")
-            images.append(_image(subject, name, modality, body_part, split, path, {"source": file}))
+            images.append(image_at(subject, name, modality, body_part, split, path, {"source": file}))
     return images
 
 
@@ -85,14 +85,16 @@ def heads(work: Path) -> list[Image]:
     make_demo(rows, work, int(HEADS["seed"]), 1)
     files = {"T1w": "T1w_truth", "CT": "CT_clean"}
     return [
-        _image(
+        image_at(
             row["subject"], "", row["modality"], "head", row["split"], work / TRUTH / row["subject"] / f"{files[row['modality']]}.nii.gz"
         )
         for row in rows
     ]
 
 
-def _image(subject: str, name: str, modality: str, body_part: str, split: str, path: Path, row: Mapping[str, str] | None = None) -> Image:
+def image_at(subject: str, name: str, modality: str, body_part: str, split: str, path: Path, row: Mapping[str, str] | None = None) -> Image:
+    """Return an image whose content is read from a file when it is asked for: NIfTI, NRRD, or an .npz with the array ``vol`` in mm."""
+
     def read() -> Volume:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
@@ -125,10 +127,9 @@ def train(folder: Path, data: Path, work: Path, training: Mapping[str, Any], see
         "spacing_mm": {"min": 0.1, "max": 15.0},
         "data": SOURCES,
         "simulated": False,
-        "license": "CC-BY-4.0",
         "intended_use": "Adds through-plane detail to thick slices of MR and CT, by any factor from 1.5 to 6, on top of the spline.",
         "limits": (
-            "Brains of three collections, one abdomen, one cord and simulated heads taught it: elsewhere it was not tested. For viewing, "
+            "Brains of two patients, one abdomen, one cord and simulated heads taught it: elsewhere it was not tested. For viewing, "
             "registration and segmentation, not for finding what is thinner than a slice; detail is estimated."
         ),
     }

@@ -17,7 +17,7 @@ SETTINGS = {
     "keep": ["acquire", "denoise"],
     "stages": ["acquire", "denoise", "superresolve", "export"],
     "denoise": {"default": {"method": "redcnn", "weights": "train", "training": {"steps": 2, "batch": 1, "patch": 28, "filters": 4}}},
-    "superresolve": {"default": {"weights": "train", "training": {"steps": 2, "batch": 1, "patch": 8}}},
+    "superresolve": {"default": {"method": "srcnn3d", "weights": "train", "training": {"steps": 2, "batch": 1, "patch": 8}}},
 }
 
 

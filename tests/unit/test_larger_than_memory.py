@@ -44,7 +44,7 @@ def phantom(shape, spacing, modality):
 
 def network(task, name, **options):
     torch.manual_seed(0)
-    return {"m": Loaded(CARD, registry.build(task, name, **options).eval(), "cpu")}
+    return {"m": Loaded({**CARD, "network": name, "options": options}, registry.build(task, name, **options).eval(), "cpu")}
 
 
 STAGES = {
@@ -65,13 +65,19 @@ STAGES = {
     "redcnn": (denoise, {"method": "redcnn", "weights": "m"}, lambda: network("denoise", "redcnn", filters=2), "CT"),
     "spline": (superresolve, {"method": "spline"}, lambda: None, "T2w"),
     "srcnn3d": (superresolve, {"method": "srcnn3d", "weights": "m"}, lambda: network("superresolve", "srcnn3d"), "T2w"),
+    "subslice": (
+        superresolve,
+        {"method": "subslice", "weights": "m"},
+        lambda: network("superresolve", "subslice", channels=4, blocks=1),
+        "T2w",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_gives_the_same_bytes_and_measures_in_blocks(tmp_path, monkeypatch, name):
     stage, settings, load, modality = STAGES[name]
-    slim = name in ("redcnn", "srcnn3d")
+    slim = name in ("redcnn", "srcnn3d", "subslice")
     volume = phantom((70, 30, 8) if slim else (132, 40, 66), (1.0, 1.0, 3.0 if stage is superresolve else 1.0), modality)
     # Statistics come from cubes, as those of a large volume.
     monkeypatch.setattr(survey, "LARGEST", 2**14)

@@ -17,7 +17,7 @@ from tests.large_heads import CARD, as_image, head, joint, regseg_section
 
 def loaded(task: str, name: str, **options) -> dict[str, Loaded]:
     torch.manual_seed(0)
-    return {"m": Loaded(CARD, registry.build(task, name, **options).eval(), "cpu")}
+    return {"m": Loaded({**CARD, "network": name, "options": options}, registry.build(task, name, **options).eval(), "cpu")}
 
 
 def denoised(root, precision: str) -> Made:
