@@ -11,6 +11,7 @@ import numpy as np
 
 from cohortex.bakeoff.board import Board, Line, Scored, leaderboard, read_scores, table
 from cohortex.bakeoff.score import MEASURES
+from cohortex.bakeoff.systems import NOTHING
 from cohortex.publish import atomic_path, write_text
 from cohortex.report.pictures import png
 from cohortex.tables import write_table
@@ -74,7 +75,7 @@ def gain(line: Line, measure: str) -> str:
 def facts(board: Board, config: Mapping[str, Any]) -> list[str]:
     """Return what a reader has to know of the figures, as sentences."""
     asked, budget = config["bakeoff"][board.task], config["bakeoff"][board.task]["training"]
-    whose = f"{board.test_subjects} test subjects" if board.split == "test" else f"{board.validation_subjects} validation subjects"
+    whose = _subjects(board.test_subjects if board.split == "test" else board.validation_subjects, board.split)
     said = [
         f"Figures are means over {whose}, in the foreground; in brackets the difference to {board.against} with its paired bootstrap 95 % "
         "interval over subjects.",
@@ -83,7 +84,7 @@ def facts(board: Board, config: Mapping[str, Any]) -> list[str]:
         said.append("The cohort has no test subjects that make a pair: these are the figures of those that the choice was made by.")
     if board.chosen:
         said.append(
-            f"Ranked by PSNR on {board.validation_subjects} validation subjects, who alone decided: the best there is {board.chosen}."
+            f"Ranked by PSNR on {_subjects(board.validation_subjects, 'validation')}, who alone decided: the best there is {board.chosen}."
         )
     else:
         said.append("The cohort has no validation subjects that make a pair, so nothing was chosen.")
@@ -106,7 +107,7 @@ def facts(board: Board, config: Mapping[str, Any]) -> list[str]:
         + ", put in before the degradation; 1 means that all of the contrast is kept, above 1 that it is exaggerated."
     )
     if board.without:
-        said.append(f"{len(board.without)} images make no pair, such as {_first(board.without)}.")
+        said.append(f"Images that make no pair: {len(board.without)}, such as {_first(board.without)}.")
     return said
 
 
@@ -116,11 +117,11 @@ def about_search(searched: Mapping[str, Any]) -> str:
     if best is None:
         return f"Settings of {searched['system']}: all {len(searched['history'])} that were tried failed."
     state = "the target is met" if searched["target_met"] else "best so far, no target was met"
-    tested = f"; on {searched['test']['subjects']} test subjects {searched['test']['value']:.4g}" if searched["test"] else ""
+    tested = f"; on {_subjects(searched['test']['subjects'], 'test')} {searched['test']['value']:.4g}" if searched["test"] else ""
+    looked, value = _subjects(searched["chosen_on"]["subjects"], "validation"), f"{searched['heading']} {best['value']:.4g}"
     return (
-        f"Settings of {searched['system']}: {len(searched['history'])} tried on {searched['chosen_on']['subjects']} validation subjects, "
-        f"stopped at: {searched['stopped']}. Best: {json.dumps(best['settings'])} with {searched['heading']} {best['value']:.4g} "
-        f"({state}){tested}."
+        f"Settings of {searched['system']}: {len(searched['history'])} tried on {looked}, stopped at: {searched['stopped']}. "
+        f"Best: {json.dumps(best['settings'])} with {value} ({state}){tested}."
     )
 
 
@@ -234,6 +235,10 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines]
 
 
+def _subjects(count: int, split: str) -> str:
+    return f"{count} {split} subject" + ("" if count == 1 else "s")
+
+
 def _listed(values: Sequence[float]) -> str:
     words = [f"{value:g}" for value in values]
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
@@ -248,7 +253,7 @@ def _first(without: Mapping[str, str]) -> str:
 
 
 def pictures_of(board: Board, scored: Sequence[Scored]) -> tuple[dict[str, dict[str, np.ndarray]], float]:
-    """Return 8-bit pictures by system (``result``, ``error``, ``change``), the truth and the input first, and the errors' factor."""
+    """Return 8-bit pictures by system (``result``, ``error``, ``change``), the truth and doing nothing first, and the errors' factor."""
     by_name = {each.about["system"]: each.pictures for each in scored if each.pictures}
     if not by_name:
         return {}, 1.0
@@ -257,15 +262,13 @@ def pictures_of(board: Board, scored: Sequence[Scored]) -> tuple[dict[str, dict[
     # Three deviations of the input's error reach black or white, by a factor that is easily said.
     deviation = float(np.std(start - truth))
     factor = float(np.clip(2.0 ** np.round(np.log2(0.5 / (3 * deviation + 1e-9))), 1, 64))
-    shown = {"truth": {"result": grey(truth)}, "given": {"result": grey(start), "error": signed(start - truth, factor)}}
+    nothing = NOTHING[board.task]
+    shown = {"truth": {"result": grey(truth)}, nothing: {"result": grey(start), "error": signed(start - truth, factor)}}
     for line in board.lines:
-        if line.system in by_name:
+        if line.system in by_name and line.system != nothing:
             result = by_name[line.system]["result"]
-            shown[line.system] = {
-                "result": grey(result),
-                "error": signed(result - truth, factor),
-                "change": signed(result - start, factor),
-            }
+            errors = {"error": signed(result - truth, factor), "change": signed(result - start, factor)}
+            shown[line.system] = {"result": grey(result), **errors}
     return shown, factor
 
 

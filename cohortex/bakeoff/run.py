@@ -45,8 +45,10 @@ def run_bakeoff(snakemake: Any) -> None:
     set_threads(snakemake.threads)
     config, work = json.loads(snakemake.params.config), Path(snakemake.params.work)
     task = snakemake.wildcards.task
-    name = snakemake.rule.removeprefix("bakeoff_") + "".join(f" {part}" for part in (snakemake.wildcards.get("system", ""),) if part)
-    tell(f"{task}, bake-off: {name}", str(snakemake.log[0]) if snakemake.log else "")
+    step = snakemake.rule.removeprefix("bakeoff_")
+    tell(
+        f"{task}: {step} {snakemake.wildcards.get('system', '')}".rstrip(), str(snakemake.log[0]) if snakemake.log else "", said="bake-off"
+    )
     blocks = getattr(snakemake, "config", {}).get("blocks", {})
     plan = Plan(threads=snakemake.threads, memory_mb=int(blocks.get("memory_mb", Plan.memory_mb)), scratch=work / "training")
     team = use_team(Team(limit=Limit(end_of_attempt(float(snakemake.resources.get("runtime", 0) or 0)))))
