@@ -69,7 +69,7 @@ def run(given: argparse.Namespace, cohort: str, folder: Path) -> Path:
     """Run a bake-off in a folder and return where its pages are."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "zoo.yaml").write_text(yaml.safe_dump(settings_of(given, cohort)), encoding="utf-8")
-    words = ["--configfile", str(folder / "zoo.yaml"), f"bakeoff_{given.task}"]
+    words = [f"bakeoff_{given.task}", "--configfile", str(folder / "zoo.yaml")]
     if cohort == "real":
         words += ["--config", f"input={real_table(folder, ROOT.parent / 'shared' / 'data')}"]
     with (folder / "benchmark.log").open("ab") as log:

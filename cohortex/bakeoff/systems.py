@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any, Literal
 
 from cohortex.config import canonical, settings_for
@@ -17,6 +18,7 @@ from cohortex.errors import Refused
 from cohortex.models.registry import entries
 from cohortex.resources import MARGIN_MB, MARGIN_S, Ask, Load, needs
 from cohortex.schema import read_schema
+from cohortex.tables import read_table
 
 TASKS = ("denoise", "superresolve")
 """The stages that have a bake-off."""
@@ -152,6 +154,23 @@ def _system(config: Mapping[str, Any], task: str, entry: str | Mapping[str, Any]
 def filter_names() -> list[str]:
     """Return the names of the filters, without importing them."""
     return list(read_schema("stages/preprocess.json")["properties"]["filters"]["items"]["properties"])
+
+
+def check_splits(config: Mapping[str, Any], task: str) -> None:
+    """Check that the cohort has subjects to train on and to compare on.
+
+    Raises
+    ------
+    Refused
+        Naming what is missing.
+    """
+    splits = {row["split"] for row in read_table(Path(config["work"]) / "cohort" / "cohort.tsv")}
+    trained = [system.name for system in systems_of(config, task) if system.trains]
+    mend = "give a column split, or more subjects (of the demo: demo.split)"
+    if trained and "train" not in splits:
+        raise Refused(f"the bake-off of {task} trains {', '.join(trained)}, but the cohort has no training subjects; {mend}.")
+    if not splits & {"validation", "test"}:
+        raise Refused(f"the bake-off of {task} compares on validation and test subjects, and the cohort has none; {mend}.")
 
 
 # --- what its jobs ask for ---------------------------------------------------------------------------------------
