@@ -91,8 +91,8 @@ def facts(board: Board, config: Mapping[str, Any]) -> list[str]:
     said.append(f"Every network was trained with the same budget: {budget['steps']} steps, at most {budget['minutes']:g} minutes.")
     if board.task == "denoise":
         said.append(
-            "The truth is a scan that the block DCT cleaned, with synthetic noise of the scan's own level: what that took away is not "
-            "asked for, and the system transform is at an advantage."
+            f"The truth is a scan that the block DCT cleaned, with synthetic noise of {asked['noise']:g} times the scan's own level: what "
+            "that took away is not asked for, and the system transform is at an advantage."
         )
         said.append("NPS distance: spectrum of what was removed against that of the noise, 0 equal, 1 nothing in common.")
     else:

@@ -125,6 +125,7 @@ def _noisy(image: Image, asked: Mapping[str, Any], settings: Mapping[str, Any], 
     spacing = image.volume.spacing
     clean = np.asarray(apply_transform(array, spacing, sigma, float(settings.get("strength", 1.0)), rician), dtype=np.float32)
     low, high = unit_range(clean, values_for(image.modality))
+    sigma *= float(asked["noise"])
 
     def degrade(truth: np.ndarray) -> np.ndarray:
         return with_noise(np.asarray(truth, dtype=np.float32), sigma, rician, np.random.default_rng(seed)).astype(np.float32)
