@@ -50,8 +50,10 @@ class Line:
         Mean over subjects of each measure and of `HONESTY`, on the subjects of the board.
     gains : mapping
         Of each measure: mean difference to the system that all are held against, low, high (NaN where there are too few subjects).
+    subjects, images : int
+        That the figures are of; a model may not be for all of them.
     validation : float or None
-        Mean of `CHOSEN_BY` over validation subjects.
+        Mean of `CHOSEN_BY` over validation subjects, of `validation_images` images.
     recovery : mapping
         Share of planted contrast that was kept, by (diameter, contrast).
     """
@@ -61,7 +63,9 @@ class Line:
     means: Mapping[str, float] = field(default_factory=dict)
     gains: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     subjects: int = 0
+    images: int = 0
     validation: float | None = None
+    validation_images: int = 0
     seconds_a_megavoxel: float | None = None
     recovery: Mapping[tuple[float, float], float] = field(default_factory=dict)
 
@@ -77,7 +81,11 @@ class Board:
     split : {"test", "validation"}
         Whose figures they are: validation only where the cohort has no test subjects.
     chosen : str
-        The best system on validation subjects; empty where there are none.
+        The best on validation subjects, of the systems that did all of their images; empty where there are none.
+    without : mapping
+        Images that make no pair, and why.
+    images : int
+        That the figures of a system are of which did all.
     """
 
     task: str
@@ -88,6 +96,7 @@ class Board:
     test_subjects: int
     validation_subjects: int
     without: Mapping[str, str]
+    images: int = 0
 
 
 def read_scores(folder: Path) -> Scored:
@@ -113,9 +122,10 @@ def leaderboard(scored: Sequence[Scored], task: str, against: str) -> Board:
     split = "test" if subjects["test"] else "validation"
     baseline = next((each for each in scored if each.about["system"] == against and each.about["status"] == "ok"), None)
     lines = [_line(each, split, baseline) for each in scored]
-    # A stable sort: systems that are equally good stay in the order of the configuration.
-    lines.sort(key=lambda line: (line.about["status"] != "ok", -_order(line)))
-    usable = [line for line in lines if line.validation is not None]
+    whole = max((line.validation_images for line in lines), default=0)
+    # Means over other images do not compare. A stable sort: equally good systems stay in the order of the configuration.
+    lines.sort(key=lambda line: (line.about["status"] != "ok", line.validation_images < whole, -_order(line)))
+    usable = [line for line in lines if line.validation is not None and line.validation_images == whole]
     without: dict[str, str] = {}
     for each in scored:
         without |= each.about.get("without", {})
@@ -128,6 +138,7 @@ def leaderboard(scored: Sequence[Scored], task: str, against: str) -> Board:
         len(subjects["test"]),
         len(subjects["validation"]),
         without,
+        max((line.images for line in lines), default=0),
     )
 
 
@@ -136,7 +147,7 @@ SPLITS = ("validation", "test")
 
 def table(board: Board) -> tuple[list[str], list[dict[str, Any]]]:
     """Return columns and rows of ``leaderboard.tsv``."""
-    columns = ["system", "kind", "status", "chosen", "split", "subjects"]
+    columns = ["system", "kind", "status", "chosen", "split", "subjects", "images"]
     for name in MEASURES:
         columns += [name, f"{name}_gain", f"{name}_low", f"{name}_high"]
     columns += ["validation_psnr", "against", *HONESTY]
@@ -154,6 +165,7 @@ def table(board: Board) -> tuple[list[str], list[dict[str, Any]]]:
             "chosen": "yes" if line.system == board.chosen else "",
             "split": board.split,
             "subjects": line.subjects,
+            "images": line.images,
             "validation_psnr": line.validation,
             "against": board.against,
             "cpu_s_megavoxel": line.seconds_a_megavoxel,
@@ -166,7 +178,7 @@ def table(board: Board) -> tuple[list[str], list[dict[str, Any]]]:
             "training_device": about.get("device"),
             "steps": budget.get("steps"),
             "minutes": budget.get("minutes"),
-            "reason": about.get("reason", ""),
+            "reason": about.get("reason", "") or next(iter(about.get("left_out", {}).values()), ""),
             **{name: line.means.get(name) for name in (*MEASURES, *HONESTY)},
             **{f"recovery_{d:g}mm_{c:g}": value for (d, c), value in line.recovery.items()},
         }
@@ -207,7 +219,9 @@ def _line(each: Scored, split: str, baseline: Scored | None) -> Line:
         {measure: float(np.mean(list(values.values()))) for measure, values in mine.items() if values},
         gains,
         len({row["subject"] for row in each.rows if row["split"] == split}),
+        sum(row["split"] == split for row in each.rows),
         float(np.mean(list(validation.values()))) if validation else None,
+        sum(row["split"] == "validation" for row in each.rows),
         sum(float(row["cpu_s"]) for row in each.rows) / voxels if voxels else None,
         {size: float(np.mean(values)) for size, values in sorted(groups.items())},
     )

@@ -106,6 +106,11 @@ def facts(board: Board, config: Mapping[str, Any]) -> list[str]:
         + ("" if board.task == "denoise" else ", or 2 % of the range where there is less noise than that")
         + ", put in before the degradation; 1 means that all of the contrast is kept, above 1 that it is exaggerated."
     )
+    said += [
+        f"{line.system} is not for {len(line.about['left_out'])} of the images, such as {_first(line.about['left_out'])}"
+        for line in board.lines
+        if line.about.get("left_out")
+    ]
     if board.without:
         said.append(f"Images that make no pair: {len(board.without)}, such as {_first(board.without)}.")
     return said
@@ -187,6 +192,8 @@ def _cells(line: Line, board: Board) -> list[str]:
     name = line.system + (" (chosen)" if line.system == board.chosen else "")
     if line.about["status"] != "ok":
         return [name, f"failed: {line.about['reason']}", *[""] * (len(MEASURES) + 1)]
+    if line.images < board.images:
+        name += f" ({line.images} of {board.images} images)"
     cells = [f"{figure(line.means.get(measure), DIGITS[measure])} {gain(line, measure)}".strip() for measure in MEASURES]
     threads, device = line.about.get("score_threads", 1), line.about.get("score_device", "cpu")
     where = f" ({threads} threads)" if threads != 1 else ""

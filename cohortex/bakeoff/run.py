@@ -96,7 +96,7 @@ def score_system(
     Returns
     -------
     about : dict
-        `trained`, with ``status`` ok or failed and ``reason``.
+        `trained`, with ``status`` ok or failed, ``reason``, and ``left_out``, the images that it is not for.
     rows, lesions, pictures
         See `cohortex.bakeoff.score.score`; empty where it failed.
     """
@@ -108,7 +108,8 @@ def score_system(
         if folder is not None and "parameters" not in about:
             about |= told_of_model(folder)
         for_pair = restorer(system, folder, device, int(asked.get("factor", 1)), seed)
-        return about, *score(pairs, for_pair, asked, seed)
+        rows, lesions, pictures, left_out = score(pairs, for_pair, asked, seed)
+        return about | {"left_out": left_out}, rows, lesions, pictures
     except Interrupted:
         raise
     except Exception as error:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cohortex.bakeoff.pairs import Pair
-from cohortex.errors import Refused
+from cohortex.errors import Refused, Skip
 from cohortex.measures import honesty
 from cohortex.measures.image_quality import psnr, ssim
 from cohortex.measures.multiscale import WINDOW, ms_ssim
@@ -90,8 +90,8 @@ def lesion_rows(
 
 def score(
     pairs: Sequence[Pair], for_pair: Callable[[Pair], Callable[[np.ndarray], np.ndarray]], asked: Mapping[str, Any], seed: int
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, np.ndarray]]:
-    """Return a system's rows, its rows of lesions, and its pictures.
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, np.ndarray], dict[str, str]]:
+    """Return a system's rows, its rows of lesions, its pictures, and the images that it is not for.
 
     Parameters
     ----------
@@ -109,24 +109,31 @@ def score(
         Columns `COLUMNS` and `LESION_COLUMNS`; lesions are planted in the images of test subjects (of all, where there are none).
     pictures : dict
         ``truth``, ``start`` and ``result``: the middle slice of the first test pair in the range of the pair, (rows, columns).
+    left_out : dict
+        Image to the reason why the system does not do it (a model for other modalities or voxels).
 
     Raises
     ------
     CohortexError
-        What the system raised.
+        What the system raised, and Refused when it is for no image at all.
     """
     rows: list[dict[str, Any]] = []
     lesions: list[dict[str, Any]] = []
     pictures: dict[str, np.ndarray] = {}
     tested = [pair for pair in pairs if pair.split == "test"] or list(pairs)
-    if pairs:
-        # Once before its time counts: kernels are compiled, memory is taken.
-        for_pair(pairs[0])(pairs[0].image.volume.array(np.float32))
+    left_out: dict[str, str] = {}
     for number, pair in enumerate(pairs):
         restore = for_pair(pair)
         degraded = pair.image.volume.array(np.float32)
-        started = time.process_time()
-        result = restore(degraded)
+        try:
+            if not rows:
+                # Once before its time counts: kernels are compiled, memory is taken.
+                restore(degraded)
+            started = time.process_time()
+            result = restore(degraded)
+        except Skip as reason:
+            left_out[pair.image.id] = str(reason)
+            continue
         cpu_s = time.process_time() - started
         about = {"subject": pair.image.subject, "image": pair.image.id, "modality": pair.image.modality, "split": pair.split}
         rows.append({**about, **measured(pair, result), "cpu_s": cpu_s, "megavoxels": result.size / 1e6})
@@ -135,7 +142,9 @@ def score(
         if pair is tested[0]:
             pictures = {name: shown(pair, array) for name, array in (("truth", pair.truth), ("start", pair.start), ("result", result))}
         LOG.info("%s (%s): PSNR %.2f dB, %.2f CPU s", pair.image.id, pair.split, rows[-1]["psnr"], cpu_s)
-    return rows, lesions, pictures
+    if left_out and not rows:
+        raise Refused(f"it is for none of the {len(left_out)} images: {next(iter(left_out.values()))}")
+    return rows, lesions, pictures, left_out
 
 
 def shown(pair: Pair, array: np.ndarray) -> np.ndarray:

@@ -12,10 +12,10 @@ from cohortex.bakeoff.board import Scored, leaderboard, read_scores, table
 from cohortex.bakeoff.pairs import linear, make_pair
 from cohortex.bakeoff.restore import restorer
 from cohortex.bakeoff.run import score_system
-from cohortex.bakeoff.score import MEASURES, measured
+from cohortex.bakeoff.score import MEASURES, measured, score
 from cohortex.bakeoff.systems import System, adjusted, changed, grid, system_from, system_named, systems_of
 from cohortex.config import check_config
-from cohortex.errors import Refused
+from cohortex.errors import Refused, Skip
 from cohortex.items import Image
 from cohortex.measures.image_quality import noise_sigma, psnr
 from cohortex.models.superresolve import throughplane as through
@@ -32,6 +32,9 @@ def config(root):
     for task in ("denoise", "superresolve"):
         found["bakeoff"][task] |= {"edge": 32, "lesions": {"diameters_mm": [4], "contrasts": [3], "each": 1}}
     return check_config(found)
+
+
+THREE = [("3", "validation"), ("4", "test"), ("5", "test")]
 
 
 def image(subject, split, shape=(36, 40, 20), spacing=(1.5, 1.5, 1.5), modality="T1w"):
@@ -174,6 +177,33 @@ def test_a_system_that_fails_has_a_row_that_says_so(config):
         measured(pair, broken)
     with pytest.raises(Refused, match="shape"):
         measured(pair, pair.truth[1:])
+
+
+def test_images_that_a_system_is_not_for_are_left_out_and_said(config):
+    pairs = [make_pair("denoise", image(s, split), config["bakeoff"]["denoise"], config["denoise"], 5) for s, split in THREE]
+
+    def for_pair(pair):
+        def restore(array):
+            if pair.image.subject == "4":
+                raise Skip("no-fit", "It is for other voxels.")
+            return array
+
+        return restore
+
+    rows, _, pictures, left_out = score(pairs, for_pair, config["bakeoff"]["denoise"], 0)
+    assert [row["subject"] for row in rows] == ["3", "5"]
+    assert left_out == {"4_T1w": "It is for other voxels."} and not pictures, "the picture is of the first test subject"
+    with pytest.raises(Refused, match="none of the 1 images: It is for other"):
+        score(pairs[1:2], for_pair, config["bakeoff"]["denoise"], 0)
+
+
+def test_a_system_that_did_not_do_all_validation_images_is_not_chosen(config):
+    short = scored("short", [40.0], [30.0])
+    short = replace(short, about={**short.about, "left_out": {"a": "It is for other voxels."}})
+    board = leaderboard([short, scored("whole", [30.0, 30.0], [29.0, 29.0])], "denoise", "whole")
+    assert board.chosen == "whole" and [line.system for line in board.lines] == ["whole", "short"]
+    assert any("short is not for 1 of the images, such as a: It is for other voxels." in sentence for sentence in page.facts(board, config))
+    assert "short (1 of 2 images)" in page.markdown(board, config, None, None)
 
 
 # --- the leaderboard
