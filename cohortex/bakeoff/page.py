@@ -63,13 +63,12 @@ def figure(value: float | None, digits: int) -> str:
 
 
 def gain(line: Line, measure: str) -> str:
-    """Return the difference to the system that all are held against, with its interval."""
+    """Return the difference to the system that all are held against, with its interval where there is more than one subject."""
     if measure not in line.gains:
         return ""
     mean, low, high = line.gains[measure]
     digits = DIGITS[measure]
-    inner = "one subject, no interval" if low != low else f"{low:+.{digits}f}, {high:+.{digits}f}"
-    return f"{mean:+.{digits}f} [{inner}]"
+    return f"{mean:+.{digits}f}" + ("" if low != low else f" [{low:+.{digits}f}, {high:+.{digits}f}]")
 
 
 def facts(board: Board, config: Mapping[str, Any]) -> list[str]:
@@ -77,9 +76,13 @@ def facts(board: Board, config: Mapping[str, Any]) -> list[str]:
     asked, budget = config["bakeoff"][board.task], config["bakeoff"][board.task]["training"]
     whose = _subjects(board.test_subjects if board.split == "test" else board.validation_subjects, board.split)
     said = [
-        f"Figures are means over {whose}, in the foreground; in brackets the difference to {board.against} with its paired bootstrap 95 % "
-        "interval over subjects.",
+        f"Figures are means over {whose}, in the foreground; after each the difference to {board.against}, and in brackets its paired "
+        "bootstrap 95 % interval over subjects.",
     ]
+    if (board.test_subjects if board.split == "test" else board.validation_subjects) == 1:
+        said.append("Of one subject there is no interval: nothing is known of how the differences vary.")
+    if any(line.about.get("simulated") for line in board.lines):
+        said.insert(0, "Simulated data: images of the demo's generator. No figure here says how well a method works on a patient.")
     if board.split != "test":
         said.append("The cohort has no test subjects that make a pair: these are the figures of those that the choice was made by.")
     if board.chosen:

@@ -24,7 +24,7 @@ from cohortex.bakeoff.train import told_of_model, train_system
 from cohortex.blocks import Plan, planned
 from cohortex.device import choose_device
 from cohortex.errors import CohortexError
-from cohortex.items import Image
+from cohortex.items import DEMO_SITE, Image
 from cohortex.job import become_owner
 from cohortex.publish import atomic_path, write_json
 from cohortex.stage import images_of
@@ -148,6 +148,7 @@ def _score(snakemake: Any, config: dict[str, Any], task: str, work: Path) -> Non
     device = choose_device(snakemake.resources.get("device", "auto")) if system.kind == "network" else "cpu"
     about, rows, lesions, pictures = score_system(system, folder, trained, pairs, config, seed, device)
     about |= {"score_threads": snakemake.threads, "score_device": device, "without": without}
+    about |= {"simulated": any(pair.image.row.get("site") == DEMO_SITE for pair in pairs)}
     with atomic_path(Path(snakemake.output[0])) as temporary:
         temporary.mkdir()
         write_json(temporary / "about.json", about)

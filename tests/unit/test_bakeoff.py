@@ -262,7 +262,9 @@ def test_a_failed_system_is_last_and_the_rest_of_the_page_stands(config, tmp_pat
     assert rows[-1]["status"] == "failed" and set(rows[0]) <= set(columns)
     words = (tmp_path / "out" / "leaderboard.md").read_text()
     assert "transform (chosen)" in words and "failed: its result has 5 voxels that are NaN" in words
-    assert "one subject, no interval" in words
+    assert "Of one subject there is no interval" in words and "Simulated" not in words
+    told = replace(board, lines=[replace(line, about={**line.about, "simulated": True}) for line in board.lines])
+    assert page.facts(told, config)[0].startswith("Simulated data")
     html = (tmp_path / "out" / "index.html").read_text()
     assert html.count("<img ") == 1 + 2 + 3 + 3, "truth, doing nothing, and two systems"
     from PIL import Image as Picture
