@@ -47,6 +47,7 @@ def settings_of(given: argparse.Namespace, cohort: str) -> dict[str, object]:
         "candidates": given.candidates.split(",") if given.candidates else [entry.name for entry in entries(given.task)],
         "training": {"steps": given.steps, "minutes": given.minutes},
         "images": given.images,
+        "adjust": None,
     }
     found: dict[str, object] = {"stages": ["acquire", "preprocess", "denoise", "superresolve", "export"], "bakeoff": {given.task: asked}}
     if cohort == "demo":
@@ -91,7 +92,7 @@ def section(pages: Path, cohort: str, task: str, out: Path) -> list[str]:
         small.quantize(64).save(out / name, optimize=True)
     words = (pages / "leaderboard.md").read_text(encoding="utf-8").split("\n", 1)[1]
     words = re.sub(r"^## ", "### ", words, flags=re.MULTILINE).replace("pictures/compared.png", name)
-    return [f"## {TITLES[cohort]}", words.strip(), ""]
+    return [f"## {TITLES[cohort]}", "", words.strip(), ""]
 
 
 def main() -> None:

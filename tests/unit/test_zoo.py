@@ -39,6 +39,6 @@ def test_a_section_is_the_leaderboard_below_a_heading_with_a_small_picture(tmp_p
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 900), dtype=np.uint8)).save(pages / "pictures" / "compared.png")
     (pages / "leaderboard.md").write_text("# Bake-off\n\n- fact\n\n## Leaderboard\n\n![x](pictures/compared.png)\n")
     lines = "\n".join(zoo.section(pages, "demo", "denoise", tmp_path))
-    assert lines.startswith("## Simulated heads\n- fact") and "### Leaderboard" in lines and "![x](denoise-demo.png)" in lines
+    assert lines.startswith("## Simulated heads\n\n- fact") and "### Leaderboard" in lines and "![x](denoise-demo.png)" in lines
     with Image.open(tmp_path / "denoise-demo.png") as picture:
         assert picture.width == zoo.WIDEST
