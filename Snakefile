@@ -8,7 +8,6 @@ from snakemake.utils import min_version
 min_version("9.27")
 # The package is used from this folder, whether it is installed or not, here and in the jobs' scripts.
 sys.path.insert(0, workflow.basedir)
-
 from cohortex.run import use_package_of
 
 use_package_of(workflow.basedir)
@@ -37,6 +36,7 @@ include: "rules/classify.smk"
 include: "rules/export.smk"
 include: "rules/train.smk"
 include: "rules/report.smk"
+include: "rules/bakeoff.smk"
 
 
 rule all:

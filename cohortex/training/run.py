@@ -168,14 +168,14 @@ def training_images(folders: list[str], records: list[str], work: Path, target: 
     return images
 
 
-def tell(task: str, log: str, level: int = logging.INFO) -> None:
-    """Send the progress of a training to standard error and to its log."""
+def tell(task: str, log: str, level: int = logging.INFO, said: str = "train") -> None:
+    """Send the progress of a training, or of what `said` says, to standard error and to its log."""
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if log:
         Path(log).parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(log))
     for handler in handlers:
-        handler.setFormatter(logging.Formatter(f"train {task}: %(message)s"))
+        handler.setFormatter(logging.Formatter(f"{said} {task}: %(message)s"))
         logging.getLogger("cohortex").addHandler(handler)
     logging.getLogger("cohortex").setLevel(level)
 

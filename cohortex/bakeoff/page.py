@@ -1,0 +1,324 @@
+"""Writes the leaderboard of a bake-off: a table, a Markdown page, an HTML page, pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cohortex.bakeoff.board import Board, Line, Scored, leaderboard, read_scores, table
+from cohortex.bakeoff.score import MEASURES
+from cohortex.bakeoff.systems import NOTHING
+from cohortex.publish import atomic_path, write_text
+from cohortex.report.pictures import png
+from cohortex.tables import write_table
+
+TEMPLATES = Path(__file__).resolve().parents[1] / "report" / "templates"
+
+ENLARGED = 220
+"""Pictures are shown with whole multiples of their pixels up to about so many."""
+
+TITLES = {"denoise": "Bake-off: noise reduction", "superresolve": "Bake-off: super-resolution"}
+DIGITS = {"psnr": 2, "ssim": 4, "ms_ssim": 4, "hfen": 3, "nps_distance": 3}
+STARTS = {"denoise": "noisy", "superresolve": "straight lines between slices"}
+
+
+def write_page(scores: Sequence[Path], adjust: Path | None, folder: Path, config: Mapping[str, Any], task: str) -> Board:
+    """Write ``leaderboard.tsv``, ``leaderboard.md``, ``index.html`` and ``pictures`` into a folder.
+
+    Parameters
+    ----------
+    scores : sequence of Path
+        What the scoring of each system left.
+    adjust : Path or None
+        What the search of settings left.
+    folder : Path
+    config : mapping
+    task : str
+    """
+    scored = [read_scores(each) for each in scores]
+    board = leaderboard(scored, task, config["bakeoff"][task]["against"])
+    searched = json.loads((adjust / "evaluation.json").read_text(encoding="utf-8")) if adjust else None
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(folder / "leaderboard.tsv", *table(board))
+    shown, factor = pictures_of(board, scored)
+    with atomic_path(folder / "pictures") as temporary:
+        temporary.mkdir()
+        if shown:
+            save_png(montage(shown, board), temporary / "compared.png")
+    write_text(folder / "leaderboard.md", markdown(board, config, searched, factor if shown else None))
+    write_text(folder / "index.html", html(board, config, searched, shown, factor))
+    return board
+
+
+# --- words -------------------------------------------------------------------------------------------------------
+
+
+def figure(value: float | None, digits: int) -> str:
+    """Return a number of the leaderboard; a dash where there is none."""
+    return "–" if value is None or value != value else f"{value:.{digits}f}"
+
+
+def gain(line: Line, measure: str) -> str:
+    """Return the difference to the system that all are held against, with its interval where there is more than one subject."""
+    if measure not in line.gains:
+        return ""
+    mean, low, high = line.gains[measure]
+    digits = DIGITS[measure]
+    return f"{mean:+.{digits}f}" + ("" if low != low else f" [{low:+.{digits}f}, {high:+.{digits}f}]")
+
+
+def facts(board: Board, config: Mapping[str, Any]) -> list[str]:
+    """Return what a reader has to know of the figures, as sentences."""
+    asked, budget = config["bakeoff"][board.task], config["bakeoff"][board.task]["training"]
+    whose = _subjects(board.test_subjects if board.split == "test" else board.validation_subjects, board.split)
+    said = [
+        f"Figures are means over {whose}, in the foreground; after each the difference to {board.against}, and in brackets its paired "
+        "bootstrap 95 % interval over subjects.",
+    ]
+    if (board.test_subjects if board.split == "test" else board.validation_subjects) == 1:
+        said.append("Of one subject there is no interval: nothing is known of how the differences vary.")
+    if any(line.about.get("simulated") for line in board.lines):
+        said.insert(0, "Simulated data: images of the demo's generator. No figure here says how well a method works on a patient.")
+    if board.split != "test":
+        said.append("The cohort has no test subjects that make a pair: these are the figures of those that the choice was made by.")
+    if board.chosen:
+        said.append(
+            f"Ranked by PSNR on {_subjects(board.validation_subjects, 'validation')}, who alone decided: the best there is {board.chosen}."
+        )
+    else:
+        said.append("The cohort has no validation subjects that make a pair, so nothing was chosen.")
+    said.append(f"Every network was trained with the same budget: {budget['steps']} steps, at most {budget['minutes']:g} minutes.")
+    if board.task == "denoise":
+        said.append(
+            f"The truth is a scan that the block DCT cleaned, with synthetic noise of {asked['noise']:g} times the scan's own level: what "
+            "that took away is not asked for, and the system transform is at an advantage."
+        )
+        said.append("NPS distance: spectrum of what was removed against that of the noise, 0 equal, 1 nothing in common.")
+    else:
+        said.append(
+            f"The truth is a scan, seen through slices of {asked['factor']} voxels along an axis of its plane. NPS distance: spectrum of "
+            "what was added to straight lines against that of what they lack, 0 equal, 1 nothing in common."
+        )
+    lesions = asked["lesions"]
+    said.append(
+        f"Planted lesions: spheres of {_listed(lesions['diameters_mm'])} mm, contrast {_listed(lesions['contrasts'])} times the noise"
+        + ("" if board.task == "denoise" else ", or 2 % of the range where there is less noise than that")
+        + ", put in before the degradation; 1 means that all of the contrast is kept, above 1 that it is exaggerated."
+    )
+    said += [
+        f"{line.system} is not for {len(line.about['left_out'])} of the images, such as {_first(line.about['left_out'])}"
+        for line in board.lines
+        if line.about.get("left_out")
+    ]
+    if board.without:
+        said.append(f"Images that make no pair: {len(board.without)}, such as {_first(board.without)}.")
+    return said
+
+
+def about_search(searched: Mapping[str, Any]) -> str:
+    """Return what a search of settings found, as sentences."""
+    best = searched["best"]
+    if best is None:
+        return f"Settings of {searched['system']}: all {len(searched['history'])} that were tried failed."
+    state = "the target is met" if searched["target_met"] else "best so far, no target was met"
+    tested = f"; on {_subjects(searched['test']['subjects'], 'test')} {searched['test']['value']:.4g}" if searched["test"] else ""
+    looked, value = _subjects(searched["chosen_on"]["subjects"], "validation"), f"{searched['heading']} {best['value']:.4g}"
+    return (
+        f"Settings of {searched['system']}: {len(searched['history'])} tried on {looked}, stopped at: {searched['stopped']}. "
+        f"Best: {json.dumps(best['settings'])} with {value} ({state}){tested}."
+    )
+
+
+def markdown(board: Board, config: Mapping[str, Any], searched: Mapping[str, Any] | None, factor: float | None) -> str:
+    """Return the page as Markdown."""
+    lines = [f"# {TITLES[board.task]}", "", *(f"- {sentence}" for sentence in facts(board, config)), "", "## Leaderboard", ""]
+    lines += _table([*_headings(), "training"], [[*_cells(line, board), _trained(line)] for line in board.lines])
+    sizes = sorted({size for line in board.lines for size in line.recovery})
+    if sizes:
+        lines += ["", "## Planted lesions", "", "Share of the contrast that is kept.", ""]
+        headings = ["system", *(f"{diameter:g} mm, {contrast:g} x noise" for diameter, contrast in sizes)]
+        lines += _table(headings, [[line.system, *(figure(line.recovery.get(size), 2) for size in sizes)] for line in board.lines])
+    lines += ["", "## What was taken away or added", "", _honest(board), ""]
+    names = _honesty(board)
+    rows = [[line.system, *(figure(line.means.get(name), 3) for name in names)] for line in board.lines if line.means]
+    lines += _table(["system", *(name.replace("_", " ") for name in names)], rows)
+    if searched is not None:
+        lines += ["", "## Settings", "", about_search(searched)]
+    if factor is not None:
+        lines += ["", "## Pictures", "", _caption(board, factor), "", "![The systems on one slice](pictures/compared.png)"]
+    return "\n".join(lines) + "\n"
+
+
+def html(
+    board: Board,
+    config: Mapping[str, Any],
+    searched: Mapping[str, Any] | None,
+    shown: Mapping[str, Mapping[str, np.ndarray]],
+    factor: float,
+) -> str:
+    """Return the page as one HTML file with its pictures inside."""
+    import jinja2
+
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    sizes = sorted({size for line in board.lines for size in line.recovery})
+    honest = _honesty(board)
+    return environment.get_template("bakeoff.html").render(
+        title=TITLES[board.task],
+        style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
+        facts=facts(board, config),
+        headings=_headings(),
+        lines=[(line, _cells(line, board), _trained(line)) for line in board.lines],
+        chosen=board.chosen,
+        sizes=[f"{diameter:g} mm, {contrast:g} × noise" for diameter, contrast in sizes],
+        recovery=[(line.system, [figure(line.recovery.get(size), 2) for size in sizes]) for line in board.lines if line.recovery],
+        honest=_honest(board),
+        honesty=[name.replace("_", " ") for name in honest],
+        structure=[(line.system, [figure(line.means.get(name), 3) for name in honest]) for line in board.lines if line.means],
+        searched=about_search(searched) if searched else "",
+        caption=_caption(board, factor),
+        pictures={
+            name: {what: (png(picture), picture.shape[1], picture.shape[0]) for what, picture in some.items()}
+            for name, some in shown.items()
+        },
+    )
+
+
+def _headings() -> list[str]:
+    return ["system", *(heading for heading, _ in MEASURES.values()), "CPU s / megavoxel", "parameters"]
+
+
+def _cells(line: Line, board: Board) -> list[str]:
+    name = line.system + (" (chosen)" if line.system == board.chosen else "")
+    if line.about["status"] != "ok":
+        return [name, f"failed: {line.about['reason']}", *[""] * (len(MEASURES) + 1)]
+    if line.images < board.images:
+        name += f" ({line.images} of {board.images} images)"
+    cells = [f"{figure(line.means.get(measure), DIGITS[measure])} {gain(line, measure)}".strip() for measure in MEASURES]
+    threads, device = line.about.get("score_threads", 1), line.about.get("score_device", "cpu")
+    where = f" ({threads} threads)" if threads != 1 else ""
+    where += " (network on the GPU)" if device != "cpu" else ""
+    parameters = line.about.get("parameters")
+    return [name, *cells, figure(line.seconds_a_megavoxel, 2) + where, f"{parameters:,}" if parameters else "–"]
+
+
+def _trained(line: Line) -> str:
+    about = line.about
+    if "wall_s" not in about:
+        return "model folder" if about.get("kind") == "network" else "none"
+    done = f"{about['steps_done']} of {about['budget']['steps']} steps" if about.get("steps_done") is not None else "not finished"
+    ended = ", ended by its minutes" if about.get("stopped") == "minutes" else ""
+    where = about.get("device", "cpu")
+    return f"{done}{ended}, {about['wall_s']:.0f} s, {about['cpu_s']:.0f} CPU s ({about['threads']} threads, {where}), seed {about['seed']}"
+
+
+def _honesty(board: Board) -> list[str]:
+    names = ["image_correlation", "edge_correlation"]
+    return ["removed_share", "whiteness", *names] if board.task == "denoise" else ["slice_error", *names]
+
+
+def _honest(board: Board) -> str:
+    if board.task == "denoise":
+        return (
+            "Removed share: deviation of what was removed over that of the noise; 1 is right, more took anatomy along. Whiteness: 1 where "
+            "what was removed has no memory from voxel to voxel. Correlations of what was removed with the image and, by magnitude, with "
+            "its edges: near 0 where only noise went."
+        )
+    return (
+        "Slice error: how far the means over slices are from the slices that were given, 0 where nothing measured is contradicted. "
+        "Correlations of what was added with the image and, by magnitude, with its edges: detail belongs at edges."
+    )
+
+
+def _caption(board: Board, factor: float) -> str:
+    return (
+        f"One slice of a {board.split} subject, the same grey scale throughout. Error: result minus truth, times {factor:g}, grey is 0. "
+        f"Change: result minus what was given ({STARTS[board.task]}), times {factor:g}."
+    )
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return ["| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines]
+
+
+def _subjects(count: int, split: str) -> str:
+    return f"{count} {split} subject" + ("" if count == 1 else "s")
+
+
+def _listed(values: Sequence[float]) -> str:
+    words = [f"{value:g}" for value in values]
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
+
+
+def _first(without: Mapping[str, str]) -> str:
+    name, reason = next(iter(sorted(without.items())))
+    return f"{name}: {reason}"
+
+
+# --- pictures ----------------------------------------------------------------------------------------------------
+
+
+def pictures_of(board: Board, scored: Sequence[Scored]) -> tuple[dict[str, dict[str, np.ndarray]], float]:
+    """Return 8-bit pictures by system (``result``, ``error``, ``change``), the truth and doing nothing first, and the errors' factor."""
+    by_name = {each.about["system"]: each.pictures for each in scored if each.pictures}
+    if not by_name:
+        return {}, 1.0
+    first = next(iter(by_name.values()))
+    truth, start = first["truth"], first["start"]
+    # Three deviations of the input's error reach black or white, by a factor that is easily said.
+    deviation = float(np.std(start - truth))
+    factor = float(np.clip(2.0 ** np.round(np.log2(0.5 / (3 * deviation + 1e-9))), 1, 64))
+    nothing = NOTHING[board.task]
+    shown = {"truth": {"result": grey(truth)}, nothing: {"result": grey(start), "error": signed(start - truth, factor)}}
+    for line in board.lines:
+        if line.system in by_name and line.system != nothing:
+            result = by_name[line.system]["result"]
+            errors = {"error": signed(result - truth, factor), "change": signed(result - start, factor)}
+            shown[line.system] = {"result": grey(result), **errors}
+    return shown, factor
+
+
+def grey(picture: np.ndarray) -> np.ndarray:
+    """Return a picture of the range 0 to 1 in 8 bits, enlarged by whole pixels."""
+    times = max(1, round(ENLARGED / max(picture.shape)))
+    small = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    return np.repeat(np.repeat(small, times, 0), times, 1)
+
+
+def signed(difference: np.ndarray, factor: float) -> np.ndarray:
+    """Return a difference times a factor in 8 bits: grey is 0, white +0.5, black -0.5."""
+    return grey(0.5 + factor * difference)
+
+
+def montage(shown: Mapping[str, Mapping[str, np.ndarray]], board: Board) -> np.ndarray:
+    """Return all pictures as one, a row a system, with their names."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default(13)
+    height, width = next(iter(shown.values()))["result"].shape
+    gap, left, top = 6, 190, 22
+    whole = Image.new("L", (left + 3 * (width + gap), top + len(shown) * (height + gap)), 255)
+    draw = ImageDraw.Draw(whole)
+    for column, what in enumerate(("result", "error", "change")):
+        draw.text((left + column * (width + gap), 3), what, fill=0, font=font)
+    psnrs = {line.system: line.means.get("psnr") for line in board.lines}
+    for row, (name, some) in enumerate(shown.items()):
+        y = top + row * (height + gap)
+        draw.text((4, y + 4), name.replace("_", " "), fill=0, font=font)
+        if psnrs.get(name) is not None:
+            draw.text((4, y + 22), f"PSNR {psnrs[name]:.2f} dB", fill=90, font=font)
+        for column, what in enumerate(("result", "error", "change")):
+            if what in some:
+                whole.paste(Image.fromarray(some[what]), (left + column * (width + gap), y))
+    return np.asarray(whole)
+
+
+def save_png(picture: np.ndarray, path: Path) -> None:
+    """Write an 8-bit picture."""
+    from PIL import Image
+
+    Image.fromarray(picture).save(path, "PNG", optimize=True)

@@ -1,0 +1,236 @@
+"""The systems of a bake-off, from the configuration: networks, methods of the stage without weights, filters, doing nothing.
+
+The Snakefile imports this at every parse, so it imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+from cohortex.config import canonical, settings_for
+from cohortex.errors import Refused
+from cohortex.models.registry import entries
+from cohortex.resources import MARGIN_MB, MARGIN_S, Ask, Load, needs
+from cohortex.schema import read_schema
+from cohortex.tables import read_table
+
+TASKS = ("denoise", "superresolve")
+"""The stages that have a bake-off."""
+
+NOTHING = {"denoise": "noisy", "superresolve": "linear"}
+"""What doing nothing is called: the noisy image, the slices interpolated along straight lines."""
+
+Kind = Literal["network", "method", "filter", "nothing"]
+
+CHOICE = ("method", "weights", "training", "precision")
+"""Settings of a modality's own entry that do not hold in a bake-off, where the system is the one that is compared."""
+
+
+@dataclass(frozen=True)
+class System:
+    """One system of a bake-off.
+
+    Attributes
+    ----------
+    task, name : str
+    kind : {"network", "method", "filter", "nothing"}
+        A network of the registry, a method of the stage that needs no weights, a filter of `cohortex.filters`, or nothing.
+    section : mapping
+        Settings of the stage (``default`` and entries by modality) for networks and methods, parameters of a filter.
+    """
+
+    task: str
+    name: str
+    kind: Kind
+    section: Mapping[str, Any]
+
+    @property
+    def weights(self) -> str:
+        """Return what a network's weights are called: ``train``, or a model folder; empty without a network."""
+        return str(self.section["default"]["weights"]) if self.kind == "network" else ""
+
+    @property
+    def trains(self) -> bool:
+        """Return whether the bake-off trains it."""
+        return self.weights == "train"
+
+    def told(self) -> str:
+        """Return the system as one canonical string."""
+        return canonical(asdict(self))
+
+
+def system_from(told: str) -> System:
+    """Return the system that `System.told` wrote."""
+    return System(**json.loads(told))
+
+
+def systems_of(config: Mapping[str, Any], task: str) -> list[System]:
+    """Return the systems of a bake-off, baselines first, each once.
+
+    Parameters
+    ----------
+    config : mapping
+        The whole checked configuration.
+    task : {"denoise", "superresolve"}
+
+    Raises
+    ------
+    Refused
+        For a name that is no system of the task (with the nearest one), or one that stands twice with other settings.
+    """
+    asked = config["bakeoff"][task]
+    against = asked["against"]
+    named = [*asked["baselines"], *([against] if against not in map(_name, [*asked["baselines"], *asked["candidates"]]) else [])]
+    found: dict[str, System] = {}
+    for entry in [NOTHING[task], *named, *asked["candidates"]]:
+        system = _system(config, task, entry)
+        if system != found.setdefault(system.name, system):
+            raise Refused(f"bakeoff.{task} names {system.name} twice with different settings; give one of them another name.")
+    return list(found.values())
+
+
+def system_named(config: Mapping[str, Any], task: str, name: str) -> System:
+    """Return one system of a bake-off by its name; any name that `systems_of` would take, also one that is not compared."""
+    return next((system for system in systems_of(config, task) if system.name == name), None) or _system(config, task, name)
+
+
+def changed(system: System, settings: Mapping[str, Any]) -> System:
+    """Return a system with other settings; a key with dots reaches into a mapping, as ``training.steps`` does."""
+
+    def put(mapping: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+        below = put(mapping.get(path[0]) or {}, path[1:], value) if len(path) > 1 else value
+        return {**mapping, path[0]: below}
+
+    inner = dict(system.section if system.kind == "filter" else system.section.get("default", {}))
+    for key, value in settings.items():
+        inner = put(inner, key.split("."), value)
+    section = inner if system.kind == "filter" else {**system.section, "default": inner}
+    return System(system.task, system.name, system.kind, section)
+
+
+def grid(values: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
+    """Return all combinations of some settings in the order in which they are written, the last key changing fastest."""
+    return [dict(zip(values, each, strict=True)) for each in product(*values.values())]
+
+
+def _name(entry: str | Mapping[str, Any]) -> str:
+    return entry if isinstance(entry, str) else next(iter(entry))
+
+
+def _system(config: Mapping[str, Any], task: str, entry: str | Mapping[str, Any]) -> System:
+    name = _name(entry)
+    own = dict((entry[name] if isinstance(entry, Mapping) else None) or {})
+    networks, filters = {each.name for each in entries(task)}, set(filter_names()) if task == "denoise" else set()
+    methods = set(read_schema(f"stages/{task}.json")["properties"]["method"]["enum"]) - networks - {"none"}
+    if name == NOTHING[task] and not own:
+        return System(task, name, "nothing", {})
+    if name in filters and "method" not in own:
+        return System(task, name, "filter", own)
+    method = str(own.get("method", name))
+    if method not in networks | methods:
+        known = sorted({*networks, *methods, *filters, NOTHING[task]})
+        near = difflib.get_close_matches(method, known, 1)
+        raise Refused(f"bakeoff.{task} names {method}, " + (f"did you mean {near[0]}?" if near else f"but there are: {', '.join(known)}."))
+    section = {
+        modality: {key: value for key, value in settings.items() if modality == "default" or key not in CHOICE}
+        for modality, settings in config.get(task, {}).items()
+    }
+    base = dict(section.get("default", {}))
+    if method in networks:
+        # One budget for all: a system's own training settings say everything but how long.
+        training = {**base.get("training", {}), **own.pop("training", {}), **config["bakeoff"][task]["training"]}
+        base |= {"weights": "train", **own, "method": method, "training": training}
+        return System(task, name, "network", {**section, "default": base})
+    base.pop("training", None)
+    return System(task, name, "method", {**section, "default": {**base, "weights": None, **own, "method": method}})
+
+
+def filter_names() -> list[str]:
+    """Return the names of the filters, without importing them."""
+    return list(read_schema("stages/preprocess.json")["properties"]["filters"]["items"]["properties"])
+
+
+def check_splits(config: Mapping[str, Any], task: str) -> None:
+    """Check that the cohort has subjects to train on and to compare on.
+
+    Raises
+    ------
+    Refused
+        Naming what is missing.
+    """
+    splits = {row["split"] for row in read_table(Path(config["work"]) / "cohort" / "cohort.tsv")}
+    trained = [system.name for system in systems_of(config, task) if system.trains]
+    mend = "give a column split, or more subjects (of the demo: demo.split)"
+    if trained and "train" not in splits:
+        raise Refused(f"the bake-off of {task} trains {', '.join(trained)}, but the cohort has no training subjects; {mend}.")
+    if not splits & {"validation", "test"}:
+        raise Refused(f"the bake-off of {task} compares on validation and test subjects, and the cohort has none; {mend}.")
+
+
+# --- what its jobs ask for ---------------------------------------------------------------------------------------
+
+START_S = 60.0
+"""Seconds for the start of a job: imports, compilation of kernels, preparing images."""
+
+
+def ask_bakeoff(config: Mapping[str, Any], task: str, load: Load, trained: float = 0.0, scored: float = 0.0) -> Ask:
+    """Return what a job of a bake-off takes at its first attempt.
+
+    Parameters
+    ----------
+    config : mapping
+    task : str
+    load : Load
+        All images of the cohort, of which the job looks at a few.
+    trained, scored : float
+        How many trainings it makes, and how often it restores all the images that are looked at.
+    """
+    asked, need = config["bakeoff"][task], needs()["train", task]
+    looked = 2 * asked["images"]
+    every = sum(part.images for part in load.parts)
+    held_mb = sum(part.total_mb for part in load.parts) * min(1.0, 48 / max(every, 1)) if trained else 0.0
+    largest_mb = max((part.largest_mb for part in load.parts), default=0.0)
+    cut_mb = 4e-6 * asked["edge"] ** 3
+    memory = need.base_mb + need.held * held_mb + 12 * largest_mb + 40 * cut_mb
+    # The slowest systems take some 200 s a million voxels on one core; each image is restored with and without lesions.
+    score_s = scored * looked * (5 + 400 * asked["edge"] ** 3 / 1e6)
+    training_s = trained * (need.start_s + need.item_s * min(every, 48) + 60 * float(asked["training"]["minutes"]))
+    disk = 500 + 8 * looked * cut_mb
+    return Ask(MARGIN_MB * memory, MARGIN_S * (START_S + training_s + score_s), disk)
+
+
+def adjusted(config: Mapping[str, Any], task: str) -> tuple[System, list[dict[str, Any]]] | None:
+    """Return the system whose settings are searched, and the settings that are tried; None where nothing is adjusted.
+
+    Raises
+    ------
+    Refused
+        For a system that there is not, or a setting that it does not have.
+    """
+    asked = config["bakeoff"][task]["adjust"]
+    if asked is None:
+        return None
+    system = system_named(config, task, asked["system"])
+    tried = grid(asked["grid"])
+    for settings in tried:
+        _check_settings(changed(system, settings), task)
+    return system, tried
+
+
+def _check_settings(system: System, task: str) -> None:
+    from cohortex.schema import check
+
+    if system.kind == "nothing":
+        raise Refused(f"bakeoff.{task}.adjust names {system.name}, which has no settings; name a method, a filter or a network.")
+    if system.kind == "filter":
+        _, problems = check({"filters": [{system.name: dict(system.section)}]}, "stages/preprocess.json")
+    else:
+        _, problems = check(settings_for(system.section, "default"), f"stages/{task}.json")
+    if problems:
+        raise Refused(f"bakeoff.{task}.adjust: {problems[0]}")

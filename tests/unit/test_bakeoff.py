@@ -1,0 +1,287 @@
+"""A bake-off: which systems, which pairs, what is chosen on whom, and what a system that fails does to the others."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+
+from cohortex.bakeoff import page
+from cohortex.bakeoff.board import Scored, leaderboard, read_scores, table
+from cohortex.bakeoff.pairs import linear, make_pair
+from cohortex.bakeoff.restore import restorer
+from cohortex.bakeoff.run import score_system
+from cohortex.bakeoff.score import MEASURES, measured, score
+from cohortex.bakeoff.systems import System, adjusted, changed, grid, system_from, system_named, systems_of
+from cohortex.config import check_config
+from cohortex.errors import Refused, Skip
+from cohortex.items import Image
+from cohortex.measures.image_quality import noise_sigma, psnr
+from cohortex.models.superresolve import throughplane as through
+from cohortex.publish import write_json
+from cohortex.tables import write_table
+from cohortex.volume import Volume
+from tests.workflow import phantom
+
+
+@pytest.fixture
+def config(root):
+    """The shipped configuration with a small bake-off."""
+    found = yaml.safe_load((root / "config.yaml").read_text())
+    for task in ("denoise", "superresolve"):
+        found["bakeoff"][task] |= {"edge": 32, "lesions": {"diameters_mm": [4], "contrasts": [3], "each": 1}}
+    return check_config(found)
+
+
+THREE = [("3", "validation"), ("4", "test"), ("5", "test")]
+
+
+def image(subject, split, shape=(36, 40, 20), spacing=(1.5, 1.5, 1.5), modality="T1w"):
+    volume = Volume(phantom(int(subject), shape), np.diag([*spacing, 1]), modality=modality, body_part="head")
+    row = {"split": split, "sha256": subject}
+    return Image(f"{subject}_{modality}", subject, "", modality, "image", body_part="head", row=row, opener=lambda: volume)
+
+
+# --- systems
+
+
+def test_baselines_always_run_and_names_become_systems(config):
+    config["bakeoff"]["denoise"] |= {"candidates": ["redcnn", {"small": {"method": "redcnn", "training": {"filters": 8, "steps": 9}}}]}
+    config["bakeoff"]["denoise"] |= {"baselines": [{"gaussian": {"sigma_mm": 2.0}}], "against": "transform"}
+    found = {system.name: system for system in systems_of(config, "denoise")}
+    assert list(found) == ["noisy", "gaussian", "transform", "redcnn", "small"]
+    assert [system.kind for system in found.values()] == ["nothing", "filter", "method", "network", "network"]
+    assert found["gaussian"].section == {"sigma_mm": 2.0}
+    small = found["small"].section["default"]
+    assert (small["method"], small["weights"], small["training"]["filters"]) == ("redcnn", "train", 8)
+    assert small["training"]["steps"] == config["bakeoff"]["denoise"]["training"]["steps"], "one budget for all"
+    assert all(system_from(system.told()) == system for system in found.values())
+
+
+def test_settings_of_a_modality_hold_but_not_its_choice_of_a_method(config):
+    config["denoise"]["CT"] = {"method": "none", "strength": 0.5}
+    assert system_named(config, "denoise", "transform").section["CT"] == {"strength": 0.5}
+
+
+def test_a_model_folder_is_not_trained(config):
+    config["bakeoff"]["superresolve"]["candidates"] = [{"shipped": {"method": "srcnn3d", "weights": "zoo/superresolve/srcnn3d"}}, "srcnn3d"]
+    found = {system.name: system for system in systems_of(config, "superresolve")}
+    assert list(found) == ["linear", "spline", "shipped", "srcnn3d"]
+    assert (found["shipped"].trains, found["shipped"].weights, found["srcnn3d"].trains) == (False, "zoo/superresolve/srcnn3d", True)
+
+
+def test_names_that_are_no_system_are_refused_with_the_nearest_one(config):
+    config["bakeoff"]["denoise"]["candidates"] = ["redcn"]
+    with pytest.raises(Refused, match="did you mean redcnn"):
+        systems_of(config, "denoise")
+    config["bakeoff"]["denoise"] |= {"candidates": [{"gaussian": {"sigma_mm": 2}}], "baselines": ["gaussian"]}
+    with pytest.raises(Refused, match="gaussian twice"):
+        systems_of(config, "denoise")
+
+
+def test_the_configuration_refuses_unknown_settings_of_a_system(root):
+    found = yaml.safe_load((root / "config.yaml").read_text())
+    found["bakeoff"]["denoise"]["candidates"] = [{"small": {"methd": "redcnn"}}]
+    with pytest.raises(Refused, match=r"bakeoff\.denoise\.candidates"):
+        check_config(found)
+    found["bakeoff"]["denoise"] |= {"candidates": ["../x"]}
+    with pytest.raises(Refused, match=r"bakeoff\.denoise\.candidates"):
+        check_config(found)
+
+
+def test_a_grid_is_tried_in_its_order_and_dots_reach_into_mappings(config):
+    assert grid({"a": [1, 2], "b": [3, 4]}) == [{"a": 1, "b": 3}, {"a": 1, "b": 4}, {"a": 2, "b": 3}, {"a": 2, "b": 4}]
+    system = changed(system_named(config, "superresolve", "srcnn3d"), {"training.steps": 7})
+    assert system.section["default"]["training"]["steps"] == 7
+    assert system.section["default"]["training"]["patch"] == 14
+    config["bakeoff"]["denoise"]["adjust"] |= {"grid": {"strenght": [1]}}
+    with pytest.raises(Refused, match="did you mean strength"):
+        adjusted(config, "denoise")
+    config["bakeoff"]["denoise"]["adjust"] |= {"system": "noisy"}
+    with pytest.raises(Refused, match="has no settings"):
+        adjusted(config, "denoise")
+
+
+# --- pairs
+
+
+def test_a_noisy_pair_is_a_clean_scan_with_the_noise_of_the_scan_itself(config):
+    one = image("3", "test")
+    pair = make_pair("denoise", one, config["bakeoff"]["denoise"], config["denoise"], 5)
+    assert pair.truth.shape == (32, 32, 20)
+    assert 12 < pair.noise < 30, "15 in the phantom, whose many edges raise the estimate"
+    assert noise_sigma(pair.truth, pair.inside) < 0.5 * pair.noise
+    noisy = pair.image.volume.array()
+    np.testing.assert_array_equal(pair.degrade(pair.truth), noisy)
+    assert np.std((noisy - pair.truth)[pair.inside]) == pytest.approx(pair.noise, rel=0.1)
+    other = make_pair("denoise", one, config["bakeoff"]["denoise"], config["denoise"], 6)
+    assert not np.array_equal(other.image.volume.array(), noisy)
+
+
+def test_a_thick_pair_has_the_slice_means_of_its_truth_in_the_same_place(config):
+    config["bakeoff"]["superresolve"]["factor"] = 2
+    pair = make_pair("superresolve", image("3", "test"), config["bakeoff"]["superresolve"], config["superresolve"], 5)
+    axis, thick = pair.axis, pair.image.volume
+    assert thick.shape[axis] * 2 == pair.truth.shape[axis]
+    assert thick.spacing[axis] == pytest.approx(3.0)
+    middle = lambda volume, shape: volume.affine @ [*(np.array(shape) / 2 - 0.5), 1]  # noqa: E731
+    fine = through.fine_affine(thick.affine, thick.shape[axis], pair.truth.shape[axis], axis)
+    np.testing.assert_allclose(middle(thick, thick.shape), fine @ [*(np.array(pair.truth.shape) / 2 - 0.5), 1], atol=1e-9)
+    pairs = pair.truth.reshape(*pair.truth.shape[:axis], -1, 2, *pair.truth.shape[axis + 1 :])
+    np.testing.assert_allclose(thick.array(), pairs.mean(axis + 1), rtol=1e-4, atol=1e-3)
+
+
+def test_straight_lines_meet_a_ramp_and_no_pair_is_made_where_there_is_none(config):
+    ramp = np.broadcast_to(np.arange(12.0)[:, None, None], (12, 4, 4)).astype(np.float32)
+    fine = linear(through.average(ramp, 6, 0), 12, 0)
+    np.testing.assert_allclose(fine[1:-1], ramp[1:-1], atol=1e-5)
+    asked = config["bakeoff"]["superresolve"]
+    assert "thicker than" in make_pair("superresolve", image("3", "test", spacing=(1, 1, 20)), asked, config["superresolve"], 0)
+    assert make_pair("superresolve", image("3", "test", (36, 40, 1)), asked, config["superresolve"], 0) == "it is a picture"
+
+
+# --- scores
+
+
+def test_doing_nothing_has_no_change_and_the_truth_is_perfect(config):
+    pair = make_pair("denoise", image("3", "test"), config["bakeoff"]["denoise"], config["denoise"], 5)
+    nothing, perfect = measured(pair, pair.start), measured(pair, pair.truth)
+    assert nothing["nps_distance"] == 1 and nothing["removed_share"] == 0
+    assert perfect["nps_distance"] == 0 and perfect["psnr"] == np.inf and perfect["hfen"] == 0
+    assert perfect["removed_share"] == pytest.approx(1, rel=0.1)
+    assert nothing["psnr"] == pytest.approx(psnr(pair.unit(pair.truth), pair.unit(pair.start), 1.0, pair.inside))
+
+
+@pytest.mark.parametrize(("task", "names"), [("denoise", ["noisy", "median", "transform"]), ("superresolve", ["linear", "spline"])])
+def test_every_kind_of_system_restores_onto_the_grid_of_the_truth(config, task, names):
+    config["bakeoff"]["superresolve"]["factor"] = 2
+    pair = make_pair(task, image("3", "test"), config["bakeoff"][task], config[task], 5)
+    values = []
+    for name in names:
+        system = system_named(config, task, name)
+        result = restorer(system, None, "cpu", 2)(pair)(pair.image.volume.array(np.float32))
+        values.append(measured(pair, result)["psnr"])
+    assert values[-1] == max(values), dict(zip(names, values, strict=True))
+
+
+def test_a_system_that_fails_has_a_row_that_says_so(config):
+    pairs = [make_pair("denoise", image("3", "validation"), config["bakeoff"]["denoise"], config["denoise"], 5)]
+    bad = System("denoise", "wavelet", "filter", {"basis": "no such wavelet"})
+    about, rows, lesions, pictures = score_system(bad, None, {}, pairs, config, 0, "cpu")
+    assert about["status"] == "failed" and about["reason"] and not rows and not lesions and not pictures
+    pair = pairs[0]
+    with pytest.raises(Refused, match="1 voxels that are NaN"):
+        broken = pair.truth.copy()
+        broken[0, 0, 0] = np.nan
+        measured(pair, broken)
+    with pytest.raises(Refused, match="shape"):
+        measured(pair, pair.truth[1:])
+
+
+def test_images_that_a_system_is_not_for_are_left_out_and_said(config):
+    pairs = [make_pair("denoise", image(s, split), config["bakeoff"]["denoise"], config["denoise"], 5) for s, split in THREE]
+
+    def for_pair(pair):
+        def restore(array):
+            if pair.image.subject == "4":
+                raise Skip("no-fit", "It is for other voxels.")
+            return array
+
+        return restore
+
+    rows, _, pictures, left_out = score(pairs, for_pair, config["bakeoff"]["denoise"], 0)
+    assert [row["subject"] for row in rows] == ["3", "5"]
+    assert left_out == {"4_T1w": "It is for other voxels."} and not pictures, "the picture is of the first test subject"
+    with pytest.raises(Refused, match="none of the 1 images: It is for other"):
+        score(pairs[1:2], for_pair, config["bakeoff"]["denoise"], 0)
+
+
+def test_a_system_that_did_not_do_all_validation_images_is_not_chosen(config):
+    short = scored("short", [40.0], [30.0])
+    short = replace(short, about={**short.about, "left_out": {"a": "It is for other voxels."}})
+    board = leaderboard([short, scored("whole", [30.0, 30.0], [29.0, 29.0])], "denoise", "whole")
+    assert board.chosen == "whole" and [line.system for line in board.lines] == ["whole", "short"]
+    assert any("short is not for 1 of the images, such as a: It is for other voxels." in sentence for sentence in page.facts(board, config))
+    assert "short (1 of 2 images)" in page.markdown(board, config, None, None)
+
+
+# --- the leaderboard
+
+
+def scored(name, validation, test, status="ok"):
+    """Return what a system leaves: PSNR by subject of each split."""
+    rows = []
+    for split, values in (("validation", validation), ("test", test)):
+        for number, value in enumerate(values):
+            rows.append({"subject": f"{split}{number}", "split": split, "cpu_s": "2", "megavoxels": "0.5", "psnr": str(value)})
+    lesions = [{"diameter_mm": "4", "contrast": "3", "recovery": str(share)} for share in (0.5, 0.7)]
+    reason = "" if status == "ok" else "its result has 5 voxels that are NaN or infinite"
+    about = {"system": name, "kind": "filter", "status": status, "reason": reason}
+    return Scored(about, rows if status == "ok" else [], lesions if status == "ok" else [], {})
+
+
+def test_validation_subjects_choose_and_test_subjects_give_the_figures():
+    board = leaderboard(
+        [scored("baseline", [30, 30], [30, 31, 32]), scored("right", [33, 33], [29, 30, 31]), scored("tempting", [31, 31], [40, 41, 42])],
+        "denoise",
+        "baseline",
+    )
+    assert board.chosen == "right"
+    assert [line.system for line in board.lines] == ["right", "tempting", "baseline"]
+    right, tempting, _ = board.lines
+    assert right.means["psnr"] == 30 and right.validation == 33 and right.subjects == 3
+    assert right.gains["psnr"] == pytest.approx((-1, -1, -1)) and tempting.gains["psnr"][0] == pytest.approx(10)
+    assert right.seconds_a_megavoxel == 4
+    assert right.recovery == {(4.0, 3.0): pytest.approx(0.6)}
+
+
+def test_images_of_a_subject_count_once_and_intervals_are_over_subjects():
+    one = scored("a", [1.0], [10.0, 20.0])
+    twice = [*one.rows, *[dict(row) for row in one.rows if row["subject"] == "test1"]]
+    board = leaderboard([replace(one, rows=twice), scored("b", [0.0], [9.0, 21.0])], "denoise", "b")
+    line = next(line for line in board.lines if line.system == "a")
+    assert line.means["psnr"] == 15
+    mean, low, high = line.gains["psnr"]
+    assert (mean, line.subjects) == (0, 2) and low < 0 < high
+
+
+def test_a_failed_system_is_last_and_the_rest_of_the_page_stands(config, tmp_path):
+    pictures = {name: np.linspace(0, 1, 400).reshape(20, 20).astype(np.float32) for name in ("truth", "start", "result")}
+    left = [scored("transform", [30], [31]), scored("ruined", [], [], "failed"), scored("gaussian", [29], [28])]
+    for number, each in enumerate(left):
+        folder = tmp_path / str(number)
+        write_json(folder / "about.json", each.about)
+        write_table(folder / "measures.tsv", ("subject", "split", *MEASURES, "cpu_s", "megavoxels"), each.rows)
+        write_table(folder / "lesions.tsv", ("diameter_mm", "contrast", "recovery"), each.lesions)
+        np.savez_compressed(folder / "pictures.npz", **(pictures if each.rows else {}))
+    assert read_scores(tmp_path / "0").rows[0]["psnr"] == "30"
+    board = page.write_page([tmp_path / str(number) for number in range(3)], None, tmp_path / "out", config, "denoise")
+    assert [line.system for line in board.lines] == ["transform", "gaussian", "ruined"]
+    columns, rows = table(board)
+    assert rows[-1]["status"] == "failed" and set(rows[0]) <= set(columns)
+    words = (tmp_path / "out" / "leaderboard.md").read_text()
+    assert "transform (chosen)" in words and "failed: its result has 5 voxels that are NaN" in words
+    assert "Of one subject there is no interval" in words and "Simulated" not in words
+    told = replace(board, lines=[replace(line, about={**line.about, "simulated": True}) for line in board.lines])
+    assert page.facts(told, config)[0].startswith("Simulated data")
+    html = (tmp_path / "out" / "index.html").read_text()
+    assert html.count("<img ") == 1 + 2 + 3 + 3, "truth, doing nothing, and two systems"
+    from PIL import Image as Picture
+
+    with Picture.open(tmp_path / "out" / "pictures" / "compared.png") as picture:
+        assert np.asarray(picture).std() > 10
+
+
+def test_without_test_subjects_the_page_says_whose_figures_they_are(config):
+    board = leaderboard([scored("transform", [30, 31], []), scored("gaussian", [29, 30], [])], "denoise", "transform")
+    assert board.split == "validation"
+    assert any("no test subjects" in sentence for sentence in page.facts(board, config))
+    board = leaderboard([scored("transform", [], [30, 31])], "denoise", "transform")
+    assert board.chosen == "" and any("nothing was chosen" in sentence for sentence in page.facts(board, config))
+
+
+def test_the_table_is_plain_json_numbers(config):
+    columns, rows = table(leaderboard([scored("transform", [30], [31, 32])], "denoise", "transform"))
+    assert json.loads(json.dumps(rows[0]))["psnr"] == 31.5
+    assert len(columns) == len(set(columns))
