@@ -16,7 +16,7 @@ from cohortex.models.folder import Loaded, fits, load_used
 from cohortex.survey import Survey, survey
 from cohortex.volume import ArrayLike
 
-NETWORKS = ("redcnn",)
+NETWORKS = ("redcnn", "frame_unet")
 """The methods that need weights."""
 
 BLOCK = (256, 256, 1)
@@ -42,8 +42,9 @@ def denoise(image: Image, settings: Mapping[str, Any], model: Mapping[str, Loade
     image : Image
         Any grid; (x, y, 1) for a picture.
     settings : mapping
-        ``method``: transform (a redundant block DCT, `cohortex.filters.transform`), redcnn (Chen et al. 2017, slice by slice)
-        or none; ``strength``, ``rician``; ``weights``, ``precision``. See ``schemas/stages/denoise.json``.
+        ``method``: transform (a redundant block DCT, `cohortex.filters.transform`), redcnn (Chen et al. 2017, slice by slice),
+        frame_unet (3-D, for magnitudes) or none; ``strength``, ``rician``; ``weights``, ``precision``.
+        See ``schemas/stages/denoise.json``.
     model : mapping
         What `load` gave.
     seed : int
@@ -116,6 +117,8 @@ def apply_transform(data: ArrayLike, spacing_mm: tuple[float, float, float], sig
 def apply_network(model: Loaded, look: Survey, modality: str, wanted: str = "float32") -> tuple[Any, str, str]:
     """Run a 2-D network over the slices along z, in the range of values of its card, or the usual one of the modality.
 
+    One whose card says units of the noise is 3-D, see `cohortex.stages.denoise_units`.
+
     Values that the card's range leaves out (implants beyond the window, padding below it) stay what they were; blocks with nothing
     else are not looked at.
 
@@ -128,6 +131,10 @@ def apply_network(model: Loaded, look: Survey, modality: str, wanted: str = "flo
     from cohortex.models.intensity import from_unit, to_unit, unit_range_of, values_for
 
     values = model.card.get("values") or values_for(modality)
+    if values["kind"] == "noise":
+        from cohortex.stages.denoise_units import apply_in_noise_units
+
+        return apply_in_noise_units(model, look, wanted)
     low, high = unit_range_of(look, values)
     halo = int(model.network.halo)  # pyright: ignore[reportArgumentType]
 
