@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 NETWORK = "frame_unet"
-TRAINING: dict[str, Any] = {"steps": 3000, "batch": 4, "patch": 46, "rate": 1e-3, "ema": 0.995, "heads": 8}
+TRAINING: dict[str, Any] = {"steps": [3000, 1400], "rates": [1e-3, 6e-4], "batch": 4, "patch": 46, "ema": 0.995, "heads": 8}
+"""Of two rounds: the second begins with the averaged weights of the first, and both have a warm-up and a cosine."""
 HELD_OUT = 3
 """Simulated people of the card's metrics."""
 
@@ -63,8 +64,8 @@ FLOOR = 1e-3
 """Of the squared error of a patch, in units of the noise: patches of air, which are easy, do not matter more than this."""
 
 
-def trained(images: Sequence[Clean], training: Mapping[str, Any], seed: int, journal: Journal) -> tuple[nn.Module, Curves]:
-    """Return the network with its averaged weights; computed in bfloat16, kept in float32."""
+def trained(images: Sequence[Clean], training: Mapping[str, Any], seed: int, journal: Journal) -> tuple[nn.Module, list[Curves]]:
+    """Return the network with its averaged weights, and how each round went; computed in bfloat16, kept in float32."""
     import torch
 
     edge = int(training["patch"])
@@ -75,21 +76,24 @@ def trained(images: Sequence[Clean], training: Mapping[str, Any], seed: int, jou
 
     network = fresh(lambda: registry.build("denoise", NETWORK), seed).to(memory_format=torch.channels_last_3d)  # pyright: ignore
     before = use_team(dataclasses.replace(team(), precision="bfloat16"))
+    rounds: list[Curves] = []
     try:
-        curves = fit(
-            network,
-            sample,
-            root_error,
-            steps=int(training["steps"]),
-            batch=int(training["batch"]),
-            rate=float(training["rate"]),
-            ema=float(training["ema"]),
-            seed=seed,
-            checkpoint=journal.of("network"),
-        )
+        for number, (steps, rate) in enumerate(zip(training["steps"], training["rates"], strict=True)):
+            curves = fit(
+                network,
+                sample,
+                root_error,
+                steps=int(steps),
+                batch=int(training["batch"]),
+                rate=float(rate),
+                ema=float(training["ema"]),
+                seed=seed + number,
+                checkpoint=journal.of(f"network{number or ''}"),
+            )
+            rounds.append(curves)
     finally:
         use_team(before)
-    return network, curves
+    return network, rounds
 
 
 def root_error(made: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -188,7 +192,7 @@ def main() -> None:
     parser.add_argument(
         "--scans", type=Path, help="a folder with the real scans; without it only simulated heads and the template are seen"
     )
-    parser.add_argument("--steps", type=int, default=TRAINING["steps"])
+    parser.add_argument("--steps", type=int, nargs=2, default=TRAINING["steps"], help="of the two rounds")
     parser.add_argument("--seed", type=int, default=20261126)
     parser.add_argument("--record", type=Path, help="do not train: add the gains of this record of benchmarks.denoise to the folder's card")
     options = parser.parse_args()
@@ -199,9 +203,10 @@ def main() -> None:
     training = {**TRAINING, "steps": options.steps}
     journal = open_journal(options.folder, [], training, options.seed)
     images = clean_images(options.scans, training["heads"], options.seed)
-    network, curves = trained(images, training, options.seed, journal)
-    run = {"precision": "bfloat16", "examples": curves.steps * training["batch"]}
-    recipe = {"training": training, "noise": list(LEVELS), "loss": "root mean squared error of a patch", **curves.recipe(), "run": run}
+    network, rounds = trained(images, training, options.seed, journal)
+    run = {"precision": "bfloat16", "examples": sum(curves.steps for curves in rounds) * training["batch"]}
+    made = {"rounds": [curves.recipe() for curves in rounds], "run": run}
+    recipe = {"training": training, "noise": list(LEVELS), "loss": "root mean squared error of a patch", **made}
     write(options.folder, network, images, recipe, options.seed)
     journal.forget()
 
