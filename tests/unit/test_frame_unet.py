@@ -207,3 +207,18 @@ def test_a_changed_contrast_is_smooth_and_never_negative():
         curve = mr_patches.recoloured(patch, np.random.default_rng(seed))
         assert curve.min() >= 0
         assert max(abs(b - a) for a, b in pairwise(curve)) < 2.6 * (patch[1] - patch[0])
+
+
+def test_the_shipped_weights_remove_noise_of_every_level_and_are_small():
+    where = folders.SCHEMA.parents[1] / "zoo" / "denoise" / "frame_unet"
+    card = folders.read_card(where)
+    assert card["values"]["kind"] == "noise"
+    assert (where / folders.WEIGHTS).stat().st_size < 3_000_000
+    network = folders.load_network(where)
+    truth = phantom((44, 40, 36))
+    for level in (0.02, 0.05, 0.1, 0.15):
+        for signal in (truth, 1.2 - truth):
+            noisy = with_noise(signal, level)
+            with torch.no_grad():
+                made = network(torch.from_numpy(noisy / np.float32(level))[None, None])[0, 0].numpy() * level
+            assert np.mean((made - signal) ** 2) < 0.25 * np.mean((noisy - signal) ** 2)
