@@ -47,6 +47,14 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         "export100_time": (">=", 10),
         "export100_memory": (">=", 10),
     },
+    "denoise": {
+        "mr_gain_3": (">=", 0.5),
+        "mr_gain_5": (">=", 0.5),
+        "mr_gain_10": (">=", 0.5),
+        "mr_over_transform": (">=", 0),
+        "mr_vs_bm4d": (">=", 200),
+        "mr_vs_bm4d_float32": (">=", 60),
+    },
     "blocks": {"outofcore_time": ("<=", 1.2), "outofcore_equal": (">=", 1)},
     "scale": {
         "parse_s": ("<=", 1),

@@ -307,8 +307,9 @@ def _check_card(card: Any, name: str) -> None:
         raise Refused(f"{name}: {f'{where}: ' if where else ''}{what}; correct the card or train the model again.")
     if card["spacing_mm"]["min"] > card["spacing_mm"]["max"]:
         raise Refused(f"{name}: spacing_mm has min above max; correct the card.")
-    if "values" in card and card["values"]["low"] >= card["values"]["high"]:
-        raise Refused(f"{name}: values has low not below high; correct the card.")
+    if "values" in card and card["values"]["high"] <= (0 if card["values"]["kind"] == "noise" else card["values"]["low"]):
+        least = "high not above 0" if card["values"]["kind"] == "noise" else "low not below high"
+        raise Refused(f"{name}: values has {least}; correct the card.")
 
 
 def _check_header(raw: bytes, name: str) -> None:

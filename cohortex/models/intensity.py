@@ -27,22 +27,34 @@ def unit_range(array: np.ndarray, values: Mapping[str, Any]) -> tuple[float, flo
     values : mapping
         ``values`` of a model card. kind ``window``: low and high are intensities. kind ``percentile``: low is a percentile of
         the whole image (its background), high one of the foreground (`cohortex.filters.foreground`), so that neither the
-        amount of air around the patient nor a few bright vessels matter.
+        amount of air around the patient nor a few bright vessels matter. kind ``noise``: low is an intensity, and high is so many
+        standard deviations of the noise (`cohortex.measures.image_quality.noise_sigma`, in the foreground) above it.
 
     Returns
     -------
     low, high : float
-        ``high`` above ``low``, for a constant image too.
+        ``high`` above ``low``, for a constant image too; of kind ``noise`` they are equal where there is no noise.
     """
     from cohortex.filters.foreground import foreground
 
+    if values["kind"] == "noise":
+        return _noise(array, foreground(array), values)
     return _percentiles(array, lambda: array[foreground(array)], values)
 
 
 def unit_range_of(look: Survey, values: Mapping[str, Any]) -> tuple[float, float]:
     """Return `unit_range` of a volume that was looked at (`cohortex.survey`); a large one is judged by its sample."""
+    if values["kind"] == "noise":
+        return _noise(look.of(look.data), look.sample_inside, values)
     array = look.of(look.data) if values["kind"] == "percentile" else np.empty(0, np.float32)
     return _percentiles(array, lambda: array[look.sample_inside], values)
+
+
+def _noise(array: np.ndarray, inside: np.ndarray, values: Mapping[str, Any]) -> tuple[float, float]:
+    from cohortex.measures.image_quality import noise_sigma
+
+    low = float(values["low"])
+    return low, low + float(values["high"]) * noise_sigma(array, inside)
 
 
 def _percentiles(array: np.ndarray, foreground: Callable[[], np.ndarray], values: Mapping[str, Any]) -> tuple[float, float]:

@@ -210,6 +210,8 @@ def apply_transform(data: ArrayLike, spacing_mm: tuple[float, float, float], sig
 def apply_network(model: Loaded, look: Survey, modality: str, wanted: str = "float32") -> tuple[Any, str, str]:
     """Run a network over a volume (`cohortex.inference.way_of`), in the range of values of its card, or the usual one of the modality.
 
+    One whose card says units of the noise is 3-D, see `cohortex.stages.denoise_units`.
+
     Values that the card's range leaves out (implants beyond the window, padding below it) stay what they were; blocks with nothing
     else are not looked at.
 
@@ -227,6 +229,10 @@ def apply_network(model: Loaded, look: Survey, modality: str, wanted: str = "flo
     from cohortex.models.intensity import from_unit, to_unit, unit_range_of, values_for
 
     values = model.card.get("values") or values_for(modality)
+    if values["kind"] == "noise":
+        from cohortex.stages.denoise_units import apply_in_noise_units
+
+        return apply_in_noise_units(model, look, wanted)
     low, high = unit_range_of(look, values)
     expects = registry.expected(registry.entry("denoise", model.card["network"]), model.card.get("options", {}))
     way = way_of(model.network, expects, look.data.shape)

@@ -126,4 +126,16 @@ ENTRIES = [
         options={"dimensions": 2, "filters": 32, "depth": 4, "hole": 0},
         training={"objective": "blind_spot", "patch": 64, "rate": 6e-4},
     ),
+    Entry(
+        task="denoise",
+        name="frame_unet",
+        paper=(
+            "This project's own. It takes up: Yu G., Sapiro G., DCT image denoising: a simple and effective image denoising algorithm, "
+            "Image Processing On Line 1, 2011, doi:10.5201/ipol.2011.ys-dct; Ronneberger O. et al., U-Net: convolutional networks for "
+            "biomedical image segmentation, MICCAI 2015, doi:10.1007/978-3-319-24574-4_28"
+        ),
+        factory="cohortex.models.denoise.frame_unet:frame_unet",
+        expects=Expects(dimensions=3, values="units of the noise"),
+        options={"fine": 32, "coarse": 64, "blocks": 3},
+    ),
 ]
