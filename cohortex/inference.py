@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from cohortex.models.registry import Expects
+
 Precision = Literal["float32", "bfloat16"]
 
 SAME_LABELS = 0.995
@@ -31,6 +33,104 @@ SAME_IMAGE = 5e-4
 """Root mean square difference, as a share of the image's range, up to which it is: 1.3 HU of the usual window of 2600 HU."""
 SAMPLE = 64
 """Edge in voxels of the part of a volume that is computed both ways."""
+
+
+SLICE_BLOCK, CUBE_BLOCK, STACK_BLOCK = (256, 256, 1), (64, 64, 64), 8
+"""Voxels that go at once through a network of slices and through one of volumes, and slices of one that takes them whole: with 96 and
+with 32 channels some 150 MB."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a network that keeps the grid goes over a volume.
+
+    Attributes
+    ----------
+    halo, block : three ints
+        As in `run_network`.
+    slicewise : bool
+        A 2-D network, slices along z.
+    channels : int
+        Of its input: an odd number of adjacent slices, the slice itself in the middle.
+    multiple : int
+        What the edges of its input must be multiples of.
+    whole : bool
+        Slices are not cut.
+    """
+
+    halo: tuple[int, int, int] = (0, 0, 0)
+    block: tuple[int, int, int] = SLICE_BLOCK
+    slicewise: bool = False
+    channels: int = 1
+    multiple: int = 1
+    whole: bool = False
+
+    def smallest(self, shape: Sequence[int]) -> tuple[int, int, int]:
+        """Return the edges at which it is not cut any more."""
+        return (shape[0], shape[1], 1) if self.whole else (1, 1, 1)
+
+
+def way_of(network: nn.Module, expects: Expects, shape: Sequence[int]) -> Way:
+    """Return how a network goes over a volume of a shape.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Its ``halo`` (an int, or one for each of its axes; 0 where it has none) is what an output voxel depends on beyond itself, its
+        ``multiple`` (1 where it has none) what the edges of its input must be multiples of.
+    expects : Expects
+    shape : (x, y, z)
+    """
+    given: object = getattr(network, "halo", 0)
+    multiple = int(getattr(network, "multiple", 1))  # pyright: ignore[reportArgumentType]
+    flat = expects.dimensions == 2
+    axes = 2 if flat else 3
+    halo = [int(n) for n in given] if isinstance(given, tuple | list) else [int(given)] * axes  # pyright: ignore[reportArgumentType]
+    # Pooling falls as in the whole volume where blocks, with what they see beyond them, begin at multiples.
+    halo = [-(-n // multiple) * multiple for n in halo[:axes]] + [0] * (3 - axes)
+    if flat:
+        halo[2] = expects.channels // 2
+    if expects.whole_slices:
+        halo[:2] = 0, 0
+    block = list(SLICE_BLOCK if flat else CUBE_BLOCK)
+    if expects.whole_slices:
+        block = [shape[0], shape[1], 1 if flat else STACK_BLOCK]
+    edges = [n if a == 2 and flat else -(-n // multiple) * multiple for a, n in enumerate(block)]
+    return Way((halo[0], halo[1], halo[2]), (edges[0], edges[1], edges[2]), flat, expects.channels, multiple, bool(expects.whole_slices))
+
+
+def through(runner: Callable[[torch.Tensor], torch.Tensor], values: np.ndarray, way: Way) -> np.ndarray:
+    """Return what a network makes of a block with its halo.
+
+    Parameters
+    ----------
+    runner : callable
+        (n, c, x, y) or (n, c, x, y, z) tensor to (n, 1, ...) of the same size, or without the halo.
+    values : (x, y, z) array
+    way : Way
+
+    Returns
+    -------
+    (x, y, z) array
+        Of the block with its halo or without it; adjacent slices are gone in any case.
+    """
+    axes = 2 if way.slicewise else 3
+    spare = [(0, -n % way.multiple if a < axes else 0) for a, n in enumerate(values.shape)]
+    made = runner(as_input(np.pad(values, spare, mode="edge") if any(n for _, n in spare) else values, way))
+    made = made[:, 0].permute(1, 2, 0) if way.slicewise else made[0, 0]
+    return made.numpy()[tuple(slice(0, length - extra) for length, (_, extra) in zip(made.shape, spare, strict=True))]
+
+
+def as_input(values: np.ndarray, way: Way) -> torch.Tensor:
+    """Return a block as a network takes it: (1, 1, x, y, z), or a batch of slices (z, 1, x, y), each with those beside it as channels."""
+    import torch
+
+    tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+    if not way.slicewise:
+        return tensor[None, None]
+    if way.channels == 1:
+        return tensor.permute(2, 0, 1)[:, None]
+    return tensor.unfold(2, way.channels, 1).permute(2, 3, 0, 1)
 
 
 @dataclass
@@ -55,6 +155,8 @@ class Runner:
     block: tuple[int, int, int]
     precision: Precision = "float32"
     say: Callable[[str], None] | None = None
+    least: tuple[int, int, int] = (1, 1, 1)
+    """Edges that are not halved."""
 
     def __post_init__(self) -> None:
         # A volume before this one may have ended on the CPU.
@@ -79,6 +181,8 @@ class Runner:
         """
         before, where = self.block, self.device
         self.block, self.device = smaller(self.block, self.device)
+        if any(n < least for n, least in zip(self.block, self.least, strict=True)):
+            self.block, self.device = before, "cpu"
         self.network = self.network.to(self.device)
         if self.say is not None:
             size = " x ".join(map(str, self.block))
@@ -99,8 +203,9 @@ def run_network(
     finish: Callable[[np.ndarray, Box], np.ndarray] | None = None,
     precision: Precision = "float32",
     say: Callable[[str], None] | None = None,
+    way: Way | None = None,
 ) -> tuple[Any, str]:
-    """Run a network with one input and one output channel over a volume, block by block, exactly.
+    """Run a network with one output channel over a volume, block by block, exactly.
 
     Parameters
     ----------
@@ -127,6 +232,8 @@ def run_network(
         See `choose_precision`.
     say : callable, optional
         Told in a sentence when the block was halved.
+    way : Way, optional
+        Of a network that takes adjacent slices, whole slices or multiples (`way_of`), instead of `halo`, `block` and `slicewise`.
 
     Returns
     -------
@@ -136,19 +243,22 @@ def run_network(
     import torch
 
     result = new_array(array.shape) if out is None else out
-    runner = Runner(network, device, block, precision, say)
-
-    def step(values: np.ndarray) -> np.ndarray:
-        tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
-        made = runner(tensor.permute(2, 0, 1)[:, None])[:, 0].permute(1, 2, 0) if slicewise else runner(tensor[None, None])[0, 0]
-        return made.numpy()
+    how = way or Way(halo, block, slicewise)
+    halo, block = how.halo, how.block
+    runner = Runner(network, device, block, precision, say, how.smallest(array.shape))
+    # What a network of adjacent slices makes of a block has none of them left.
+    kept = (halo[0], halo[1], 0) if how.channels > 1 else halo
 
     def pieces(with_halo: np.ndarray, made: np.ndarray) -> None:
         for piece in product(*(grid_of(n, most) for n, most in zip(made.shape, runner.block, strict=True))):
             values = with_halo[tuple(slice(a, b + 2 * h) for (a, b), h in zip(piece, halo, strict=True))]
             value = None if empty is None else empty(values)
             there = tuple(slice(a, b) for a, b in piece)
-            made[there] = without_halo(step(values), values.shape, piece, halo, edge) if value is None else value
+            if value is None:
+                whole = [n - 2 * (h - k) for n, h, k in zip(values.shape, halo, kept, strict=True)]
+                made[there] = without_halo(through(runner, values, how), whole, piece, kept, edge)
+            else:
+                made[there] = value
 
     def one(box: Box) -> str:
         with_halo = read_block(array, box, halo, edge)
@@ -237,6 +347,7 @@ def choose_precision(
     halo: Sequence[int] = (0, 0, 0),
     multiple: int = 1,
     slicewise: bool = False,
+    way: Way | None = None,
 ) -> Precision:
     """Return the precision that a network computes in over a volume.
 
@@ -251,19 +362,20 @@ def choose_precision(
         In the network's range; may be lazy, only a box of at most `SAMPLE` voxels along each axis in its middle is read.
     alike : callable
         Of the outputs in float32 and in bfloat16: `same_labels` or `same_image`.
-    halo, multiple, slicewise
+    halo, multiple, slicewise, way
         As in `run_network` and `cohortex.labelling.segment`.
     """
     import torch
 
     if wanted != "auto" or not computes_bfloat16(device):
         return "float32"
-    edges = [-(-min(SAMPLE, n) // multiple) * multiple for n in array.shape]
+    how = way or Way(tuple(halo), slicewise=slicewise, multiple=multiple)  # pyright: ignore[reportArgumentType]
+    most = (array.shape[0], array.shape[1], 2) if how.whole else (SAMPLE, SAMPLE, SAMPLE)
+    edges = [-(-min(m, n) // how.multiple) * how.multiple for m, n in zip(most, array.shape, strict=True)]
     starts = [max(0, (n - edge) // 2) for n, edge in zip(array.shape, edges, strict=True)]
-    values = read_block(array, [(a, a + edge) for a, edge in zip(starts, edges, strict=True)], halo)
-    tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
-    tensor = tensor.permute(2, 0, 1)[:, None] if slicewise else tensor[None, None]
+    values = read_block(array, [(a, a + edge) for a, edge in zip(starts, edges, strict=True)], how.halo)
     try:
+        tensor = as_input(values, how)
         full, half = (Runner(network, device, (SAMPLE, SAMPLE, SAMPLE), p)(tensor) for p in ("float32", "bfloat16"))
     except torch.OutOfMemoryError:
         # the volume itself will tell how it goes on

@@ -201,7 +201,7 @@ def ask(stage: str, config: Mapping[str, Any], load: Load) -> Ask:
     memory = start = work = disk = 0.0
     for part in load.parts:
         method, factor = method_of(stage, settings_for(section, part.modality), part.modality, part.spacing_mm)
-        need = needs().get((stage, method), UNMEASURED)
+        need = needs().get((stage, method)) or _largest(stage)
         largest_mb, together_mb = (most_mb, load.subject_mb) if whole else (factor * part.largest_mb,) * 2
         memory = max(memory, need.base_mb + held_mb(need, largest_mb, STAGES[stage].streams, blocks_mb, together_mb))
         start = max(start, need.start_s)
@@ -209,6 +209,13 @@ def ask(stage: str, config: Mapping[str, Any], load: Load) -> Ask:
         disk += need.disk * factor * part.total_mb
     cuda = CUDA_MB if config.get("device") == "cuda" and STAGES[stage].learned else 0
     return Ask(max(LEAST_MB, MARGIN_MB * memory + cuda), MARGIN_S * (start + work), 100 + MARGIN_MB * disk)
+
+
+@cache
+def _largest(stage: str) -> Need:
+    """Return what a method asks by that is in no line: the most of each factor that any method of its stage has."""
+    known = [need for (each, _), need in needs().items() if each == stage]
+    return Need(*(max(getattr(need, each.name) for need in known) for each in fields(Need))) if known else UNMEASURED
 
 
 def held_mb(need: Need, largest_mb: float, streams: bool, blocks_mb: float, together_mb: float | None = None) -> float:
@@ -255,12 +262,19 @@ SEEN = 48
 """Most images that a training of denoise or superresolve holds (`cohortex.training.patches.chosen`, training and validation)."""
 
 
+WHOLE_SLICE = 512 * 512
+"""Pixels of a slice that is not cut."""
+
+TWICE = ("sure", "consensus")
+"""Objectives for which a network looks twice at each patch."""
+
+
 def training_steps(task: str, section: Mapping[str, Any]) -> float:
     """Return the work of a training: its steps times what one sees, in millions of voxels (pixels)."""
     settings = section.get("default", {})
     budget = settings.get("training", {})
     if task == "denoise":
-        return budget["steps"] * budget["batch"] * budget["patch"] ** 2 * (budget["filters"] / 96) ** 2 / MB
+        return _denoising_steps(section)
     if task == "superresolve":
         return budget["steps"] * budget["batch"] * budget["patch"] ** 3 / MB
     if task == "classify":
@@ -269,6 +283,22 @@ def training_steps(task: str, section: Mapping[str, Any]) -> float:
     turns = budget["rounds"] * budget["turn"]
     registered = (budget["steps"] + turns) * budget["register_crop"] ** 3
     return (registered + (2 * budget["segment_steps"] + turns) * budget["batch"] * budget["crop"] ** 3) / MB
+
+
+def _denoising_steps(section: Mapping[str, Any]) -> float:
+    """Return `training_steps` of stage `denoise`; networks that were not measured count as the widest of RED-CNN."""
+    from cohortex.models import registry
+    from cohortex.training import objectives
+    from cohortex.training.settings import denoise_network, denoise_training
+
+    name, training = denoise_network(section), denoise_training(section)
+    expects = registry.expected(registry.entry("denoise", name), training["options"])
+    edges = [training["patch"]] * expects.dimensions if isinstance(training["patch"], int) else training["patch"]
+    pixels = WHOLE_SLICE if expects.whole_slices else math.prod(edges)
+    # a critic's turns, and the second look of a risk estimate, cost about a step of the network each
+    turns = 1 + int(objectives.settings(training["objective"])[1].get("critic_steps", 0)) + (training["objective"]["name"] in TWICE)
+    width = training["options"]["filters"] / 96 if name == "redcnn" else 1.0
+    return training["steps"] * training["batch"] * pixels * turns * width**2 / MB
 
 
 def ask_training(task: str, config: Mapping[str, Any], load: Load) -> Ask:

@@ -121,7 +121,7 @@ def preflight(config: Mapping[str, Any], basedir: str, jobs: int = 1) -> None:
 
 
 def check_training(config: Mapping[str, Any], stage: str) -> None:
-    """Check that a stage with ``weights: train`` has subjects to train on, and the classifier a column to learn.
+    """Check that a stage with ``weights: train`` has subjects to train on, the classifier a column to learn, and a denoiser an objective.
 
     Raises
     ------
@@ -134,6 +134,10 @@ def check_training(config: Mapping[str, Any], stage: str) -> None:
     trained = {row["subject"] for row in read_table(tables / "cohort.tsv") if row["split"] == "train"}
     if not trained:
         raise Refused(f"{stage}: weights: train needs training subjects, and the cohort has none; give a column split, or more subjects.")
+    if stage == "denoise":
+        from cohortex.training.settings import denoise_training
+
+        denoise_training(config[stage])
     if stage == "classify":
         target = config[stage].get("default", {}).get("target", "diagnosis")
         people = read_table(tables / "participants.tsv")

@@ -12,13 +12,16 @@ import torch
 import yaml
 
 from cohortex.errors import CohortexError
-from cohortex.training import loop, regseg
+from cohortex.training import loop, objectives, regseg
+from cohortex.training.checkpoint import Checkpoint
 from cohortex.training.classify_network import Budget, train_network
 from cohortex.training.limit import Interrupted, Limit
+from cohortex.training.objectives.pixel import squared_error
 from cohortex.training.team import Team, meet, part, team, use_team
 from tests.workflow import ROOT
 
 BATCH, STEPS = 5, 6
+CRITIC = {"width": 2, "hidden": 4}
 
 
 def network(seed: int = 5) -> torch.nn.Module:
@@ -36,6 +39,35 @@ def halves(rank: int, size: int):
         return mine, mine.sum(axis=1, keepdims=True)
 
     return sample
+
+
+def adversarial(out: Path, rank: int) -> dict:
+    """Train a network against a critic in one attempt and in many; return digests of both networks of each, and the attempts."""
+    found: dict = {"attempts": 0}
+
+    def digest_of(name: str) -> str:
+        objective = objectives.build({"name": "wgan_features", "feature_steps": 2, "feature_width": 2, "critic_steps": 2, **CRITIC})
+        net = loop.fresh(lambda: torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3, padding=1), torch.nn.Conv2d(2, 1, 3, padding=1)), 5)
+        loop.fit(net, pictures, objective, steps=3, seed=1, batch=4, rate=1e-2, checkpoint=Checkpoint(out / name))
+        tensors = [*net.state_dict().values(), *objective.state().values()]
+        return hashlib.sha256(b"".join(v.numpy().tobytes() for v in tensors)).hexdigest()
+
+    found["whole"] = digest_of("adversarial-whole")
+    before = use_team(Team(rank, team().size, limit=Limit(until=0)))
+    while True:
+        try:
+            found["attempt"] = digest_of("adversarial-attempts")
+            break
+        except Interrupted:
+            found["attempts"] += 1
+    use_team(before)
+    return found
+
+
+def pictures(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return noisy pictures and what they were."""
+    truth = rng.random((count, 1, 4, 4)).repeat(4, 2).repeat(4, 3).astype(np.float32)
+    return truth + 0.2 * rng.standard_normal(truth.shape, dtype=np.float32), truth
 
 
 def joint_section() -> dict:
@@ -76,7 +108,7 @@ def main(rank: int, place: Path, out: Path) -> None:
     found["rows"] = rows[:, 0].tolist()
 
     net = network()
-    curves = loop.fit(net, halves(rank, 2), loop.squared_error, steps=STEPS, seed=1, batch=BATCH, ema=0.0)
+    curves = loop.fit(net, halves(rank, 2), squared_error, steps=STEPS, seed=1, batch=BATCH, ema=0.0)
     found["loss"] = curves.loss
     found["weights"] = [value.tolist() for value in net.state_dict().values()]
 
@@ -87,8 +119,10 @@ def main(rank: int, place: Path, out: Path) -> None:
         drawn.append(x.tobytes())
         return x, x[:, :1]
 
-    loop.fit(network(), own, loop.squared_error, steps=2, seed=1, batch=4)
+    loop.fit(network(), own, squared_error, steps=2, seed=1, batch=4)
     found["drawn"] = [each.hex() for each in drawn]
+
+    found["adversarial"] = adversarial(out, rank)
 
     # batch norms and drop-out: the loop itself makes sure that the weights stay the same
     rng = np.random.default_rng(0)
@@ -114,7 +148,7 @@ def main(rank: int, place: Path, out: Path) -> None:
 
     use_team(Team(rank, 2))
     try:
-        loop.fit(network(seed=rank), own, loop.squared_error, steps=1, seed=1, batch=4)
+        loop.fit(network(seed=rank), own, squared_error, steps=1, seed=1, batch=4)
     except CohortexError as error:
         found["apart"] = str(error)
     (out / f"{rank}.json").write_text(json.dumps(found))

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 CARD = "card.yaml"
 WEIGHTS = "model.safetensors"
+SHOWN = "training.json"
+"""What the report shows of a training (`cohortex.training.shown`); not every folder has it."""
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "model_card.schema.json"
 TOLERANCE = 0.01
 """Relative slack of the range of spacings, for spacings that were rounded."""
@@ -40,7 +42,7 @@ class Loaded:
     device: str
 
 
-def write_model(folder: str | Path, card: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+def write_model(folder: str | Path, card: Mapping[str, Any], tensors: Mapping[str, Any], beside: Mapping[str, bytes] | None = None) -> None:
     """Write a model folder in one step: it is complete or not there.
 
     Parameters
@@ -51,6 +53,8 @@ def write_model(folder: str | Path, card: Mapping[str, Any], tensors: Mapping[st
         What stands in ``card.yaml`` without ``sha256``, which is added (see ``schemas/model_card.schema.json``).
     tensors : mapping of str to array or torch tensor
         Written in the order of their names, so equal tensors give equal bytes.
+    beside : mapping of str to bytes, optional
+        Further files by name.
 
     Raises
     ------
@@ -69,7 +73,8 @@ def write_model(folder: str | Path, card: Mapping[str, Any], tensors: Mapping[st
     _check_card(whole, _called(folder, CARD))
     with atomic_path(folder) as temporary:
         temporary.mkdir()
-        (temporary / WEIGHTS).write_bytes(raw)
+        for name, content in {**(beside or {}), WEIGHTS: raw}.items():
+            (temporary / name).write_bytes(content)
         (temporary / CARD).write_text(yaml.safe_dump(whole, sort_keys=False, allow_unicode=True, width=100), encoding="utf-8")
 
 

@@ -47,6 +47,10 @@ class Checkpoint:
     path: Path | None = None
     saved: float = field(default_factory=time.monotonic)
 
+    def beside(self, name: str) -> Checkpoint:
+        """Return the checkpoint of something that is trained before or beside this."""
+        return Checkpoint(None if self.path is None else self.path.with_name(f"{self.path.name}.{name}"))
+
     def due(self) -> bool:
         """Return whether it is time to write it again."""
         return self.path is not None and time.monotonic() - self.saved >= EVERY_S

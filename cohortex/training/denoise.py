@@ -1,81 +1,75 @@
-"""Trains the network of stage `denoise`: scans cleaned without learning, made noisy again by physics."""
+"""Trains the networks of stage `denoise`: on scans made noisy by physics, or on noisy scans alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cohortex.blocks import read_block
 from cohortex.errors import Refused
-from cohortex.filters.foreground import foreground
-from cohortex.inference import run_network
+from cohortex.inference import run_network, way_of
 from cohortex.items import Image, settings_for
-from cohortex.measures.image_quality import noise_sigma, psnr
+from cohortex.measures.image_quality import psnr
 from cohortex.models import registry
-from cohortex.models.intensity import to_unit, unit_range, values_for
-from cohortex.stages.denoise import BLOCK, apply_transform, is_rician
-from cohortex.training import cards, patches
+from cohortex.models.intensity import to_unit
+from cohortex.stages.denoise import apply_transform
+from cohortex.training import cards, objectives, patches
+from cohortex.training.denoise_data import (
+    LEVELS,
+    MOST_IMAGES,
+    Scan,
+    Shape,
+    draw,
+    noisy_scan,
+    pair_scan,
+    prepared,
+    sampler,
+    scans_for,
+    shape_of,
+)
 from cohortex.training.loop import fresh
+from cohortex.training.noise import with_noise
+from cohortex.training.settings import denoise_network, denoise_training
+from cohortex.training.shown import EXAMPLES, examples_of, shown
 from cohortex.training.supervised import leave_model, train_on_patches
 from cohortex.training.team import team
 
 if TYPE_CHECKING:
     from torch import nn
 
-TRAINING: dict[str, Any] = {"steps": 600, "minutes": 60.0, "rate": 6e-4, "batch": 4, "patch": 40, "filters": 96}
-"""What a section may leave out."""
+__all__ = ["LEVELS", "draw", "prepared", "train_denoise", "with_noise"]
 
-LEVELS = (0.5, 1.5)
-"""Synthetic noise, as a multiple of the scan's own."""
+SHOWN_SLICES, WATCHED = 8, 8
+"""Slices of an image that validation looks at, and patches that the curve of validation is taken of."""
 
-HALO = 20
-"""Of RED-CNN, which shrinks its input by so much on the way."""
+SHARE = 0.5
+"""Of the noise that is added to an image to judge a network without its truth, see `cohortex.training.objectives.noisy.recorrupted`."""
 
-MOST_IMAGES, MOST_SLICES, SHOWN_SLICES = 24, 64, 8
-"""Training images in memory, slices kept of each, slices that validation looks at."""
-
-
-@dataclass(frozen=True)
-class Scan:
-    """Slices of a training image without noise, and how its noise is made.
-
-    Attributes
-    ----------
-    clean : (x, y, z) float32 array
-        In the image's units.
-    sigma : float
-        Noise of the scan, in these units.
-    rician : bool
-    low, high : float
-        The network's range, see `cohortex.models.intensity`.
-    places : (n, 3) array
-        Indices of foreground voxels.
-    """
-
-    clean: np.ndarray
-    sigma: float
-    rician: bool
-    low: float
-    high: float
-    places: np.ndarray
+KINDS = {
+    "pairs": ("with synthetic noise", "network", "target"),
+    "noisy": ("as measured", "network"),
+    "halves": ("one half", "network", "the other half"),
+    "projections": ("most views", "network", "the other views"),
+}
+"""What the pictures of an example are called."""
 
 
 def train_denoise(images: Sequence[Image], section: Mapping[str, Any], seed: int, device: str, folder: str | Path) -> None:
-    """Train RED-CNN and write its model folder.
+    """Train the network that the section names and write its model folder.
 
-    The target is a scan cleaned by the block DCT; the input is the target with synthetic noise of 0.5 to 1.5 times the level
-    estimated in the scan, Rician for magnitudes and Gaussian otherwise. Validation subjects give the metrics of the card.
+    What it learns from depends on the objective. Pairs: the target is a scan cleaned by the block DCT (or the scan itself), the input is
+    the target with synthetic noise of 0.5 to 1.5 times the level estimated in the scan, Rician for magnitudes and Gaussian otherwise, or of
+    a CT with less dose. All other objectives read noisy scans alone: no image is cleaned for them. Validation subjects give the metrics
+    of the card.
 
     Parameters
     ----------
     images : sequence of Image
         Their ``row["split"]`` is train or validation.
     section : mapping
-        The section of the stage; ``training``, ``strength`` and ``rician`` are used, see ``schemas/stages/denoise.json``.
+        The section of the stage; ``method``, ``training``, ``strength`` and ``rician`` are used, see ``schemas/stages/denoise.json``.
     seed : int
         The same seed gives the same bytes on a CPU at one number of threads.
     device : str
@@ -85,44 +79,72 @@ def train_denoise(images: Sequence[Image], section: Mapping[str, Any], seed: int
     Raises
     ------
     Refused
-        When there is no training image with noise in it.
+        When there is no training image with noise in it, or none of the kind that network and objective need.
     """
-    training = {**TRAINING, **settings_for(section, "default").get("training", {})}
-    train, held_out = (patches.chosen(images, split, MOST_IMAGES) for split in ("train", "validation"))
-    scans = [prepared(image, section, np.random.default_rng([seed, index])) for index, image in enumerate(train)]
-    scans = [scan for scan in scans if scan.sigma > 0]
-    if not scans:
-        raise Refused(
-            "denoise: weights: train needs scans of training subjects with noise in them, there is none; give more or name a model."
-        )
-    edge = int(training["patch"])
+    name, training = denoise_network(section), denoise_training(section)
+    entry = registry.entry("denoise", name)
+    expects = registry.expected(entry, training["options"])
+    reads = objectives.kind(training["objective"]["name"]).reads
+    # Networks of one picture see slices; all others need some on top of each other.
+    stacks = expects.dimensions == 3 or expects.channels > 1
+    train, held_out = (
+        [image for image in patches.chosen(images, split, MOST_IMAGES) if not stacks or image.volume.shape[2] > 1]
+        for split in ("train", "validation")
+    )
+    if stacks and not train:
+        raise Refused(f"denoise: the network {name} looks at several slices, but the training subjects have pictures only; name another.")
+    scans = scans_for(train, section, training, reads, seed)
 
-    def one(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        return draw(scans[rng.integers(len(scans))], edge, rng)
-
-    network = fresh(lambda: registry.build("denoise", "redcnn", filters=training["filters"]), seed)
-    first_weights(network, seed)
-    recipe, journal = train_on_patches(network, one, training, images, section, seed, device, folder)
+    network = fresh(lambda: registry.build("denoise", name, **training["options"]), seed)
+    if name == "redcnn":
+        first_weights(network, seed)
+    shape = shape_of(network, expects, training["patch"], reads)
+    watched = _watched(held_out, section, training, shape, seed)
+    phases = getattr(network, "phases", ())
+    recipe, journal = train_on_patches(
+        network,
+        None,
+        training,
+        images,
+        section,
+        seed,
+        device,
+        folder,
+        objective=training["objective"],
+        validate=None if watched is None else judge(watched, shape, device),
+        sampler=sampler(scans, shape),
+        phases=phases if isinstance(phases, tuple) and len(phases) > 1 else (),
+    )
     if not team().leads:
         return
+    spacings = [s for i in train for s, n in zip(i.volume.spacing, i.volume.shape, strict=True) if n > 1]
+    levels = [scan.sigma * scan.extra / (scan.high - scan.low) for scan in scans]
+    span = LEVELS if reads == "pairs" else (1.0, 1.0)
     card = {
-        "name": "redcnn",
+        "name": name,
         "task": "denoise",
-        "network": "redcnn",
-        "options": {"filters": training["filters"]},
+        "network": name,
+        "options": training["options"],
         **cards.common([*train, *held_out]),
-        "spacing_mm": cards.spacing_range([s for i in train for s, n in zip(i.volume.spacing, i.volume.shape, strict=True) if n > 1]),
-        "recipe": {"training": training, "target": "block DCT of the scan", "noise": list(LEVELS), **recipe},
+        "spacing_mm": cards.spacing_range(spacings),
+        "recipe": {"training": _told(training), **_what(reads, training), **recipe},
         "seed": seed,
-        "metrics": metrics(network, held_out, section, seed, device),
-        "intended_use": "Removes noise of the level of the training scans, slice by slice.",
-        "limits": "Its targets were cleaned scans, so it cannot be better than their cleaning on what that removes; no other noise level.",
+        "metrics": metrics(network, held_out, section, seed, device, training, expects),
+        "intended_use": f"Removes noise of the level of the training scans, {_manner(expects)}.",
+        "limits": _limits(reads, training),
+        "extra": {"noise": {"min": float(f"{span[0] * min(levels):.4g}"), "max": float(f"{span[1] * max(levels):.4g}")}},
     }
-    leave_model(folder, card, network.state_dict(), journal)
+    if stacks:
+        card["dimensions"] = [3]
+    source, target = watched or sampler(scans, shape)(np.random.default_rng([seed, 5]), EXAMPLES)
+    wanted = None if reads == "noisy" else _comparable(target, shape)
+    examples = examples_of(network, source, wanted, device, KINDS[reads])
+    kept = shown(recipe, examples, _measured_by(reads) if watched else "")
+    leave_model(folder, card, network.state_dict(), journal, kept)
 
 
 def first_weights(network: nn.Module, seed: int) -> None:
-    """Give the layers weights that keep the size of what passes (He et al. 2015), the last one small ones: it begins near the identity."""
+    """Give RED-CNN weights that keep the size of what passes (He et al. 2015), the last layer small ones: it begins near the identity."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -136,60 +158,190 @@ def first_weights(network: nn.Module, seed: int) -> None:
                 value.normal_(0, (0.1 if last else 1.0) * (2 / inputs) ** 0.5, generator=generator)
 
 
-def prepared(image: Image, section: Mapping[str, Any], rng: np.random.Generator, most: int = MOST_SLICES) -> Scan:
-    """Return the middle slices of a scan, cleaned."""
-    settings = settings_for(section, image.modality)
-    array = image.volume.array(np.float32)
-    inside = foreground(array)
-    low, high = unit_range(array, values_for(image.modality))
-    spare = max(0, array.shape[2] - most)
-    kept = slice(spare // 2, array.shape[2] - (spare - spare // 2))
-    array, inside = np.ascontiguousarray(array[:, :, kept]), inside[:, :, kept]
-    sigma = noise_sigma(array, inside)
-    rician = is_rician(float(array.min()), image.modality, settings.get("rician", "auto"))
-    clean = apply_transform(array, image.volume.spacing, sigma, float(settings.get("strength", 1.0)), rician)
-    return Scan(clean, sigma, rician, low, high, patches.places(inside, rng))
+# --- the curve of validation -----------------------------------------------------------------------------------
 
 
-def with_noise(clean: np.ndarray, sigma: float, rician: bool, rng: np.random.Generator) -> np.ndarray:
-    """Return an image with noise: the magnitude of a complex image with Gaussian noise, or Gaussian noise itself."""
-    noisy = clean + sigma * rng.standard_normal(clean.shape, dtype=np.float32)
-    return np.hypot(noisy, sigma * rng.standard_normal(clean.shape, dtype=np.float32)) if rician else noisy
+def _watched(
+    images: Sequence[Image], section: Mapping[str, Any], training: Mapping[str, Any], shape: Shape, seed: int
+) -> tuple[Any, Any] | None:
+    """Return patches of validation subjects that the curve is taken of, always the same; None where there are none."""
+    few = images[: WATCHED // 2]
+    try:
+        scans = scans_for(few, section, training, shape.reads, seed, max(SHOWN_SLICES, shape.edges[2]))
+    except Refused:
+        return None
+    return sampler(scans, shape)(np.random.default_rng([seed, 4]), WATCHED)
 
 
-def draw(scan: Scan, edge: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return a noisy patch of a slice and the clean one, both (edge, edge) in the network's range."""
-    (x, _), (y, _), (z, _) = patches.random_box(scan.clean.shape, (edge, edge, 1), rng, scan.places)
-    # Small pictures are continued by the edge rule, so that all patches have one size.
-    clean = read_block(scan.clean, ((x, x + edge), (y, y + edge), (z, z + 1)), (0, 0, 0))[:, :, 0]
-    noisy = with_noise(clean, scan.sigma * float(rng.uniform(*LEVELS)), scan.rician, rng)
-    source, target = patches.turned([to_unit(a, scan.low, scan.high) for a in (noisy, clean)], rng, swap=(0, 1))
-    return source, target
+def judge(watched: tuple[Any, Any], shape: Shape, device: str) -> Callable[[nn.Module], float]:
+    """Return what gives a network's mean squared error on some patches, in the network's range.
+
+    Of noisy images alone it is estimated: the network is given the image with more noise, and compared with the image from which that noise
+    was taken away, whose own noise is independent and of known variance. Of halves it has the other half's noise in it.
+    """
+    import torch
+
+    from cohortex.training.objectives.noisy import in_place_of, middle, recorrupted
+    from cohortex.training.objectives.objective import within
+
+    source, target = watched
+
+    def error(network: nn.Module) -> float:
+        given = torch.from_numpy(source).to(device)
+        if shape.reads == "noisy":
+            image, sigma = (torch.from_numpy(part).to(device) for part in target)
+            noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(device)
+            first, second = recorrupted(image, noise, sigma, SHARE)
+            made = network(in_place_of(given, first))
+            errors = (made - within(second, made)).square().mean() - (sigma.square() * (1 + SHARE**-2)).mean()
+            return float(errors)
+        made = network(given)
+        wanted = torch.from_numpy(target).to(device)
+        return float((made - within(wanted[:, middle(wanted)][:, None], made)).square().mean())
+
+    return error
 
 
-def metrics(network: Any, images: Sequence[Image], section: Mapping[str, Any], seed: int, device: str) -> list[dict[str, Any]]:
-    """Return the gain in PSNR over doing nothing and over the block DCT, on held-out scans with noise of their own level."""
+def _comparable(target: np.ndarray, shape: Shape) -> np.ndarray:
+    """Return a batch of targets as pictures to be shown, (n, 1, ...)."""
+    return target[:, target.shape[1] // 2][:, None] if shape.flat else target
+
+
+def _measured_by(reads: str) -> str:
+    return {
+        "pairs": "mean squared error",
+        "noisy": "mean squared error, estimated from noisy images alone",
+    }.get(reads, "mean squared difference from the other part, whose noise is in it")
+
+
+# --- the card ----------------------------------------------------------------------------------------------------
+
+
+def _told(training: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in training.items()}
+
+
+def _what(reads: str, training: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the card says of input and target."""
+    if reads != "pairs":
+        return {"target": "noisy scans alone; no image was cleaned for the training", "noise": "that of the scans"}
+    target = "block DCT of the scan" if training["target"] == "cleaned" else "the scan as measured"
+    noise = f"a dose of {training['dose']:g} (CT), else of the scan's own level" if training["noise"] == "dose" else training["noise"]
+    return {"target": target, "noise": list(LEVELS), "noise_kind": noise}
+
+
+def _manner(expects: registry.Expects) -> str:
+    if expects.dimensions == 3:
+        return "in three dimensions"
+    return f"slice by slice with {expects.channels // 2} beside it on each side" if expects.channels > 1 else "slice by slice"
+
+
+def _limits(reads: str, training: Mapping[str, Any]) -> str:
+    if reads == "pairs" and training["target"] == "cleaned":
+        return "Its targets were cleaned scans, so it cannot be better than their cleaning on what that removes; no other noise level."
+    if reads == "pairs":
+        return "Its targets were scans with their own noise, which it keeps in part; no other noise level."
+    return "It learned from noisy scans alone, as if their noise were independent between pixels or parts; no other noise level."
+
+
+def metrics(
+    network: Any,
+    images: Sequence[Image],
+    section: Mapping[str, Any],
+    seed: int,
+    device: str,
+    training: Mapping[str, Any],
+    expects: registry.Expects,
+) -> list[dict[str, Any]]:
+    """Return the gain in PSNR on held-out scans, over doing nothing and over the block DCT.
+
+    With pairs the truth is a cleaned scan, and noise of its own level is added. Without, no scan is cleaned: the error is estimated as in
+    `judge`, in the foreground.
+    """
+    reads = objectives.kind(training["objective"]["name"]).reads
     rows: list[list[float]] = []
     subjects: list[str] = []
     for index, image in enumerate(images):
         rng = np.random.default_rng([seed, 2, index])
-        scan = prepared(image, section, rng, SHOWN_SLICES)
+        paired = reads == "pairs"
+        scan = pair_scan(image, section, training, rng, SHOWN_SLICES) if paired else noisy_scan(image, section, rng, SHOWN_SLICES)
         if scan.sigma <= 0:
             continue
-        noisy = with_noise(scan.clean, scan.sigma, scan.rician, rng)
-        strength = float(settings_for(section, image.modality).get("strength", 1.0))
-        shrunk = apply_transform(noisy, image.volume.spacing, scan.sigma, strength, scan.rician)
-        made = run_network(network, to_unit(noisy, scan.low, scan.high), (HALO, HALO, 0), BLOCK, device, slicewise=True)[0]
-        truth, *others = (to_unit(a, scan.low, scan.high) for a in (scan.clean, noisy, shrunk))
-        inside = np.zeros(truth.shape, bool)
-        inside[tuple(scan.places.T)] = True
-        rows.append([psnr(truth, a, 1.0, inside) for a in (made, *others)])
+        compared = _with_truth if reads == "pairs" else _without_truth
+        rows.append(compared(network, image, scan, section, device, expects, rng))
         subjects.append(image.subject)
     if not rows:
         return []
     network_db, noisy_db, shrunk_db = zip(*rows, strict=True)
     on = "validation subjects, cleaned scans with synthetic noise of their own level, foreground of the middle slices"
+    if reads == "pairs" and training["target"] == "scan":
+        on = "validation subjects, scans with more noise, foreground of the middle slices"
+    if reads != "pairs":
+        on = "validation subjects, noisy scans alone: error estimated as for white noise, foreground of the middle slices"
     return [
         cards.gain("PSNR gain dB", subjects, network_db, noisy_db, "the noisy image", on),
         cards.gain("PSNR gain dB over the transform", subjects, network_db, shrunk_db, "block DCT", on),
     ]
+
+
+def _with_truth(
+    network: Any,
+    image: Image,
+    scan: Scan,
+    section: Mapping[str, Any],
+    device: str,
+    expects: registry.Expects,
+    rng: np.random.Generator,
+) -> list[float]:
+    """Return the PSNR in dB of what the network makes, of the noisy image, and of the block DCT."""
+    noisy = scan.clean + scan.extra * scan.noise[0] if scan.noise else with_noise(scan.clean, scan.sigma, scan.rician, rng)
+    made, shrunk = _cleaned(network, image, scan, noisy, scan.sigma * scan.extra, section, device, expects)
+    truth, *others = (to_unit(a, scan.low, scan.high) for a in (scan.clean, noisy, shrunk))
+    inside = _inside(scan)
+    return [psnr(truth, a, 1.0, inside) for a in (made, *others)]
+
+
+def _without_truth(
+    network: Any,
+    image: Image,
+    scan: Scan,
+    section: Mapping[str, Any],
+    device: str,
+    expects: registry.Expects,
+    rng: np.random.Generator,
+) -> list[float]:
+    """Return the same three, estimated by an image made noisier and one from which that noise was taken away."""
+    more = np.float32(scan.sigma) * rng.standard_normal(scan.clean.shape, dtype=np.float32)
+    noisy, other = scan.clean + SHARE * more, scan.clean - more / SHARE
+    made, shrunk = _cleaned(network, image, scan, noisy, scan.sigma * (1 + SHARE**2) ** 0.5, section, device, expects)
+    inside, unit = _inside(scan), 1 / (scan.high - scan.low)
+    variance = (scan.sigma * unit) ** 2 * (1 + SHARE**-2)
+    truth, dct = (to_unit(a, scan.low, scan.high) for a in (other, shrunk))
+    errors = [np.mean((a - truth)[inside].astype(np.float64) ** 2) - variance for a in (made, dct)]
+    doing_nothing = (scan.sigma * unit) ** 2 * (1 + SHARE**2)
+    least = 1e-3 * doing_nothing
+    return [-10 * float(np.log10(max(error, least))) for error in (errors[0], doing_nothing, errors[1])]
+
+
+def _cleaned(
+    network: Any,
+    image: Image,
+    scan: Scan,
+    noisy: np.ndarray,
+    sigma: float,
+    section: Mapping[str, Any],
+    device: str,
+    expects: registry.Expects,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the network (in its range) and the block DCT (in the image's units) make of a noisy image."""
+    strength = float(settings_for(section, image.modality).get("strength", 1.0))
+    shrunk = apply_transform(noisy, image.volume.spacing, sigma, strength, scan.rician)
+    unit = to_unit(noisy, scan.low, scan.high)
+    way = way_of(network, expects, unit.shape)
+    return run_network(network, unit, way.halo, way.block, device, way=way)[0], shrunk
+
+
+def _inside(scan: Scan) -> np.ndarray:
+    inside = np.zeros(scan.clean.shape, bool)
+    inside[tuple(scan.places.T)] = True
+    return inside

@@ -1,6 +1,6 @@
 """The loop of all trainings: a step, its gradient averaged over the processes, checkpoints, the end of an attempt.
 
-`take_steps` is used by every training; `fit` is the supervised training of one network with it.
+`take_steps` is used by every training; `fit` trains one network with it, by an objective that may have networks of its own.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-Sampler = Callable[[np.random.Generator, int], "tuple[np.ndarray, np.ndarray]"]
-"""Given a generator and how many examples it draws a batch: input and target, both (examples, channels, ...) float32."""
+    from cohortex.training.objectives.objective import Objective
+
+Sampler = Callable[[np.random.Generator, int], "tuple[Any, Any]"]
+"""Given a generator and how many examples it draws a batch: input and target, both (examples, channels, ...) float32 arrays, or tuples of
+such arrays where a network takes several, or an objective looks at several targets."""
 
 LOG = logging.getLogger("cohortex.training")
 
@@ -62,6 +65,8 @@ class Curves:
     loss : list of float
         Mean training loss of each tenth of the steps.
     validation : list of [step, value]
+    told : dict
+        What the objective told of its own (`Objective.told`), by name; the means of each tenth as for the loss.
     stopped : str
         ``steps`` or ``minutes``.
     seconds : float
@@ -71,12 +76,21 @@ class Curves:
     steps: int = 0
     loss: list[float] = field(default_factory=list)
     validation: list[list[float]] = field(default_factory=list)
+    told: dict[str, list[float]] = field(default_factory=dict)
     stopped: str = "steps"
     seconds: float = 0.0
 
     def recipe(self) -> dict[str, Any]:
         """Return what a card says of it; no times, so that the same seed gives the same card."""
-        return {"steps_done": self.steps, "loss": [float(f"{v:.4g}") for v in self.loss], "stopped": self.stopped}
+        own = {name: [_short(v) for v in values] for name, values in self.told.items()}
+        curves = {"loss": [_short(v) for v in self.loss], **({"of_objective": own} if own else {})}
+        if self.validation:
+            curves["validation"] = [[step, _short(value)] for step, value in self.validation]
+        return {"steps_done": self.steps, **curves, "stopped": self.stopped}
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
 
 
 def take_steps(
@@ -91,6 +105,7 @@ def take_steps(
     batch: int = 1,
     rate: Callable[[int], float] | None = None,
     clip: float = 1.0,
+    before: Callable[[int], None] | None = None,
     over: Callable[[], bool] = lambda: False,
     after: Callable[[int, float], None] | None = None,
     checkpoint: Checkpoint | None = None,
@@ -118,6 +133,8 @@ def take_steps(
         The learning rate of a step, as a share of the optimiser's (or of a group's ``largest``). None leaves it as it is.
     clip : float
         Largest norm of the averaged gradient.
+    before : callable, optional
+        ``before(step)`` before the network's own turn: that of the networks which an objective has beside it, see `take_turn`.
     over : callable
         Whether the training's own time is up: the first process decides for all.
     after : callable, optional
@@ -143,7 +160,7 @@ def take_steps(
 
     now, done, began = team(), first, time.monotonic()
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    weight = now.share(batch) / sum(now.gather(now.share(batch)))
+    weight = weight_of(batch)
     losses: list[float] = []
     said = max(1, steps // 20)
     if first >= steps or now.agree(over()):
@@ -153,6 +170,8 @@ def take_steps(
             if rate is not None:
                 for group in optimiser.param_groups:
                     group["lr"] = group.get("largest", optimiser.defaults["lr"]) * rate(done)
+            if before is not None:
+                before(done)
             optimiser.zero_grad(set_to_none=True)
             with now.autocast(device):
                 value = loss(done)
@@ -186,6 +205,43 @@ def take_steps(
     return done
 
 
+def weight_of(batch: int) -> float:
+    """Return the share of a step's batch that this process looks at; all processes call it."""
+    now = team()
+    return now.share(batch) / sum(now.gather(now.share(batch)))
+
+
+def take_turn(network: nn.Module, optimiser: torch.optim.Optimizer, loss: torch.Tensor, weight: float, clip: float | None = None) -> float:
+    """Take one step of a network that an objective has beside the trained one, with all processes of the team.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Whose parameters with ``requires_grad`` the optimiser has.
+    loss : tensor
+        Scalar, the mean over this process's share of the batch.
+    weight : float
+        See `weight_of`.
+    clip : float, optional
+        Largest norm of the averaged gradient.
+
+    Returns
+    -------
+    float
+        The loss over the whole batch.
+    """
+    import torch
+
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    mean, _ = _together(network, parameters, loss, weight, [])
+    if clip is not None:
+        torch.nn.utils.clip_grad_norm_(parameters, clip)
+    optimiser.step()
+    return mean
+
+
 def _together(
     network: nn.Module, parameters: list[nn.Parameter], loss: torch.Tensor, weight: float, words: list[float]
 ) -> tuple[float, list[float]]:
@@ -209,7 +265,7 @@ def _together(
 def fit(
     network: nn.Module,
     sampler: Sampler,
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    objective: Objective | Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     *,
     steps: int,
     seed: int,
@@ -223,7 +279,7 @@ def fit(
     clip: float = 1.0,
     slower: Mapping[str, float] | None = None,
 ) -> Curves:
-    """Train a network in place: AdamW with warm-up and cosine, clipped gradients; at the end it has the averaged weights.
+    """Train a network in place: warm-up and cosine, clipped gradients; at the end it has the averaged weights.
 
     The batch of a step depends on the seed, the step and the number of the process only, so a training that was killed and resumed
     from its checkpoint ends with the same bytes as one that was not (on a CPU, at one number of threads).
@@ -232,8 +288,10 @@ def fit(
     ----------
     network : nn.Module
         With its first weights, the same in all processes; moved to `device`.
-    sampler, loss : callable
-        ``loss(output, target)`` is a scalar.
+    sampler : callable
+    objective : Objective or callable
+        What is made small (`cohortex.training.objectives`), whose own networks learn beside this one and are in the checkpoint; or a
+        plain ``loss(output, target)``, a scalar. AdamW is the optimiser where the objective has no other.
     steps : int
         Steps of the optimiser; the learning rate follows them.
     seed : int
@@ -265,6 +323,8 @@ def fit(
     """
     import torch
 
+    from cohortex.training.objectives.objective import Objective, Plain, Start
+
     network.to(device).train()
     shares = slower or {}
     groups: dict[float, list[torch.Tensor]] = {}
@@ -272,10 +332,12 @@ def fit(
         if parameter.requires_grad:
             groups.setdefault(next((share for prefix, share in shares.items() if name.startswith(prefix)), 1.0), []).append(parameter)
     members = [{"params": some, "largest": rate * share} for share, some in groups.items()]
-    optimiser = torch.optim.AdamW(members, lr=rate, weight_decay=1e-4)
+    checkpoint, clock = checkpoint or Checkpoint(), Clock(minutes)
+    aim = objective if isinstance(objective, Objective) else Plain(objective)
+    aim.begin(Start(network, sampler, steps, batch, rate, seed, device, checkpoint))
+    optimiser = aim.optimiser(members, rate)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    curves, losses, first, clock = Curves(), [], 0, Clock(minutes)
-    checkpoint = checkpoint or Checkpoint()
+    curves, losses, told, first = Curves(), [], {}, 0
     found = checkpoint.load()
     if found is not None:
         tensors, note = found
@@ -283,12 +345,17 @@ def fit(
         for name, value in tensors_of("average", tensors).items():
             average[name].copy_(value)
         restore_optimiser(optimiser, tensors_of("optimiser", tensors))
-        first, losses, curves.validation, clock.used_s = note["step"], note["losses"], note["validation"], note["seconds"]
+        aim.restore(tensors_of("objective", tensors))
+        first, losses, curves.validation, told, clock.used_s = (note[key] for key in ("step", "losses", "validation", "told", "seconds"))
+    drawn: list[tuple[Any, Any]] = []
+
+    def before(step: int) -> None:
+        rng = np.random.default_rng(team().stream(seed, step))
+        drawn[:] = [on_device(device, sampler(rng, team().share(batch))) for _ in range(aim.draws)]
+        aim.before(network, drawn[1:], step, schedule(step, steps))
 
     def loss_of(step: int) -> torch.Tensor:
-        drawn = sampler(np.random.default_rng(team().stream(seed, step)), team().share(batch))
-        source, target = (torch.from_numpy(part).to(device) for part in drawn)
-        return loss(network(source), target)
+        return aim.loss(network, *drawn[0], step)
 
     def after(done: int, mean: float) -> None:
         kept = min(ema, done / (9 + done))
@@ -296,13 +363,16 @@ def fit(
             for name, new in network.state_dict().items():
                 average[name].copy_(torch.lerp(average[name], new, 1 - kept) if new.is_floating_point() else new)
         losses.append(mean)
+        for name, value in aim.told().items():
+            told.setdefault(name, []).append(value)
         if validate is not None and done % max(1, steps // 5) == 0:
             curves.validation.append([done, _with_average(network, average, validate)])
 
     def keep(done: int) -> None:
         tensors = tensors_under("network", network.state_dict()) | tensors_under("average", average)
-        note = {"step": done, "losses": losses, "validation": curves.validation, "seconds": clock.seconds()}
-        checkpoint.save(tensors | tensors_under("optimiser", optimiser_tensors(optimiser)), note)
+        tensors |= tensors_under("objective", aim.state()) | tensors_under("optimiser", optimiser_tensors(optimiser))
+        note = {"step": done, "losses": losses, "validation": curves.validation, "told": told, "seconds": clock.seconds()}
+        checkpoint.save(tensors, note)
 
     curves.steps = take_steps(
         network,
@@ -315,17 +385,19 @@ def fit(
         batch=batch,
         rate=lambda step: schedule(step, steps),
         clip=clip,
+        before=before,
         over=clock.over,
         after=after,
         checkpoint=checkpoint,
         keep=keep,
     )
+    for own in aim.networks().values():
+        team().confirm(own.state_dict())
     if curves.steps > first:
         keep(curves.steps)
     curves.stopped = "steps" if curves.steps == steps else "minutes"
     curves.seconds = clock.seconds()
-    width = max(1, -(-len(losses) // 10))
-    curves.loss = [float(np.mean(losses[i : i + width])) for i in range(0, len(losses), width)]
+    curves.loss, curves.told = _tenths(losses), {name: _tenths(values) for name, values in told.items()}
     network.load_state_dict(average)
     network.eval()
     return curves
@@ -348,9 +420,21 @@ def fresh(build: Callable[[], nn.Module], seed: int) -> nn.Module:
         return build()
 
 
-def squared_error(made: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return the mean squared error."""
-    return ((made - target) ** 2).mean()
+def on_device(device: str, drawn: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Return a batch as tensors on a device; arrays in tuples too."""
+    import torch
+
+    def moved(part: Any) -> Any:
+        return tuple(map(moved, part)) if isinstance(part, tuple) else torch.from_numpy(part).to(device)
+
+    source, target = drawn
+    return moved(source), moved(target)
+
+
+def _tenths(values: list[float]) -> list[float]:
+    """Return the means of ten stretches of a list."""
+    width = max(1, -(-len(values) // 10))
+    return [float(np.mean(values[i : i + width])) for i in range(0, len(values), width)]
 
 
 def _with_average(network: nn.Module, average: Mapping[str, torch.Tensor], validate: Callable[[nn.Module], float]) -> float:

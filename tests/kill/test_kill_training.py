@@ -23,6 +23,12 @@ def denoise(folder: Path) -> None:
     train_denoise(cohort(), {"default": {"training": {"steps": 60, "batch": 2, "patch": 28, "filters": 4}}}, 3, "cpu", folder)
 
 
+def adversarial(folder: Path) -> None:
+    from tests.unit.test_denoise_training import cohort, section_for
+
+    train_denoise(cohort(), section_for("wgan_vgg", steps=8), 3, "cpu", folder)
+
+
 def classes(folder: Path) -> None:
     from tests.unit.test_classify_stage import SECTION, cohort
 
@@ -35,7 +41,7 @@ def joint(folder: Path) -> None:
     regseg.train_regseg(joint_images(), joint_section(), 3, "cpu", folder)
 
 
-TRAININGS = {"denoise": denoise, "classify": classes, "regseg": joint}
+TRAININGS = {"denoise": denoise, "adversarial": adversarial, "classify": classes, "regseg": joint}
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +111,7 @@ def test_a_training_that_is_killed_ends_with_the_bytes_of_one_that_was_not(undis
 
 
 # of regseg, which prepares long, tests/unit/test_training_together.py has it
-@pytest.mark.parametrize("undisturbed", ["denoise", "classify"], indirect=True)
+@pytest.mark.parametrize("undisturbed", ["denoise", "adversarial", "classify"], indirect=True)
 def test_a_training_whose_attempts_are_short_ends_with_the_bytes_of_one_long_attempt(undisturbed, tmp_path):
     name, whole = undisturbed
     attempts, before = 0, use_team(Team(limit=Limit(until=0)))

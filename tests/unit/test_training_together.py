@@ -15,6 +15,7 @@ from cohortex.models.folder import read_card, read_model
 from cohortex.training import loop
 from cohortex.training.launch import over_nodes, watch, without_step
 from cohortex.training.limit import TRY_AGAIN
+from cohortex.training.objectives.pixel import squared_error
 from cohortex.training.run import Order, how_many, interrupted
 from cohortex.training.team import Team
 from tests.train_together import BATCH, STEPS, digest, halves, network
@@ -34,7 +35,7 @@ def pair(tmp_path_factory):
 
 def test_half_a_batch_in_each_of_two_processes_trains_like_the_whole_batch_in_one(pair):
     alone = network()
-    curves = loop.fit(alone, halves(0, 1), loop.squared_error, steps=STEPS, seed=1, batch=BATCH, ema=0.0)
+    curves = loop.fit(alone, halves(0, 1), squared_error, steps=STEPS, seed=1, batch=BATCH, ema=0.0)
     for found in pair[0]:
         np.testing.assert_allclose(found["loss"], curves.loss, rtol=1e-4)
         for mine, value in zip(found["weights"], alone.state_dict().values(), strict=True):
@@ -48,6 +49,14 @@ def test_all_processes_have_the_same_weights_and_each_draws_its_own_images(pair)
     assert first["weights"] == second["weights"]
     assert first["classify"] == second["classify"]
     assert len({*first["drawn"], *second["drawn"]}) == 4
+
+
+def test_a_network_and_its_critic_are_the_same_in_all_processes_and_after_many_attempts(pair):
+    first, second = (found["adversarial"] for found in pair[0])
+    assert first == second
+    assert first["whole"] == first["attempt"]
+    # two steps of the feature network, three of the training
+    assert first["attempts"] == 5
 
 
 def test_processes_whose_weights_differ_stop_with_a_sentence(pair):

@@ -74,6 +74,9 @@ class BlindSpot(nn.Module):
         Pixels up to so many away along every axis are not looked at: 0 is the pixel alone.
     """
 
+    blind_spot = True
+    """No mask is needed to train it on its own noisy input."""
+
     def __init__(self, dimensions: int = 2, filters: int = 32, depth: int = 4, hole: int = 0):
         super().__init__()
         self.branches = nn.ModuleList(_Branch(dimensions, filters, radius + hole, hole, depth) for radius in (1, 2))
