@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -53,37 +51,20 @@ class DpResNet(nn.Module):
         """Return stacks of sinograms (n, 1, view, detector, z) without their noise."""
         return sinogram if self.sinogram is None else sinogram - in_pieces(self.sinogram, sinogram, self.sinogram.halo)
 
-    def forward(self, x: torch.Tensor, phase: str | None = None) -> torch.Tensor:
-        """Return the restored slices, of the input's shape.
+    def train(self, mode: bool = True) -> DpResNet:
+        """Go into training or out of it; the norms of a part of which no parameter is trained stay as they are."""
+        super().train(mode)
+        for part in (self.sinogram, self.image):
+            if part is not None and not any(value.requires_grad for value in part.parameters()):
+                part.eval()
+        return self
 
-        Parameters
-        ----------
-        x : (n, 1, x, y, z) tensor
-        phase : str, optional
-            One of `phases`: the result of that part, of which alone there are gradients. None is the whole network.
-        """
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the restored slices, of the input's shape."""
         if self.sinogram is not None:
-            if phase == "image":
-                with _resting(self.sinogram), torch.no_grad():
-                    x = self._projected(x, self.sinogram)
-            else:
-                x = self._projected(x, self.sinogram)
-        return x if self.image is None or phase == "sinogram" else x - in_pieces(self.image, x, self.image.halo)
-
-    def _projected(self, x: torch.Tensor, part: ResidualStack) -> torch.Tensor:
-        way = scanner((x.shape[2], x.shape[3]), self.views)
-        return x - way.reconstruct(in_pieces(part, way.project(x), part.halo))
-
-
-@contextmanager
-def _resting(part: nn.Module) -> Iterator[None]:
-    """Keep a part in evaluation mode for a while: its norms do not learn."""
-    before = part.training
-    part.eval()
-    try:
-        yield
-    finally:
-        part.train(before)
+            way = scanner((x.shape[2], x.shape[3]), self.views)
+            x = x - way.reconstruct(in_pieces(self.sinogram, way.project(x), self.sinogram.halo))
+        return x if self.image is None else x - in_pieces(self.image, x, self.image.halo)
 
 
 def dp_resnet(filters: int = 32, blocks: int = 2, domains: Literal["both", "projection", "image"] = "both", views: int = 0) -> DpResNet:
