@@ -15,8 +15,8 @@ from cohortex.models.superresolve.layers import first_weights, to_voxels
 FILTERS = (50, 100)
 """Of the two hidden layers."""
 
-QUIETEST, LOUDEST = -14.0, 2.0
-"""Bounds of the logarithm of the variance, in the network's range 0..1."""
+MIDDLE, SPREAD = -6.0, 8.0
+"""The logarithm of the variance in the network's range 0..1 begins near the first and stays within the second of it."""
 
 FIRST_RATE = -4.0
 """First value of the logarithm of the dropout's rate."""
@@ -129,7 +129,7 @@ class BayesianEspcn(nn.Module):
             last = self.variance.layers[-1]
             with torch.no_grad():
                 last.weight.mul_(0.1)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
-            nn.init.constant_(last.bias, -6.0)  # pyright: ignore[reportArgumentType]
+            nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType]
 
     @property
     def halo(self) -> tuple[int, int, int]:
@@ -164,7 +164,8 @@ class BayesianEspcn(nn.Module):
         """
         if self.variance is None:
             raise ValueError("this network was built without a variance network")
-        return self.variance(x).clamp(QUIETEST, LOUDEST)
+        # Not cut off, so that a variance that went to a bound finds its way back.
+        return MIDDLE + SPREAD * torch.tanh(self.variance(x) / SPREAD)
 
     @torch.no_grad()
     def predict(self, x: torch.Tensor, samples: int = 16, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -111,6 +111,28 @@ OBJECTIVES: dict[str, Kind] = {
         "squared error from reconstructions of most views to those of the others (Noise2Inverse, Hendriksen et al., IEEE TCI 6, 2020)",
         "projections",
     ),
+    "heteroscedastic": Kind(
+        "cohortex.training.objectives.resolving:Heteroscedastic",
+        "likelihood under a mean and a variance of every voxel, and variational dropout's divergence (Tanno et al., MICCAI 2017)",
+        options={"voxels": 1e7},
+    ),
+    "progressive_gan_features": Kind(
+        "cohortex.training.objectives.resolving:ProgressiveGanFeatures",
+        "squared error, Wasserstein critic, distances of features and of textures (after Lyu et al., IEEE TMI 39(9), 2020)",
+        options={
+            "penalty": 10.0,
+            "pixel_weight": 1.0,
+            "feature_weight": 1e-3,
+            "texture_weight": 1e-4,
+            "feature_steps": 300,
+            "feature_width": 16,
+            "critic_weight": 1e-4,
+            "critic_steps": 1,
+            "critic_rate": 1.0,
+            "betas": (0.5, 0.9),
+            "width": 16,
+        },
+    ),
 }
 """All objectives by their name."""
 
