@@ -108,6 +108,14 @@ def needs() -> dict[tuple[str, str], Need]:
     return {(row["job"], row["method"]): Need(**{name: float(row[name] or 0) for name in names}) for row in rows}
 
 
+def need_of(stage: str, method: str) -> Need:
+    """Return what a method of a stage takes; one that is in no line yet takes, of each, what the most demanding of the stage does."""
+    if (stage, method) in needs():
+        return needs()[stage, method]
+    known = [UNMEASURED, *(need for (name, _), need in needs().items() if name == stage)]
+    return Need(**{each.name: max(getattr(need, each.name) for need in known) for each in fields(Need)})
+
+
 # --- what a job is given ---------------------------------------------------------------------------------------
 
 

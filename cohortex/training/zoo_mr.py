@@ -27,8 +27,9 @@ from cohortex.models import registry
 from cohortex.models.folder import read_model, write_model
 from cohortex.training import cards
 from cohortex.training.checkpoint import Journal, open_journal
-from cohortex.training.loop import Curves, fit, fresh, squared_error
+from cohortex.training.loop import Curves, fit, fresh
 from cohortex.training.mr_patches import LEVELS, Clean, clean_images, draw, simulated
+from cohortex.training.objectives.pixel import squared_error
 from cohortex.training.team import team, use_team
 
 if TYPE_CHECKING:
