@@ -24,6 +24,9 @@ DENOISE: dict[str, Any] = {
 }
 """What neither the section nor the network's entry says."""
 
+DENOISE_VALUES = "0..1"
+"""The range of values of the networks that are trained here (`cohortex.models.registry.Expects.values`)."""
+
 NETWORK = "redcnn"
 """Trained where the section names no network."""
 
@@ -55,10 +58,15 @@ def denoise_training(section: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     Refused
-        For an objective, or an option of the network or of the objective, that there is not.
+        For an objective, or an option of the network or of the objective, that there is not; for a network in other units.
     """
     network = denoise_network(section)
     entry = registry.entry("denoise", network)
+    if entry.expects.values != DENOISE_VALUES:
+        raise Refused(
+            f"denoise: the network {network} works in {entry.expects.values} and is not trained by weights: train; name its folder, such as "
+            f"zoo/denoise/{network}, under weights, or another network under method."
+        )
     own = {name: value for name, value in settings_for(section, "default").get("training", {}).items() if value is not None}
     filters = own.pop("filters", None)
     chosen = {**DENOISE, **entry.training, **own}

@@ -15,6 +15,7 @@ from cohortex.models.intensity import unit_range
 from cohortex.stages import denoise as stage
 from cohortex.stages import denoise_units
 from cohortex.training import mr_patches
+from cohortex.training.settings import denoise_training
 from cohortex.volume import Volume
 
 SMALL = {"fine": 4, "coarse": 8, "blocks": 1}
@@ -143,8 +144,13 @@ def test_the_range_is_the_noise():
 
 
 def test_an_image_without_noise_comes_back_as_it_is(models):
-    flat = np.full((12, 12, 12), 7.0)
-    np.testing.assert_array_equal(stage.denoise(image(flat), SETTINGS, models, 0).content.data, flat)
+    clean = phantom((24, 24, 24))
+    np.testing.assert_array_equal(stage.denoise(image(clean), SETTINGS, models, 0).content.data, clean)
+
+
+def test_it_is_not_trained_by_the_stage_which_says_what_to_do_instead():
+    with pytest.raises(Refused, match="zoo/denoise/frame_unet, under weights"):
+        denoise_training({"default": {"method": "frame_unet", "weights": "train"}})
 
 
 def test_an_image_around_zero_is_not_for_it(models):

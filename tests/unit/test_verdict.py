@@ -102,7 +102,7 @@ def test_no_image_at_all_is_not_fine(tmp_path):
 def test_the_script_writes_its_sentence_or_ends_with_it(plain, tmp_path, root, share, fine):
     config = tolerate(share) | {"work": str(plain)}
     told = tmp_path / "verdict.txt"
-    snakemake = SimpleNamespace(params=SimpleNamespace(config=json.dumps(config)), output=[str(told)])
+    snakemake = SimpleNamespace(input=[], params=SimpleNamespace(config=json.dumps(config)), output=[str(told)])
     code = compile((root / "scripts" / "verdict.py").read_text(encoding="utf-8"), "verdict.py", "exec")
     if fine:
         exec(code, {"snakemake": snakemake})

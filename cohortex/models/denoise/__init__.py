@@ -137,5 +137,6 @@ ENTRIES = [
         factory="cohortex.models.denoise.frame_unet:frame_unet",
         expects=Expects(dimensions=3, values="units of the noise"),
         options={"fine": 32, "coarse": 64, "blocks": 3},
+        training={"objective": "squared_error"},
     ),
 ]
