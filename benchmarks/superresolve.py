@@ -6,7 +6,7 @@
 Without ``--proof``: every image is averaged over slices of 2, 4 and 6 voxels along an in-plane axis and made fine again; PSNR in the
 foreground, in dB over the cubic spline through the slices. The images are those that the card of the shipped model names as
 validation, and heads of the demo's own seed. In the middle 32 voxels of the other in-plane axis, or everywhere (``--whole``). Means
-over subjects with 95 % intervals. Last line: FIGURE.
+over subjects, and over the real and the simulated ones apart, with 95 % intervals. Last line: FIGURE.
 
 With ``--proof``: the systems of a row are trained with equal small budgets on simulated heads and compared on others; the last line
 says whether the row's statement holds. ``--proof mismatch`` trains on one way of making slices and tests on the others (row S01).
@@ -139,6 +139,9 @@ def compare(images: Sequence[Image], model: Loaded, other: Loaded, whole: bool) 
             figures |= {f"x{factor:g}_{name}": mean}
             if name == "gain":
                 figures |= {f"x{factor:g}_low": low, f"x{factor:g}_high": high}
+                for kind, wanted in (("real", False), ("simulated", True)):
+                    rows = [(s, v) for s, v in zip(subjects, values, strict=True) if s.startswith("demo") is wanted]
+                    figures |= {f"x{factor:g}_{kind}": interval(*zip(*rows, strict=True))[0]} if rows else {}
     return figures
 
 
