@@ -68,7 +68,7 @@ INTENDED = (
 LIMITS = (
     "Not for CT, for images with values around zero (phase, maps, z-scores), for noise that varies much over the image (parallel imaging "
     "at high factors) or is strongly correlated; detail below the noise is smoothed as by every denoiser. Trained on few real brains. "
-    "Not for clinical use."
+    "Where its gain over the transform or BM4D, under metrics, is not above zero, these are the better choice. Not for clinical use."
 )
 FLOOR = 1e-3
 """Of the squared error of a patch, in units of the noise: patches of air, which are easy, do not matter more than this."""
