@@ -64,8 +64,8 @@ def denoise_training(section: Mapping[str, Any]) -> dict[str, Any]:
     entry = registry.entry("denoise", network)
     if entry.expects.values != DENOISE_VALUES:
         raise Refused(
-            f"denoise: the network {network} works in {entry.expects.values} and is not trained by weights: train; name its folder, such as "
-            f"zoo/denoise/{network}, under weights, or another network under method."
+            f"denoise: the network {network} works in {entry.expects.values} and is not trained by weights: train; name its folder, such "
+            f"as zoo/denoise/{network}, under weights, or another network under method."
         )
     own = {name: value for name, value in settings_for(section, "default").get("training", {}).items() if value is not None}
     filters = own.pop("filters", None)
