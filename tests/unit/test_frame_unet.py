@@ -243,3 +243,14 @@ def test_a_training_that_goes_on_at_its_checkpoints_ends_with_the_same_weights(t
         (tmp_path / "b" / file.name).write_bytes(file.read_bytes())
     resumed, _ = zoo_mr.trained([clean()], training, 5, Journal(tmp_path / "b"))
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+def test_bfloat16_is_taken_where_it_differs_by_little_of_the_noise(models, monkeypatch):
+    noisy, auto = with_noise(phantom((40, 36, 30)), 0.05), {**SETTINGS, "precision": "auto"}
+    monkeypatch.setattr("cohortex.inference.computes_bfloat16", lambda device: True)
+    full = stage.denoise(image(noisy), SETTINGS, models, 0).content.array()
+    half = stage.denoise(image(noisy), auto, models, 0).content.array()
+    difference = np.sqrt(np.mean((half - full) ** 2)) / 0.05
+    assert 0 < difference < 1.3 * denoise_units.SAME
+    monkeypatch.setattr(denoise_units, "SAME", difference / 4)
+    np.testing.assert_array_equal(stage.denoise(image(noisy), auto, models, 0).content.array(), full)
