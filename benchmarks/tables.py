@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md and docs/cluster.md out of the records in benchmarks/results.
+"""The tables of docs/performance.md, docs/cluster.md and docs/restoration.md out of the records in benchmarks/results.
 
 ``python -m benchmarks.tables`` writes them between the pages' markers; what stands outside of markers is left as it is.
 ``python -m benchmarks.tables --run [BENCHMARK ...] [--bm4d /path/to/other/python] [--slurm]`` measures first, on a machine that should have
@@ -25,7 +25,11 @@ from benchmarks.record import ROOT, TARGETS, markdown
 
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
-PAGES = {PAGE: ("filters", "files", "inference", "blocks"), ROOT / "docs" / "cluster.md": ("scale", "overhead", "faults")}
+PAGES = {
+    PAGE: ("filters", "files", "inference", "blocks"),
+    ROOT / "docs" / "cluster.md": ("scale", "overhead", "faults"),
+    ROOT / "docs" / "restoration.md": ("denoise",),
+}
 """The pages, and the benchmarks that each shows."""
 PLACE = re.compile(r"(<!-- measured: ([a-z0-9]+) ?([a-z0-9]*) -->\n).*?(<!-- end -->)", re.DOTALL)
 BESIDES = ("--bm4d", "--report", "--slurm")
