@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import subprocess
+import sys
 
 import pytest
 import yaml
