@@ -83,7 +83,7 @@ def fitted(measured: Sequence[Used]) -> Need:
     return Need(base_mb, held, streamed, start_s, item_s, seconds_mb, max(used.disk_mb / n for used, n in zip(measured, size, strict=True)))
 
 
-SPAN = 2.5
+SPAN = 2.4
 """A factor is believed where the largest measurement is on so many times what the smallest one is on."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -303,9 +303,34 @@ def _denoising_steps(section: Mapping[str, Any]) -> float:
     return training["steps"] * training["batch"] * pixels * turns * width**2 / MB
 
 
+ROOMY_MB, ROOMY_S = 4000.0, 1000.0
+"""What a training asks for beside its images, and for a million voxels, where it is larger than what was measured or of another network."""
+
+
+def _as_measured(task: str, section: Mapping[str, Any]) -> bool:
+    """Return whether a training is of the network, and at most of the size of a step, of which ``needs.tsv`` was measured."""
+    settings = section.get("default", {})
+    budget = settings.get("training", {})
+    if task == "denoise":
+        from cohortex.training.settings import denoise_network, denoise_training
+
+        told = denoise_training(section)
+        return denoise_network(section) == "redcnn" and isinstance(told["patch"], int) and told["batch"] * told["patch"] ** 2 <= 4 * 40**2
+    if task == "superresolve":
+        size = (budget.get("batch") or 4) * (budget.get("patch") or 14) ** 3
+        return settings.get("method") == "subslice" and size <= 4 * 14**3
+    if task == "classify":
+        return budget["batch"] * math.prod(settings["input"]["size"]) <= 8 * 40 * 48 * 40
+    small = (settings["network"]["name"], settings["segment_network"]["name"]) == ("voxelmorph_small", "unet3d_small")
+    options = settings["network"].get("options") or settings["segment_network"].get("options")
+    return small and not options and max(budget["crop"], budget["register_crop"]) <= 48 and budget["batch"] <= 2
+
+
 def ask_training(task: str, config: Mapping[str, Any], load: Load) -> Ask:
     """Return what the training of a stage's model takes: its steps, at most its minutes, and reading its images."""
     section, need = config[task], needs()["train", task]
+    if not _as_measured(task, section):
+        need = replace(need, base_mb=max(need.base_mb, ROOMY_MB), seconds_mb=max(need.seconds_mb, ROOMY_S))
     every = sum(part.images for part in load.parts)
     # a training looks at a sample of a large cohort
     images = min(every, {"regseg": 2 * section["default"]["training"].get("pairs", 0), "classify": every}.get(task, SEEN))
@@ -316,4 +341,7 @@ def ask_training(task: str, config: Mapping[str, Any], load: Load) -> Ask:
     seconds = need.start_s + need.item_s * images + steps_s
     # beside its images a training keeps checkpoints and the model, whose size is that of the network
     disk_mb = 500 + MARGIN_MB * need.disk * total_mb
-    return Ask(MARGIN_MB * (need.base_mb + need.held * total_mb) + cuda, MARGIN_S * seconds, disk_mb)
+    processes = config.get("training", {}).get("processes", "auto")
+    together = processes if isinstance(processes, int) else 1
+    memory = MARGIN_MB * together * (need.base_mb + need.held * total_mb) + cuda
+    return Ask(memory, MARGIN_S * seconds, disk_mb)

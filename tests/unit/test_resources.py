@@ -128,6 +128,22 @@ def test_a_training_asks_by_its_steps_its_minutes_and_a_sample_of_a_large_cohort
     assert asked(many).disk_mb >= asked(few).disk_mb >= 500
 
 
+def test_a_training_that_was_not_measured_asks_for_room_and_each_process_for_its_own(config):
+    def asked(task, processes="auto", **changes):
+        section = {"default": {**config[task]["default"], **changes}}
+        return ask_training(task, {**config, task: section, "training": {"processes": processes}}, images(10, count=8))
+
+    for task in ("denoise", "superresolve", "regseg", "classify"):
+        assert asked(task).memory_mb < 0.7 * resources.ROOMY_MB
+        assert asked(task, processes=4).memory_mb == pytest.approx(4 * asked(task).memory_mb)
+    assert asked("denoise", method="smgan").memory_mb >= resources.ROOMY_MB
+    patch = {**config["denoise"]["default"]["training"], "patch": 128}
+    assert asked("denoise", training=patch).memory_mb >= resources.ROOMY_MB
+    assert asked("superresolve", method="saint").memory_mb >= resources.ROOMY_MB
+    assert asked("regseg", network={"name": "voxelmorph", "options": {}}).memory_mb >= resources.ROOMY_MB
+    assert asked("classify", input={"size": [80, 96, 80], "spacing_mm": 2.0}).memory_mb >= resources.ROOMY_MB
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.tuples(st.floats(1, 500), st.floats(100, 10**4)), min_size=1, max_size=8),
