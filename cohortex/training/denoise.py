@@ -96,8 +96,8 @@ def train_denoise(images: Sequence[Image], section: Mapping[str, Any], seed: int
     scans = scans_for(train, section, training, reads, seed)
 
     network = fresh(lambda: registry.build("denoise", name, **training["options"]), seed)
-    if name == "redcnn":
-        first_weights(network, seed)
+    if hasattr(network, "first_weights"):
+        network.first_weights(seed)  # pyright: ignore[reportCallIssue]
     shape = shape_of(network, expects, training["patch"], reads)
     watched = _watched(held_out, section, training, shape, seed)
     phases = getattr(network, "phases", ())
@@ -141,21 +141,6 @@ def train_denoise(images: Sequence[Image], section: Mapping[str, Any], seed: int
     examples = examples_of(network, source, wanted, device, KINDS[reads])
     kept = shown(recipe, examples, _measured_by(reads) if watched else "")
     leave_model(folder, card, network.state_dict(), journal, kept)
-
-
-def first_weights(network: nn.Module, seed: int) -> None:
-    """Give RED-CNN weights that keep the size of what passes (He et al. 2015), the last layer small ones: it begins near the identity."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, value in network.named_parameters():
-            if name.endswith("bias"):
-                value.zero_()
-            else:
-                last = name.startswith("decoder.4")
-                inputs = value.shape[0 if name.startswith("decoder") else 1] * value[0, 0].numel()
-                value.normal_(0, (0.1 if last else 1.0) * (2 / inputs) ** 0.5, generator=generator)
 
 
 # --- the curve of validation -----------------------------------------------------------------------------------

@@ -84,8 +84,8 @@ def train_superresolve(images: Sequence[Image], section: Mapping[str, Any], seed
     training = {**TRAINING, **entry.training, **given}
     options = {**({"residual": training["residual"]} if name == "srcnn3d" else {}), **training["options"]}
     network = fresh(lambda: registry.build("superresolve", name, **options), seed)
-    if name == "srcnn3d" and training["residual"]:
-        first_weights(network, seed)
+    if hasattr(network, "first_weights"):
+        network.first_weights(seed)  # pyright: ignore[reportCallIssue]
     fed = fitted(name, options, network)
     low, high = (fed.factor,) * 2 if fed.factor else (float(f) for f in training["factors"])
     manner = Manner(settings.get("profile", "box"), training["degradation"], bool(training["remap"]), bool(training["even"]))
@@ -218,32 +218,6 @@ def drawer(
         return ((source, np.array([factor], np.float32)), target) if fed.any_factor else (source, target)
 
     return one
-
-
-def first_weights(network: nn.Module, seed: int) -> None:
-    """Let a residual SRCNN3D begin as the interpolation itself, looking at differences.
-
-    The first filters are random under a Gaussian window and sum to zero, since the missing detail does not depend on the mean; the
-    last layer is near zero.
-    """
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    ticks = torch.arange(9) - 4.0
-    window = torch.exp(-(ticks[:, None, None] ** 2 + ticks[None, :, None] ** 2 + ticks**2) / (2 * 1.6**2))
-    filters = torch.randn(64, 9, 9, 9, generator=generator) * window
-    filters -= window * (filters.sum((1, 2, 3), keepdim=True) / window.sum())
-    filters *= 5 / filters.square().sum((1, 2, 3), keepdim=True).sqrt()
-    with torch.no_grad():
-        for name, value in network.named_parameters():
-            if name == "features.weight":
-                value.copy_(filters[:, None])
-            elif name == "mapping.weight":
-                value.normal_(0, (2 / 64) ** 0.5, generator=generator)
-            elif name == "reconstruction.weight":
-                value.mul_(0.1)
-            else:
-                value.zero_()
 
 
 def metrics(

@@ -55,7 +55,7 @@ def test_a_network_without_a_variance_learns_by_the_squared_error():
     network = loop.fresh(lambda: registry.build("superresolve", "bayesian_espcn", variance=False, dropout=False), 0).train()
     x, y = torch.rand(1, 1, 4, 4, 4), torch.rand(1, 1, 4, 4, 8)
     found = objectives.build("heteroscedastic").loss(network, x, y, 0)
-    assert float(found) == pytest.approx(float((network(x) - y).square().mean()), rel=1e-5)
+    assert float(found) == pytest.approx((network(x) - y).square().mean().item(), rel=1e-5)
 
 
 def trained(name, options, objective, steps, rate=3e-3):

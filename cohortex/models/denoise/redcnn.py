@@ -27,6 +27,18 @@ class RedCnn(nn.Module):
         self.encoder = nn.ModuleList([nn.Conv2d(1 if i == 0 else filters, filters, 5) for i in range(5)])
         self.decoder = nn.ModuleList([nn.ConvTranspose2d(filters, 1 if i == 4 else filters, 5) for i in range(5)])
 
+    def first_weights(self, seed: int) -> None:
+        """Give the layers weights that keep the size of what passes (He et al. 2015), the last one small ones: near the identity."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, value in self.named_parameters():
+                if name.endswith("bias"):
+                    value.zero_()
+                else:
+                    last = name.startswith("decoder.4")
+                    inputs = value.shape[0 if name.startswith("decoder") else 1] * value[0, 0].numel()
+                    value.normal_(0, (0.1 if last else 1.0) * (2 / inputs) ** 0.5, generator=generator)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the restored image."""
         first = torch.relu_(self.encoder[0](x))

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from cohortex.models.superresolve import between
-from cohortex.models.superresolve.layers import CUBE, PLANES, conv, first_weights, to_voxels
+from cohortex.models.superresolve.blocks import Blocks
+from cohortex.models.superresolve.layers import CUBE, PLANES, conv, first_weights
 
 
 def _shape(kernel: tuple[int, int, int] | None, index: int) -> tuple[int, int, int]:
@@ -61,7 +62,7 @@ class PlainUnit(nn.Module):
         return x + self.layers(x)
 
 
-class Csn(nn.Module):
+class Csn(Blocks):
     """Channel splitting network of Zhao et al., IEEE Trans. Image Processing 28(11), 2019, on the slices' grid.
 
     Input (n, 1, x, y, slices); output (n, 1, x, y, slices * factor), added to the interpolated slices. Head, blocks of split units,
@@ -111,17 +112,6 @@ class Csn(nn.Module):
         """Voxels and slices at most this far away decide about a fine voxel."""
         across, through = self._halo
         return across, across, max(through, between.HALO)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the fine grid."""
-        first = y = torch.relu_(self.head(x))
-        found = []
-        for block in self.blocks:
-            y = block(y)
-            found.append(y)
-        y = torch.relu_(self.join(torch.cat(found, 1)) + first)
-        slices = x.shape[-1]
-        return to_voxels(self.last(y), (1, 1, self.factor)) + between.spline(x, between.fine_positions(slices, slices * self.factor))
 
 
 def _middles(width: int, units: int, taps: int) -> list[int]:

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from cohortex.models.superresolve import between
-from cohortex.models.superresolve.layers import conv, first_weights, to_voxels
+from cohortex.models.superresolve.blocks import Blocks
+from cohortex.models.superresolve.layers import conv, first_weights
 
 
 class DensePath(nn.Module):
@@ -40,7 +41,7 @@ class HybridBlock(nn.Module):
         return x + sum(share * path(x) for share, path in zip(shares, self.paths, strict=True))
 
 
-class HybridSr(nn.Module):
+class HybridSr(Blocks):
     """HybridNet of Zheng et al., Medical Physics 47(7), 2020, in three dimensions on the slices' grid.
 
     Hybrid blocks widen the network by a multi-path structure of dense blocks; the features of all blocks are joined, and a sub-pixel
@@ -76,17 +77,6 @@ class HybridSr(nn.Module):
     def halo(self) -> tuple[int, int, int]:
         """Voxels and slices at most this far away decide about a fine voxel."""
         return self.depth, self.depth, max(self.depth, between.HALO)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the fine grid."""
-        first = y = torch.relu_(self.head(x))
-        found = []
-        for block in self.blocks:
-            y = block(y)
-            found.append(y)
-        y = torch.relu_(self.join(torch.cat(found, 1)) + first)
-        slices = x.shape[-1]
-        return to_voxels(self.last(y), (1, 1, self.factor)) + between.spline(x, between.fine_positions(slices, slices * self.factor))
 
 
 def hybrid_sr(factor: int = 2, width: int = 32, growth: int = 16, blocks: int = 3, branches: int = 3) -> HybridSr:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -100,9 +101,9 @@ class Adversarial(Objective):
         self.turns = torch.optim.Adam(self.critic.parameters(), lr=start.rate * self.critic_rate, betas=self.betas)
         self.weight = weight_of(start.batch)
 
+    @abstractmethod
     def new_critic(self, edges: Sequence[int]) -> nn.Module:
         """Return a critic of patches with these edges."""
-        raise NotImplementedError
 
     def networks(self) -> Mapping[str, nn.Module]:
         """Return the critic."""
@@ -130,17 +131,17 @@ class Adversarial(Objective):
         self.critic.requires_grad_(False)
         self._told["critic_gap"] = self._gap
 
+    @abstractmethod
     def judgement(self, real: torch.Tensor, made: torch.Tensor, step: int, number: int) -> torch.Tensor:
         """Return the critic's loss and note its gap."""
-        raise NotImplementedError
 
+    @abstractmethod
     def persuasion(self, made: torch.Tensor) -> torch.Tensor:
         """Return what the network makes small of what the critic says."""
-        raise NotImplementedError
 
+    @abstractmethod
     def content(self, made: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the rest of the network's loss."""
-        raise NotImplementedError
 
     def loss(self, network: nn.Module, source: Any, target: Any, step: int) -> torch.Tensor:
         """Return the content term and what the critic says."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,7 @@ class Start:
     checkpoint: Checkpoint
 
 
-class Objective:
+class Objective(ABC):
     """What a training makes small. Override `loss`, and whatever else the objective needs.
 
     The order of calls: `begin` once, then for each step `before` (turns of the objective's own networks, each with its own batch) and
@@ -84,7 +85,9 @@ class Objective:
         """
         return torch.optim.AdamW(groups, lr=rate, weight_decay=1e-4)
 
-    def before(self, network: nn.Module, batches: Sequence[tuple[Batch, Batch]], step: int, share: float) -> None:
+    def before(  # noqa: B027  (most have no networks of their own)
+        self, network: nn.Module, batches: Sequence[tuple[Batch, Batch]], step: int, share: float
+    ) -> None:
         """Take the turns of the objective's own networks before the network's step.
 
         Parameters
@@ -97,6 +100,7 @@ class Objective:
             The learning rate of this step as a share of the largest.
         """
 
+    @abstractmethod
     def loss(self, network: nn.Module, source: Any, target: Any, step: int) -> torch.Tensor:
         """Return what is made small, a scalar: the mean over this process's share of the batch.
 
@@ -108,7 +112,6 @@ class Objective:
             On the device.
         step : int
         """
-        raise NotImplementedError
 
     def told(self) -> Mapping[str, float]:
         """Return numbers of the last step for the card's curves, by name; each step gives the same names."""
