@@ -1,6 +1,6 @@
 """How well a network trained on simulated motion sees it, and whether an order from easy to hard helps.
 
-    python -m benchmarks.motion [--seeds 3] [--heads 16] [--held-out 10] [--steps 400] [--data ../shared/data]
+    python -m benchmarks.motion [--seeds 5] [--heads 16] [--held-out 10] [--steps 400] [--data ../shared/data] [--save FILE]
 
 Slices of simulated T1w heads are spoiled in k-space (cohortex.training.motion). For each seed the same network learns the same
 examples in two orders, sorted from severe to slight motion and as they were drawn, and is judged by the AUC on slices of heads that
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.workflow import ROOT
+from benchmarks.record import ROOT, Run, Table, add_save
 from cohortex.demo.anatomy import make_head, paint
 from cohortex.demo.tissues import mr_contrast
 from cohortex.filters.resample import resample
@@ -68,13 +68,15 @@ def main() -> None:
     import torch
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--heads", type=int, default=16)
     parser.add_argument("--held-out", type=int, default=10)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    add_save(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    run = Run("motion", ["numpy", "torch"])
     recipe = Recipe(steps=options.steps)
     train = [s for seed in range(options.heads) for s in head_slices(seed)]
     held = [s for seed in range(1000, 1000 + options.held_out) for s in head_slices(seed)]
@@ -83,6 +85,9 @@ def main() -> None:
     print(f"{len(train)} slices to learn from, {len(held)} of other heads, {len(real)} real")
     moved = draw_examples(real, 4 * len(real), recipe, np.random.default_rng(6)) if real else None
     scores: dict[str, list[float]] = {"curriculum": [], "random": [], "real": []}
+    bands = {f"{least:g} to {most:g} px": (least, most) for least, most in ((0.3, 0.65), (0.65, 1.4), (1.4, 3.0))}
+    columns = {"seed": "d", "order": "", "AUC": ".4f", "low": ".4f", "high": ".4f"} | dict.fromkeys(bands, ".3f")
+    detectors = Table(columns | {"real scans": ".4f", "last losses": ".3f"})
     for seed in range(options.seeds):
         made = draw_examples(train, recipe.steps * recipe.batch, recipe, np.random.default_rng([seed, 1]))
         for order in ("curriculum", "random"):
@@ -91,20 +96,19 @@ def main() -> None:
             value, low, high = delong_interval(test.severity > 0, score)
             scores[order].append(value)
             parts = []
-            for least, most in ((0.3, 0.65), (0.65, 1.4), (1.4, 3.0)):
+            for least, most in bands.values():
                 some = (test.severity == 0) | ((test.severity >= least) & (test.severity < most))
-                parts.append(f"{least}-{most} px {auc(test.severity[some] > 0, score[some]):.3f}")
-            print(
-                f"seed {seed} {order}: AUC {value:.4f} [{low:.4f}, {high:.4f}], {', '.join(parts)}, last losses {np.mean(losses[-20:]):.3f}"
-            )
-            if order == "curriculum" and moved is not None:
-                scores["real"].append(auc(moved.severity > 0, judged(network, moved)))
-                print(f"seed {seed} real scans: AUC {scores['real'][-1]:.4f}")
+                parts.append(auc(test.severity[some] > 0, score[some]))
+            on_real = None if moved is None else auc(moved.severity > 0, judged(network, moved))
+            if order == "curriculum" and on_real is not None:
+                scores["real"].append(on_real)
+            detectors.add(seed, order, value, low, high, *parts, on_real, float(np.mean(losses[-20:])))
     gain, low, high = paired_interval(scores["curriculum"], scores["random"])
-    on_real = f" auc_real={np.mean(scores['real']):.4f}" if real else ""
-    print(
-        f"FIGURE auc_curriculum={np.mean(scores['curriculum']):.4f} auc_random={np.mean(scores['random']):.4f} gain={gain:.4f} "
-        f"low={low:.4f} high={high:.4f}{on_real} seeds={options.seeds} cpu_s={time.process_time():.0f}"
+    figures = {"auc_curriculum": np.mean(scores["curriculum"]), "auc_random": np.mean(scores["random"]), "gain": gain}
+    figures |= {"gain_low": low, "gain_high": high} if low == low else {}
+    figures |= {"auc_real": np.mean(scores["real"])} if scores["real"] else {}
+    run.end(
+        {"detectors": detectors}, {name: float(value) for name, value in figures.items()} | {"cpu_s": time.process_time()}, options.save
     )
 
 

@@ -106,6 +106,15 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         "lost_by_heads": ("<=", 0),
         "begun_again_unkilled": None,
     },
+    "motion": {
+        "auc_curriculum": (">=", 0.9),
+        "auc_random": None,
+        "gain": (">=", 0),
+        "gain_low": None,
+        "gain_high": None,
+        "auc_real": None,
+        "cpu_s": None,
+    },
 }
 """The figures of every benchmark, in the order in which its last line has them, and what is asked of them if anything is."""
 

@@ -1,9 +1,10 @@
 """The tables of docs/performance.md, docs/cluster.md and docs/restoration.md out of the records in benchmarks/results.
 
 ``python -m benchmarks.tables`` writes them between the pages' markers; what stands outside of markers is left as it is.
-``python -m benchmarks.tables --run [BENCHMARK ...] [--bm4d /path/to/other/python] [--slurm]`` measures first, on a machine that should have
-nothing else to do. Without names it measures what stands on docs/performance.md: about 15 minutes, of which `blocks` takes 9, 17 GB of
-memory and 20 GB of disk. Those of docs/cluster.md are named: `scale` (7 minutes), `overhead` (14, with ``--slurm`` 25), `faults` (15).
+``python -m benchmarks.tables --run [BENCHMARK ...] [--bm4d PYTHON] [--bm3d PYTHON] [--slurm]`` measures first, on a machine that should
+have nothing else to do; PYTHON is that of another environment, which has the package. Without names it measures what stands on
+docs/performance.md: about 15 minutes, of which `blocks` takes 9, 17 GB of memory and 20 GB of disk. Those of the other pages are named:
+`scale` (7 minutes), `overhead` (14, with ``--slurm`` 25), `faults` (15), `motion` (4); how long the others took stands on their page.
 
 A place for a table is ``<!-- measured: BENCHMARK TABLE -->`` to ``<!-- end -->``, without a table's name one for all of a benchmark;
 ``<!-- measured: figures -->`` is that of all figures of the page.
@@ -28,12 +29,18 @@ PAGE = ROOT / "docs" / "performance.md"
 PAGES = {
     PAGE: ("filters", "files", "inference", "blocks"),
     ROOT / "docs" / "cluster.md": ("scale", "overhead", "faults"),
-    ROOT / "docs" / "restoration.md": ("denoise",),
+    ROOT / "docs" / "restoration.md": (
+        *("denoise", "denoise_ct", "selfsupervised", "denoise_proofs"),
+        *("superresolve", "superresolve_proofs", "motion"),
+    ),
 }
 """The pages, and the benchmarks that each shows."""
-PLACE = re.compile(r"(<!-- measured: ([a-z0-9]+) ?([a-z0-9]*) -->\n).*?(<!-- end -->)", re.DOTALL)
-BESIDES = ("--bm4d", "--report", "--slurm")
-"""Options that measure something more, and change nothing else."""
+BENCHMARKS = [name for names in PAGES.values() for name in names]
+PLACE = re.compile(r"(<!-- measured: ([a-z0-9_]+) ?([a-z0-9_]*) -->\n).*?(<!-- end -->)", re.DOTALL)
+BESIDES = ("--bm3d", "--bm4d", "--proof", "--report", "--slurm")
+"""Options that measure something more, and change nothing else; of proofs the record has all rows that were ever asked for."""
+MODULES: dict[str, tuple[str, ...]] = {}
+"""Module and words of benchmarks that are not a module of their name."""
 MEETS = {">=": operator.ge, "<=": operator.le}
 
 
@@ -56,7 +63,7 @@ def page(text: str, records: Mapping[str, Mapping[str, Any]]) -> str:
         begin, benchmark, table, end = place.groups()
         if benchmark == "figures":
             lines = summary(records, shown or list(TARGETS))
-        elif benchmark in TARGETS and benchmark not in records:
+        elif benchmark in BENCHMARKS and benchmark not in records:
             lines = [f"Not measured yet: `python -m benchmarks.tables --run {benchmark}`."]
         else:
             found = records.get(benchmark, {}).get("tables", {})
@@ -99,31 +106,47 @@ def about(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def measure(benchmarks: Sequence[str], bm4d: str | None, slurm: bool) -> None:
-    """Run benchmarks one after the other; each leaves its record."""
+def command_of(benchmark: str, bm4d: str | None = None, bm3d: str | None = None, slurm: bool = False) -> list[str]:
+    """Return the words of the command that measures a benchmark and leaves its record.
+
+    Parameters
+    ----------
+    benchmark : str
+    bm4d, bm3d : str, optional
+        Pythons of environments that have these packages; benchmarks that compare with them get them.
+    slurm : bool
+        `overhead` on Slurm, too.
+    """
+    module, *further = MODULES.get(benchmark, (f"benchmarks.{benchmark}",))
+    words = [sys.executable, "-m", module, *further, "--save", str(RESULTS / f"{benchmark}.json")]
+    for option, python, those in (("--bm4d", bm4d, ("filters", "denoise")), ("--bm3d", bm3d, ("denoise_ct",))):
+        if benchmark in those and python is not None:
+            words += [option, python]
+    if benchmark == "overhead" and slurm:
+        words.append("--slurm")
+    if benchmark == "scale":
+        words += ["--report", "10000", "50000"]
+    return words
+
+
+def measure(benchmarks: Sequence[str], **options: Any) -> None:
+    """Run benchmarks one after the other, see `command_of`; each leaves its record."""
     for benchmark in benchmarks:
-        command = [sys.executable, "-m", f"benchmarks.{benchmark}", "--save", str(RESULTS / f"{benchmark}.json")]
-        if benchmark == "filters" and bm4d is not None:
-            command += ["--bm4d", bm4d]
-        if benchmark == "overhead" and slurm:
-            command.append("--slurm")
-        if benchmark == "scale":
-            command += ["--report", "10000", "50000"]
-        print("$ python", *command[1:], flush=True)
-        subprocess.run(command, check=True, cwd=ROOT)
+        words = command_of(benchmark, **options)
+        print("$ python", *words[1:], flush=True)
+        subprocess.run(words, check=True, cwd=ROOT)
 
 
 def main() -> None:
     """Measure, if asked to, and write the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--run", nargs="*", choices=list(TARGETS), help="measure these first; those of docs/performance.md if none is named"
-    )
-    parser.add_argument("--bm4d", help="a Python in whose environment the package bm4d is installed, for `filters`")
+    parser.add_argument("--run", nargs="*", choices=BENCHMARKS, help="measure these first; those of docs/performance.md if none is named")
+    parser.add_argument("--bm4d", help="a Python in whose environment the package bm4d is installed, for `filters` and `denoise`")
+    parser.add_argument("--bm3d", help="a Python in whose environment the package bm3d is installed, for `denoise_ct`")
     parser.add_argument("--slurm", action="store_true", help="`overhead` also on the Slurm of the tests")
     options = parser.parse_args()
     if options.run is not None:
-        measure(options.run or PAGES[PAGE], options.bm4d, options.slurm)
+        measure(options.run or PAGES[PAGE], bm4d=options.bm4d, bm3d=options.bm3d, slurm=options.slurm)
     for path in PAGES:
         path.write_text(page(path.read_text(), read()))
 

@@ -1,11 +1,12 @@
-"""The bake-off of every network of a task, as a page: on simulated heads, and on real scans where ../shared/data is there.
+"""The bake-offs of every network of a task, as pages: on simulated heads, and on real scans where ../shared/data is there.
 
-    python -m benchmarks.zoo denoise | superresolve [--candidates redcnn,...] [--subjects 16] [--steps 600] [--minutes 30]
-        [--images 8] [--only demo,real] [--folder DIR] [--out docs/zoo]
+    python -m benchmarks.zoo [denoise] [superresolve] [--candidates redcnn,...] [--subjects 12] [--steps 100] [--minutes 0.3]
+        [--images 4] [--edge 56] [--only demo,real] [--cores 2] [--folder DIR] [--out docs/zoo]
 
-Runs `snakemake bakeoff_<task>` (docs/bakeoff.md) with the networks of the registry as candidates and writes ``<out>/<task>.md`` with
-command, commit and machine, and a picture of each cohort beside it. The simulated heads are half training, a quarter validation and a
-quarter test subjects of a seed of their own; the real scans are dealt out by subject below. Last line: FIGURE.
+Runs `snakemake bakeoff_<task>` (docs/bakeoff.md), of both tasks at once where none is named, and writes ``<out>/<task>.md`` with command,
+commit and machine, and a picture of each cohort beside it. Candidates are the networks of the registry, each trained, and the model
+folders of ``zoo/<task>`` as they are. The simulated heads are half training, a quarter validation and a quarter test subjects of a seed
+of their own; the real scans are dealt out by subject below. With --folder, what is done already is not done again. Last line: FIGURE.
 """
 
 from __future__ import annotations
@@ -15,16 +16,22 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from benchmarks.real import COLUMNS, rows_of
 from benchmarks.record import ROOT, commit, machine
 from benchmarks.workflow import command, environment
+from cohortex.errors import Refused
 from cohortex.models.registry import entries
 from cohortex.tables import read_table
+from cohortex.training.settings import denoise_training
+
+TASKS = ("denoise", "superresolve")
 
 SEED = 70001
 """Of the simulated heads: no shipped model was trained on them."""
@@ -40,20 +47,59 @@ TITLES = {"demo": "Simulated heads", "real": "Real scans"}
 WIDEST = 700
 """Pixels of a picture in the page."""
 
+ABOUT = (
+    "All networks of the registry, each trained within the same few seconds of one core, and the shipped model folders (`_shipped`), whose "
+    "trainings took longer. So the order of the trained ones says which learn fast; it is not what they reach: for that, give the bake-off "
+    "of your own cohort more steps."
+)
 
-def settings_of(given: argparse.Namespace, cohort: str) -> dict[str, object]:
-    """Return the settings of a bake-off."""
+
+def candidates(task: str, cohort: str) -> list[str | dict[str, Any]]:
+    """Return every network that its stage trains, by name, and the model folders that are shipped."""
+    found: list[str | dict[str, Any]] = []
+    for entry in entries(task):
+        if "reference" in entry.expects.inputs:
+            # Simulated heads have one MR contrast; real ones of which there is a T2w, too.
+            own = {"reference": "T2w"} if cohort == "real" else {"training": {"options": {"inputs": ["image"]}}}
+            found.append({entry.name: {"method": entry.name, **own}})
+        elif task != "denoise" or _trains(entry.name):
+            found.append(entry.name)
+    for card in sorted((ROOT / "zoo" / task).glob("*/card.yaml")):
+        network = yaml.safe_load(card.read_text(encoding="utf-8"))["network"]
+        found.append({f"{card.parent.name}_shipped": {"method": network, "weights": f"zoo/{task}/{card.parent.name}"}})
+    return found
+
+
+def _trains(network: str) -> bool:
+    try:
+        denoise_training({"default": {"method": network}})
+    except Refused:
+        return False
+    return True
+
+
+def settings_of(given: argparse.Namespace, cohort: str) -> dict[str, Any]:
+    """Return the settings of the bake-offs on a cohort."""
+    wanted = given.candidates.split(",") if given.candidates else []
     asked = {
-        "candidates": given.candidates.split(",") if given.candidates else [entry.name for entry in entries(given.task)],
-        "training": {"steps": given.steps, "minutes": given.minutes},
-        "images": given.images,
-        "adjust": None,
+        task: {
+            "candidates": [each for each in candidates(task, cohort) if not wanted or _name(each) in wanted],
+            "training": {"steps": given.steps, "minutes": given.minutes},
+            "images": given.images,
+            "edge": given.edge,
+            "adjust": None,
+        }
+        for task in given.tasks
     }
-    found: dict[str, object] = {"stages": ["acquire", "preprocess", "denoise", "superresolve", "export"], "bakeoff": {given.task: asked}}
+    found: dict[str, Any] = {"stages": ["acquire", "preprocess", "denoise", "superresolve", "export"], "bakeoff": asked}
     if cohort == "demo":
         split = {"train": 0.5, "validation": 0.25, "test": 0.25}
         found["demo"] = {"subjects": given.subjects, "seed": SEED, "prefix": "zoo", "split": split}
     return found
+
+
+def _name(candidate: str | dict[str, Any]) -> str:
+    return candidate if isinstance(candidate, str) else next(iter(candidate))
 
 
 def real_table(folder: Path, data: Path) -> Path:
@@ -67,17 +113,17 @@ def real_table(folder: Path, data: Path) -> Path:
 
 
 def run(given: argparse.Namespace, cohort: str, folder: Path) -> Path:
-    """Run a bake-off in a folder and return where its pages are."""
+    """Run the bake-offs in a folder and return where their pages are."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "zoo.yaml").write_text(yaml.safe_dump(settings_of(given, cohort)), encoding="utf-8")
-    words = [f"bakeoff_{given.task}", "--configfile", str(folder / "zoo.yaml")]
+    words = [*(f"bakeoff_{task}" for task in given.tasks), "--configfile", str(folder / "zoo.yaml")]
     if cohort == "real":
         words += ["--config", f"input={real_table(folder, ROOT.parent / 'shared' / 'data')}"]
     with (folder / "benchmark.log").open("ab") as log:
-        done = subprocess.run(command(*words), cwd=folder, env=environment(), stdout=log, stderr=subprocess.STDOUT)
+        done = subprocess.run(command(*words, cores=given.cores), cwd=folder, env=environment(), stdout=log, stderr=subprocess.STDOUT)
     if done.returncode:
-        raise SystemExit(f"the bake-off failed, see {folder / 'benchmark.log'}")
-    return folder / "results" / "bakeoff" / given.task
+        raise SystemExit(f"a bake-off failed, see {folder / 'benchmark.log'}")
+    return folder / "results" / "bakeoff"
 
 
 def section(pages: Path, cohort: str, task: str, out: Path) -> list[str]:
@@ -95,46 +141,67 @@ def section(pages: Path, cohort: str, task: str, out: Path) -> list[str]:
     return [f"## {TITLES[cohort]}", "", words.strip(), ""]
 
 
+def page(task: str, words: Sequence[str], sections: Sequence[str]) -> str:
+    """Return a page: how it came about, then the sections of the cohorts."""
+    host = machine()
+    lines = [
+        f"# Zoo: {task}",
+        "",
+        f"`python -m benchmarks.zoo {' '.join(words)}`".replace(" `", "`")
+        + f", commit {commit()}, {datetime.now(UTC).date().isoformat()}, {host['processor']} with {host['cores']} cores. "
+        "What the figures mean: [bakeoff.md](../bakeoff.md).",
+        "",
+        ABOUT,
+        "",
+        *sections,
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def told(arguments: Sequence[str]) -> list[str]:
+    """Return a command's arguments without those that name a place."""
+    places = ("--folder", "--out")
+    return [word for i, word in enumerate(arguments) if word not in places and (i == 0 or arguments[i - 1] not in places)]
+
+
 def main() -> None:
-    """Run the bake-offs and write the page."""
+    """Run the bake-offs and write the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=("denoise", "superresolve"))
+    parser.add_argument("tasks", nargs="*", help="denoise, superresolve; both by default")
     parser.add_argument("--candidates", default="", help="names of networks, with commas; all by default")
-    parser.add_argument("--subjects", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--subjects", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--minutes", type=float, default=0.3)
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--edge", type=int, default=56)
     parser.add_argument("--only", default="demo,real")
+    parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "zoo")
     given = parser.parse_args()
+    given.tasks = given.tasks or list(TASKS)
+    if not set(given.tasks) <= set(TASKS):
+        parser.error(f"the tasks are {', '.join(TASKS)}")
     cohorts = given.only.split(",")
     if "real" in cohorts and not (ROOT.parent / "shared" / "data").is_dir():
         print("the optional folder of real scans (../shared/data) is not here: simulated heads only")
         cohorts.remove("real")
     given.out.mkdir(parents=True, exist_ok=True)
-    places = ("--folder", "--out")
-    words = sys.argv[1:]
-    shown = " ".join(word for i, word in enumerate(words) if word not in places and (i == 0 or words[i - 1] not in places))
-    host = machine()
-    lines = [
-        f"# Zoo: {given.task}",
-        "",
-        f"`python -m benchmarks.zoo {shown}`, commit {commit()}, {datetime.now(UTC).date().isoformat()}, {host['processor']} with "
-        f"{host['cores']} cores. What the figures mean: [bakeoff.md](../bakeoff.md).",
-        "",
-    ]
+    sections: dict[str, list[str]] = {task: [] for task in given.tasks}
     figures: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for cohort in cohorts:
-            pages = run(given, cohort, (given.folder or Path(temporary)) / f"{given.task}-{cohort}")
-            lines += section(pages, cohort, given.task, given.out)
-            rows = read_table(pages / "leaderboard.tsv")
-            best = next((row for row in rows if row["chosen"]), None)
-            figures |= {f"{cohort}_systems": str(len(rows)), f"{cohort}_failed": str(sum(row["status"] != "ok" for row in rows))}
-            if best is not None:
-                figures |= {f"{cohort}_chosen": best["system"], f"{cohort}_psnr_gain": best["psnr_gain"] or "0"}
-    (given.out / f"{given.task}.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+            pages = run(given, cohort, (given.folder or Path(temporary)) / cohort)
+            for task in given.tasks:
+                sections[task] += section(pages / task, cohort, task, given.out)
+                rows = read_table(pages / task / "leaderboard.tsv")
+                best = next((row for row in rows if row["chosen"]), None)
+                of = f"{task}_{cohort}"
+                figures |= {f"{of}_systems": str(len(rows)), f"{of}_failed": str(sum(row["status"] != "ok" for row in rows))}
+                if best is not None:
+                    figures |= {f"{of}_chosen": best["system"], f"{of}_psnr_gain": best["psnr_gain"] or "0"}
+    for task in given.tasks:
+        (given.out / f"{task}.md").write_text(page(task, told(sys.argv[1:]), sections[task]), encoding="utf-8")
     print("FIGURE", *(f"{name}={value}" for name, value in figures.items()))
 
 

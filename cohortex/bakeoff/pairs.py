@@ -80,6 +80,16 @@ def chosen(images: Sequence[Image], asked: Mapping[str, Any], splits: Sequence[s
     return [image for split in splits for image in patches.chosen(images, split, asked["images"]) if image.role == "image"]
 
 
+def boxed(image: Image, edge: int) -> Image:
+    """Return an image of which only what a pair is made of is looked at: `edge` voxels along each axis (read when it is asked for)."""
+
+    def cut() -> Volume:
+        array, affine = _cut(image.volume.array(np.float32), image.volume.affine, [edge] * 3)
+        return image.volume.with_data(array, affine)
+
+    return replace(image, opener=cut)
+
+
 def make_pair(task: str, image: Image, asked: Mapping[str, Any], section: Mapping[str, Any], seed: int) -> Pair | str:
     """Return the pair of an image, or why there is none.
 
@@ -95,6 +105,11 @@ def make_pair(task: str, image: Image, asked: Mapping[str, Any], section: Mappin
         Of the bake-off; noise depends on it and on the image alone.
     """
     settings = settings_for(section, image.modality)
+    array = image.volume.array(np.float32)
+    if not np.isfinite(array).all():
+        return "it has voxels that are NaN or infinite"
+    if array.min() == array.max():
+        return f"all its voxels are {array.flat[0]:g}, there is nothing to restore"
     if task == "denoise":
         return _noisy(image, asked, settings, seed_for(seed, image.id, "bakeoff"))
     return _thick(image, asked, settings)

@@ -7,7 +7,8 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from cohortex.allocator import keep_freed_memory
 from cohortex.bakeoff import page
 from cohortex.bakeoff.adjust import Material, run_search
-from cohortex.bakeoff.pairs import Pair, chosen, make_pair
+from cohortex.bakeoff.pairs import Pair, boxed, chosen, make_pair
 from cohortex.bakeoff.restore import restorer
 from cohortex.bakeoff.score import COLUMNS, LESION_COLUMNS, score
 from cohortex.bakeoff.systems import System, adjusted, system_from
@@ -75,12 +76,30 @@ def cohort_images(folders: Sequence[str], records: Sequence[str], work: Path) ->
     return images
 
 
+def looked_at(images: Sequence[Image], system: System, asked: Mapping[str, Any]) -> list[Image]:
+    """Return the images of a training: of validation subjects those boxes alone that the bake-off looks at, which is what its time is for.
+
+    A network that looks at a further contrast has that of their subjects, too, whole.
+    """
+    boxes = {image.id: boxed(image, asked["edge"]) for image in chosen(images, asked, ("validation",))}
+    further = {str(settings["reference"]) for settings in system.section.values() if settings.get("reference")}
+    beside = {image.subject for image in boxes.values()} if further else set()
+    kept = [boxes.get(image.id, image) for image in images]
+    return [i for i in kept if i.row["split"] == "train" or i.id in boxes or (i.subject in beside and i.modality in further)]
+
+
 def pairs_of(images: Sequence[Image], config: dict[str, Any], task: str, seed: int) -> tuple[list[Pair], dict[str, str]]:
     """Return the pairs of validation and test subjects, and why images have none."""
     pairs: list[Pair] = []
     without: dict[str, str] = {}
+    others: dict[str, list[Image]] = {}
+    for image in images:
+        if (image.kind, image.role) == ("image", "image"):
+            others.setdefault(image.subject, []).append(image)
     for image in chosen(images, config["bakeoff"][task]):
-        made = make_pair(task, image, config["bakeoff"][task], config[task], seed)
+        # A network may look at another contrast of the subject (`superresolve.reference`).
+        beside = tuple(sorted((each for each in others.get(image.subject, []) if each.id != image.id), key=lambda each: each.id))
+        made = make_pair(task, replace(image, siblings=beside), config["bakeoff"][task], config[task], seed)
         if isinstance(made, str):
             without[image.id] = made
         else:
@@ -122,6 +141,7 @@ def _train(snakemake: Any, config: dict[str, Any], task: str, work: Path) -> Non
     system = system_from(snakemake.params.system)
     listen_now()
     images = training_images(list(snakemake.input.images), list(snakemake.input.before), work)
+    images = looked_at(images, system, config["bakeoff"][task])
     running = work / "training" / f"bakeoff-{task}-{system.name}"
     become_owner(running, f"bakeoff {task} {system.name}", LOG.warning)
     device = choose_device(snakemake.resources.get("device", "auto"))
@@ -167,7 +187,7 @@ def _adjust(snakemake: Any, config: dict[str, Any], task: str, work: Path) -> No
     pairs, _ = pairs_of(cohort_images(folders, records, work), config, task, seed)
     running = work / "training" / f"bakeoff-{task}-adjust"
     become_owner(running, f"bakeoff {task} adjust", LOG.warning)
-    training = training_images(folders, records, work) if system.trains else []
+    training = looked_at(training_images(folders, records, work), system, config["bakeoff"][task]) if system.trains else []
     if system.kind == "network" and not system.trains:
         system = System(system.task, system.name, system.kind, _with_folder(system, snakemake.params.model))
     device = choose_device(snakemake.resources.get("device", "auto")) if system.kind == "network" else "cpu"

@@ -11,13 +11,15 @@ from cohortex.bakeoff import page
 from cohortex.bakeoff.board import Scored, leaderboard, read_scores, table
 from cohortex.bakeoff.pairs import linear, make_pair
 from cohortex.bakeoff.restore import restorer
-from cohortex.bakeoff.run import score_system
+from cohortex.bakeoff.run import looked_at, pairs_of, score_system
 from cohortex.bakeoff.score import MEASURES, measured, score
 from cohortex.bakeoff.systems import System, adjusted, changed, grid, system_from, system_named, systems_of
 from cohortex.config import check_config
 from cohortex.errors import Refused, Skip
 from cohortex.items import Image
 from cohortex.measures.image_quality import noise_sigma, psnr
+from cohortex.models.folder import write_model
+from cohortex.models.registry import build
 from cohortex.models.superresolve import throughplane as through
 from cohortex.publish import write_json
 from cohortex.tables import write_table
@@ -141,6 +143,37 @@ def test_straight_lines_meet_a_ramp_and_no_pair_is_made_where_there_is_none(conf
     assert make_pair("superresolve", image("3", "test", (36, 40, 1)), asked, config["superresolve"], 0) == "it is a picture"
 
 
+def test_a_training_looks_at_boxes_of_the_validation_subjects_and_at_the_contrast_that_its_network_needs(config):
+    splits = [("1", "train"), ("2", "validation"), ("3", "validation"), ("4", "validation")]
+    images = [image(subject, split, modality=kind) for subject, split in splits for kind in ("T1w", "T2w")]
+    asked = config["bakeoff"]["superresolve"] | {"images": 2}
+    plain, wanting = (system_named(config | {"bakeoff": {"superresolve": asked}}, "superresolve", "srcnn3d") for _ in range(2))
+    wanting = changed(wanting, {"reference": "T2w"})
+    found = {each.id: each.volume.shape for each in looked_at(images, plain, asked)}
+    assert found == {"1_T1w": (36, 40, 20), "1_T2w": (36, 40, 20), "2_T1w": (32, 32, 20), "2_T2w": (32, 32, 20)}, "one of each modality"
+    assert looked_at(images, plain, asked | {"images": 6})[-1].id == "4_T2w"
+    few = looked_at(images, wanting, asked | {"images": 1})
+    assert [each.id for each in few if each.row["split"] == "validation"] == ["2_T1w", "2_T2w"]
+    cut = next(each for each in looked_at(images, plain, asked) if each.id == "2_T1w").volume
+    at = np.round(np.linalg.inv(images[2].volume.affine) @ cut.affine)[:3, 3].astype(int)
+    np.testing.assert_array_equal(cut.array(), images[2].volume.array()[tuple(slice(a, a + n) for a, n in zip(at, cut.shape, strict=True))])
+
+
+def test_what_cannot_be_measured_on_makes_no_pair_and_the_reason_is_said(config):
+    for task in ("denoise", "superresolve"):
+        asked = config["bakeoff"][task] | {"factor": 2}
+        good = image("3", "test")
+        for name, change in {"NaN": np.nan, "infinite": -np.inf}.items():
+            broken = good.volume.array(np.float32).copy()
+            broken[5, 5, 5] = change
+            made = make_pair(task, replace(good, opener=lambda a=broken: good.volume.with_data(a)), asked, config[task], 0)
+            assert made == "it has voxels that are NaN or infinite", name
+        flat = replace(good, opener=lambda: good.volume.with_data(np.full(good.volume.shape, 7.0, np.float32)))
+        assert make_pair(task, flat, asked, config[task], 0) == "all its voxels are 7, there is nothing to restore"
+    slice_of = make_pair("denoise", image("3", "test", (36, 40, 1)), config["bakeoff"]["denoise"], config["denoise"], 0)
+    assert slice_of.truth.shape == (32, 32, 1) and np.isfinite(measured(slice_of, slice_of.start)["psnr"])
+
+
 # --- scores
 
 
@@ -195,6 +228,40 @@ def test_images_that_a_system_is_not_for_are_left_out_and_said(config):
     assert left_out == {"4_T1w": "It is for other voxels."} and not pictures, "the picture is of the first test subject"
     with pytest.raises(Refused, match="none of the 1 images: It is for other"):
         score(pairs[1:2], for_pair, config["bakeoff"]["denoise"], 0)
+
+
+def test_a_network_without_the_contrast_that_it_needs_is_not_scored_as_the_spline(config, tmp_path):
+    options = {"width": 4, "blocks": 1, "depth": 1}
+    card = {
+        **{"name": "two", "task": "superresolve", "network": "progressive_sr", "options": options, "modality": ["any"], "body_part": ["any"]},
+        **{"dimensions": [3], "spacing_mm": {"min": 0.5, "max": 9}, "data": "none", "recipe": {}, "seed": 0, "metrics": []},
+        **{"intended_use": "tests", "limits": "all", "extra": {"factors": [2, 2]}},
+    }
+    write_model(tmp_path / "two", card, build("superresolve", "progressive_sr", **options).state_dict())
+    asked = config["bakeoff"]["superresolve"]
+    asked |= {"factor": 2, "candidates": [{"two": {"method": "progressive_sr", "weights": "two", "reference": "T2w"}}]}
+    t1w, t2w = image("3", "test"), image("3", "test", modality="T2w")
+    two = system_named(config, "superresolve", "two")
+    pairs, without = pairs_of([t1w, t2w, image("4", "test")], config, "superresolve", 0)
+    assert [pair.image.id for pair in pairs] == ["3_T1w", "3_T2w", "4_T1w"] and not without
+    about, rows, _, _ = score_system(two, tmp_path / "two", {}, pairs, config, 0, "cpu")
+    assert about["status"] == "ok" and [row["image"] for row in rows] == ["3_T1w"], "the T2w of 3 is no further contrast to itself"
+    assert set(about["left_out"]) == {"3_T2w", "4_T1w"} and "needs a reference contrast" in about["left_out"]["4_T1w"]
+
+
+def test_what_takes_long_is_not_done_a_second_time_for_the_clock(config, monkeypatch):
+    pairs = [make_pair("denoise", image("3", split), config["bakeoff"]["denoise"], config["denoise"], 5) for split in ("test", "validation")]
+    runs = []
+
+    def for_pair(pair):
+        return lambda array: runs.append(pair.split) or array
+
+    score(pairs, for_pair, config["bakeoff"]["denoise"], 0)
+    assert runs == ["test", "test", "test", "validation"], "twice for the clock, once with lesions"
+    monkeypatch.setattr("cohortex.bakeoff.score.LONG_S", -1.0)
+    runs.clear()
+    score(pairs, for_pair, config["bakeoff"]["denoise"], 0)
+    assert runs == ["test", "test", "validation"]
 
 
 def test_a_system_that_did_not_do_all_validation_images_is_not_chosen(config):

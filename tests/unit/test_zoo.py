@@ -13,17 +13,39 @@ from cohortex.config import check_config
 from cohortex.models.registry import entries
 from cohortex.tables import read_table
 
+GIVEN = Namespace(tasks=["denoise", "superresolve"], candidates="", steps=5, minutes=1.0, images=2, edge=48, subjects=8)
 
-@pytest.mark.parametrize("task", ["denoise", "superresolve"])
+
 @pytest.mark.parametrize("cohort", ["demo", "real"])
-def test_every_network_of_the_registry_is_a_candidate(root, task, cohort):
-    given = Namespace(task=task, candidates="", steps=5, minutes=1.0, images=2, subjects=8)
-    asked = zoo.settings_of(given, cohort)
+def test_every_network_of_the_registry_and_every_shipped_folder_is_a_candidate(root, cohort):
+    asked = zoo.settings_of(GIVEN, cohort)
     shipped = yaml.safe_load((root / "config.yaml").read_text())
-    shipped["bakeoff"][task] |= asked.pop("bakeoff")[task]
-    found = systems_of(check_config({**shipped, **asked}), task)
-    assert {system.name for system in found if system.trains} == {entry.name for entry in entries(task)}
-    assert all(system.section["default"]["training"]["steps"] == 5 for system in found if system.trains)
+    bakeoffs = asked.pop("bakeoff")
+    config = check_config({**shipped, **asked, "bakeoff": {task: shipped["bakeoff"][task] | bakeoffs[task] for task in zoo.TASKS}})
+    for task in zoo.TASKS:
+        found = systems_of(config, task)
+        folders = {f"{path.name}_shipped" for path in (root / "zoo" / task).iterdir()}
+        trained = {system.name for system in found if system.trains}
+        assert {system.name for system in found if system.kind == "network" and not system.trains} == folders
+        # one that the stage does not train stands there with its shipped weights
+        assert {entry.name for entry in entries(task)} - trained <= {name.removesuffix("_shipped") for name in folders}
+        assert len(trained) >= 10
+        assert all(system.section["default"]["training"]["steps"] == 5 for system in found if system.trains)
+
+
+def test_candidates_can_be_named():
+    few = Namespace(**{**vars(GIVEN), "candidates": "cnn_dae,subslice_shipped"})
+    asked = zoo.settings_of(few, "demo")["bakeoff"]
+    assert asked["denoise"]["candidates"] == ["cnn_dae"]
+    assert asked["superresolve"]["candidates"] == [{"subslice_shipped": {"method": "subslice", "weights": "zoo/superresolve/subslice"}}]
+
+
+def test_the_page_says_how_it_came_about_and_names_no_folder():
+    text = zoo.page("denoise", zoo.told(["denoise", "--folder", "/somewhere", "--steps", "9", "--out", "there"]), ["## Simulated heads"])
+    assert (
+        "`python -m benchmarks.zoo denoise --steps 9`, commit" in text and "somewhere" not in text and text.endswith("## Simulated heads\n")
+    )
+    assert "`python -m benchmarks.zoo`, commit" in zoo.page("denoise", [], [])
 
 
 def test_real_subjects_are_in_one_split_and_their_scans_are_there(shared_data, tmp_path):
