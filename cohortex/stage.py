@@ -450,9 +450,11 @@ def numbers(job: Job, rows: Sequence[Mapping[str, Any]], items: Sequence[Item], 
     bad = sum(any(row["status"] in SET_ASIDE for row in done[item.name]["rows"]) for item in items)
     models = {}
     for name, model in job.models.items():
-        from cohortex.models.folder import read_card
+        from cohortex.models.folder import read_card, read_shown
 
-        models[name] = {"sha256": model_sha256(model), "card": read_card(Path(model["folder"]))}
+        folder = Path(model["folder"])
+        shown = read_shown(folder)
+        models[name] = {"sha256": model_sha256(model), "card": read_card(folder), **({"shown": shown} if shown else {})}
     return {
         "stage": job.stage,
         "version": STAGES[job.stage].version,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cohortex.records import TIMING_COLUMNS, write_manifest
 from cohortex.report.previews import checkerboard, orthogonal_views
 from cohortex.tables import write_table
+from cohortex.training.shown import shown
 from cohortex.volume import Volume
 
 STAGES = ["acquire", "preprocess", "denoise", "superresolve", "regseg", "classify", "export"]
@@ -42,7 +44,13 @@ CARD = {
     "spacing_mm": {"min": 0.4, "max": 3.0},
     "data": "Simulated heads made from the MNI152 average, 24 training subjects",
     "simulated": True,
-    "recipe": {"steps": 2000, "loss": "mse"},
+    "recipe": {
+        "steps_done": 2000,
+        "loss": [0.04, 0.012, 0.006, 0.004, 0.0031, 0.0026, 0.0022, 0.002, 0.0019, 0.0018],
+        "validation": [[0, 0.05], [500, 0.0046], [1000, 0.003], [1500, 0.0024], [2000, 0.0021]],
+        "objective": {"name": "squared_error", "about": "mean squared error"},
+        "stopped": "steps",
+    },
     "seed": 7,
     "metrics": [
         {
@@ -213,7 +221,7 @@ def _write(
         "stage": stage,
         "version": 1,
         "section": CONFIG.get(stage, {"default": {}}),
-        "models": {"zoo/denoise/redcnn": {"sha256": CARD["sha256"], "card": CARD}} if learned else {},
+        "models": {"zoo/denoise/redcnn": {"sha256": CARD["sha256"], "card": CARD, "shown": training_shown()}} if learned else {},
         "software": {"cohortex": "0.1.0", "python": "3.11.9", "numpy": "2.4.6", "torch": "2.13.0"},
         "device": "cpu",
         "counts": {},
@@ -221,6 +229,19 @@ def _write(
         "systemic": items >= 5 and lost * 2 > items,
     }
     (folder / "numbers.json").write_text(json.dumps(numbers), encoding="utf-8")
+
+
+def training_shown() -> dict[str, Any]:
+    """Return what a training leaves for the report."""
+    generator = np.random.default_rng(3)
+    x, y = np.meshgrid(np.linspace(-1, 1, 40), np.linspace(-1, 1, 40), indexing="ij")
+    truth = np.where(x**2 + y**2 < 0.7, 0.6 + 0.3 * np.cos(5 * x), 0.0)
+    example = {
+        "with synthetic noise": truth + generator.normal(0, 0.2, truth.shape),
+        "network": truth + generator.normal(0, 0.05, truth.shape),
+        "target": truth,
+    }
+    return shown(CARD["recipe"], [example, example], "mean squared error")
 
 
 class Pictures:

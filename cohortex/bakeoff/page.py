@@ -13,10 +13,9 @@ from cohortex.bakeoff.board import Board, Line, Scored, leaderboard, read_scores
 from cohortex.bakeoff.score import MEASURES
 from cohortex.bakeoff.systems import NOTHING
 from cohortex.publish import atomic_path, write_text
+from cohortex.report.html import environment, policy, source
 from cohortex.report.pictures import png
 from cohortex.tables import write_table
-
-TEMPLATES = Path(__file__).resolve().parents[1] / "report" / "templates"
 
 ENLARGED = 220
 """Pictures are shown with whole multiples of their pixels up to about so many."""
@@ -161,14 +160,14 @@ def html(
     factor: float,
 ) -> str:
     """Return the page as one HTML file with its pictures inside."""
-    import jinja2
-
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    templates = environment()
+    style = source(templates, "style.css")
     sizes = sorted({size for line in board.lines for size in line.recovery})
     honest = _honesty(board)
-    return environment.get_template("bakeoff.html").render(
+    return templates.get_template("bakeoff.html").render(
         title=TITLES[board.task],
-        style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
+        style=style,
+        policy=policy(style),
         facts=facts(board, config),
         headings=_headings(),
         lines=[(line, _cells(line, board), _trained(line)) for line in board.lines],

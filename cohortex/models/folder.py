@@ -28,6 +28,8 @@ CARD = "card.yaml"
 WEIGHTS = "model.safetensors"
 SHOWN = "training.json"
 """What the report shows of a training (`cohortex.training.shown`); not every folder has it."""
+MOST_SHOWN = 1_000_000
+"""Bytes; every batch's record has it."""
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "model_card.schema.json"
 TOLERANCE = 0.01
 """Relative slack of the range of spacings, for spacings that were rounded."""
@@ -98,6 +100,18 @@ def read_card(folder: str | Path) -> dict[str, Any]:
         raise Refused(f"{name} is not readable YAML ({' '.join(str(error).split())}); write it anew or train the model again.") from error
     _check_card(card, name)
     return card
+
+
+def read_shown(folder: str | Path) -> dict[str, Any]:
+    """Return what a training left for the report; nothing where there is no such file, or it is no JSON or absurdly large."""
+    path = Path(folder) / SHOWN
+    try:
+        if path.stat().st_size > MOST_SHOWN:
+            return {}
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_model(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -11,6 +11,9 @@ from markupsafe import Markup
 DOTS = 150
 """With more values than this only those in the tails are drawn as dots."""
 
+FALLS = 20
+"""Times that the largest value of a curve is the smallest one from which on its axis is logarithmic."""
+
 _LEFT, _RIGHT, _WIDTH, _ROW = 140, 14, 460, 34
 
 
@@ -125,6 +128,54 @@ def stacked(parts: Mapping[str, int], total: int, about: str) -> Markup:
             pieces.append(Markup('<rect class="s-{}" x="{:.2f}" y="0" width="{:.2f}" height="14"/>').format(status, at, width))
         at += width
     return Markup("").join([*pieces, Markup("</svg>")])
+
+
+def curves(lines: Sequence[Sequence[tuple[float, float]]], about: str, until: float = 0.0) -> Markup:
+    """Return a chart of one or several curves, the first value of all at the left; of values that fall a lot the axis is logarithmic.
+
+    Parameters
+    ----------
+    lines : sequence of sequences of (x, y)
+        At least one point.
+    about : str
+        What the chart shows, for those who do not see it.
+    until : float
+        The axis of the steps goes so far at least.
+    """
+    xs, ys = ([point[i] for line in lines for point in line] for i in (0, 1))
+    log = min(ys) > 0 and max(ys) > FALLS * min(ys)
+    low, high = (math.log10(min(ys)), math.log10(max(ys))) if log else (min(ys), max(ys))
+    margin = 0.06 * (high - low) or abs(low) * 0.05 or 0.5
+    low, high, last = low - margin, high + margin, max(*xs, until) or 1.0
+
+    def x(value: float) -> float:
+        return 58 + value / last * 286
+
+    def y(value: float) -> float:
+        return 112 - ((math.log10(value) if log else value) - low) / (high - low) * 106
+
+    if log:
+        inside = [
+            c * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for c in (1, 2, 5) if low <= math.log10(c * 10.0**e) <= high
+        ]
+    else:
+        inside = ticks(low, high, 4)
+    grid = Markup('<line class="grid" x1="58" x2="344" y1="{0:.1f}" y2="{0:.1f}"/><text class="row" x="52" y="{1:.1f}">{2}</text>')
+    scale = Markup('<text class="tick" x="{:.1f}" y="126">{}</text>')
+    dot = Markup('<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="2.4"><title>{}: {}</title></circle>')
+    parts = [
+        Markup('<svg class="chart curve" viewBox="0 0 360 148" role="img"><title>{}</title>').format(about),
+        *(grid.format(y(tick), y(tick) + 4, short(tick)) for tick in inside),
+        *(scale.format(x(tick), short(tick)) for tick in ticks(0, last, 4)),
+        Markup('<text class="tick" x="201" y="142">{}</text>').format("steps" + (", values on a logarithmic scale" if log else "")),
+    ]
+    for line in lines:
+        drawn = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line)
+        parts += [
+            Markup('<polyline class="line" points="{}"/>').format(drawn),
+            *(dot.format(x(a), y(b), short(a), short(b)) for a, b in line),
+        ]
+    return Markup("").join([*parts, Markup("</svg>")])
 
 
 def share(value: float, about: str) -> Markup:

@@ -11,6 +11,7 @@ from cohortex.report.charts import short
 from cohortex.report.classes import is_probability
 from cohortex.report.measures import spoken
 from cohortex.report.records import Records, Row, number
+from cohortex.report.training import trained
 
 _SPOKEN = {
     "acquire": "were read, brought into the closest canonical orientation and checked",
@@ -31,8 +32,10 @@ def models(records: Records) -> list[dict[str, Any]]:
             for name, model in (numbers.get("models") or {}).items():
                 card, sha256 = model.get("card") or {}, model.get("sha256", "")
                 called = card.get("name") or _short_path(name)
-                fresh = {"name": called, "sha256": sha256, "card": card, "stages": [], "images": 0, "metrics": _metrics(card)}
-                entry = found.setdefault(sha256 or name, fresh)
+                if (sha256 or name) not in found:
+                    told = {"metrics": _metrics(card), "trained": trained(card, model.get("shown") or {})}
+                    found[sha256 or name] = {"name": called, "sha256": sha256, "card": card, "stages": [], "images": 0, **told}
+                entry = found[sha256 or name]
                 if stage not in entry["stages"]:
                     entry["stages"].append(stage)
                     entry["images"] += sum(_saw(row, called) for row in records.told.get(stage, []))

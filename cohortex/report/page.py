@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 import statistics
 from collections import Counter, defaultdict
@@ -13,11 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from cohortex.items import SET_ASIDE
 from cohortex.publish import sweep, write_json, write_text
-from cohortex.report import charts, classes, images, measures, methods, pictures
+from cohortex.report import charts, classes, html, images, measures, methods, pictures
 from cohortex.report.records import Records, Row, number, read_records, write_union
 from cohortex.runs import COUNTS, how_it_ended, read_runs, status_words
 from cohortex.verdict import Tally, sentence, tally
@@ -103,8 +99,6 @@ def write_report(work: Path, results: Path, config: Mapping[str, Any], stages: S
 
 def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
     """Return the page as text."""
-    from jinja2 import ChainableUndefined, Environment, PackageLoader
-
     chosen = {"pictures": PICTURES, "odd_z": ODD_Z} | dict(config.get("report") or {})
     found = tally(records, config)
     groups = measures.groups_of(records)
@@ -114,19 +108,15 @@ def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
     gallery = pictures.Gallery()
     shown = pictures.choose(records, [row.image for row in found.lost] + [one.image for one in odd], int(chosen["pictures"]))
     pairs = pictures.pairs_by_stage(work, records, shown, gallery)
-    environment = Environment(
-        loader=PackageLoader("cohortex.report"), autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = html.environment()
     environment.filters |= {"short": _short, "count": _count, "duration": _duration}
-    loader = environment.loader
-    assert loader is not None
-    style, script = (Markup(loader.get_source(environment, name)[0]) for name in ("style.css", "script.js"))
+    style, script = (html.source(environment, name) for name in ("style.css", "script.js"))
     return environment.get_template("report.html").render(
         title=_title(config),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         style=style,
         script=script,
-        policy=_policy(style, script),
+        policy=html.policy(style, script),
         config=config,
         records=records,
         tally=found,
@@ -165,12 +155,6 @@ def _title(config: Mapping[str, Any]) -> str:
         return "Demo cohort"
     path = Path(str(config.get("input") or "cohort"))
     return (path.stem if path.suffix == ".tsv" else path.name) or "cohort"
-
-
-def _policy(style: str, script: str) -> str:
-    """Return the content security policy: nothing from anywhere, but for this page's own style, script and pictures."""
-    hashes = ["sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii") for text in (style, script)]
-    return f"default-src 'none'; img-src data:; style-src '{hashes[0]}'; script-src '{hashes[1]}'; base-uri 'none'; form-action 'none'"
 
 
 def _short(value: Any) -> str:

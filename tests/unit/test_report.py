@@ -10,12 +10,14 @@ import shutil
 import numpy as np
 import pytest
 
+from cohortex.models.folder import SHOWN, read_shown
 from cohortex.publish import write_text
 from cohortex.report.page import write_report
 from cohortex.report.pictures import choose, contour_paths
 from cohortex.report.records import read_previews, read_records, safe_cell, write_union
+from cohortex.report.training import trained
 from cohortex.tables import read_table, write_table
-from tests.fake_cohort import CONFIG, SCRIPT, STAGES, write_fake_cohort
+from tests.fake_cohort import CONFIG, SCRIPT, STAGES, training_shown, write_fake_cohort
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +268,47 @@ def test_models_are_shown_with_intervals_intended_use_limits_and_hash(page):
     models = re.search(r'<section id="models".*?</section>', text_of(page), re.S)[0]
     for word in ("redcnn-demo", "95 % interval 3.9 to 4.6", "no interval given", "not for clinical use", "ab" * 32, "Low-dose head CT"):
         assert word in models
+
+
+def test_curves_and_examples_of_a_training_are_shown_with_its_model(page):
+    models = re.search(r'<section id="models".*?</section>', text_of(page), re.S)[0]
+    assert "2\u202f000 steps, mean squared error" in models and "Validation: mean squared error" in models
+    assert models.count('<polyline class="line"') == 2 and models.count('<circle class="dot"') == 15
+    assert "values on a logarithmic scale" in models, "0.04 falls to 0.0018"
+    assert re.findall(r'alt="(.*?), example \d', models) == ["with synthetic noise", "network", "target"] * 2
+    assert models.count('src="data:image/png;base64,iVBOR') == 6
+
+
+def test_rounds_of_a_training_are_one_curve_behind_the_other():
+    recipe = {"rounds": [{"steps_done": 100, "loss": [1.0, 0.9]}, {"steps_done": 50, "loss": [0.5, 0.4], "validation": [[50, -0.1]]}]}
+    found = trained({"recipe": recipe}, {})
+    assert found.words == "150 steps" and [title for title, _ in found.charts] == ["Loss"] and not found.examples
+    assert re.findall(r"<title>(\d[\d.]*): ([\d.]+)</title>", found.charts[0][1]) == [
+        ("25", "1"), ("75", "0.9"), ("112.5", "0.5"), ("137.5", "0.4"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "recipe", [{}, {"loss": "mse"}, {"loss": [None, "x"]}, {"loss": [0.1]}, {"rounds": 3}, {"validation": [[1], 2]}, "text"]
+)
+def test_a_card_without_curves_has_none(recipe):
+    found = trained({"recipe": recipe}, {})
+    assert not found.words and not found.charts and not found.examples
+
+
+def test_pictures_of_a_foreign_model_folder_are_pictures_or_left_out(tmp_path):
+    good = training_shown()["examples"][0]
+    bad = {"script": "x" * 9, "not png": "aGFsbG8=", "number": 3, "too large": good["target"] + "A" * 200_000}
+    assert len(trained({}, {"examples": [good]}).examples) == 1
+    for word, text in bad.items():
+        assert not trained({}, {"examples": [{**good, word: text}]}).examples
+    assert not trained({}, {"examples": "x"}).examples and not trained({}, {"examples": [4, {}]}).examples
+    folder = tmp_path / "model"
+    folder.mkdir()
+    assert read_shown(folder) == {}
+    for content in ("[1]", "{", '{"a": "' + "b" * 1_000_000 + '"}'):
+        (folder / SHOWN).write_text(content)
+        assert read_shown(folder) == {}
 
 
 def test_class_probabilities_stand_beside_the_known_class(page):

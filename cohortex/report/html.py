@@ -1,0 +1,37 @@
+"""What the pages have in common: templates, one style sheet, and a policy that lets a browser load nothing from anywhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def environment() -> Environment:
+    """Return the templates; what is put into them is text, never markup, unless it says so."""
+    from jinja2 import ChainableUndefined, Environment, PackageLoader
+
+    return Environment(
+        loader=PackageLoader("cohortex.report"), autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def source(templates: Environment, name: str) -> Markup:
+    """Return a file beside the templates as it is, to be put into a page whole."""
+    loader = templates.loader
+    assert loader is not None
+    return Markup(loader.get_source(templates, name)[0])
+
+
+def policy(style: str, script: str = "") -> str:
+    """Return the content security policy: nothing from anywhere, but for this page's own style, script and pictures."""
+
+    def own(text: str) -> str:
+        return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii") + "'" if text else "'none'"
+
+    return f"default-src 'none'; img-src data:; style-src {own(style)}; script-src {own(script)}; base-uri 'none'; form-action 'none'"
