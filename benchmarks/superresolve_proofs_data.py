@@ -33,7 +33,7 @@ EDGE, ACROSS = 72, 40
 SECOND = np.array([0.0, 1.0, 0.55, 0.4, 0.1, 0.45, 0.85])
 """Brightness of the labels in the reference contrast, which is like a T2w: fluid is bright."""
 
-TRAINING = {"batch": 2, "patch": 20, "slices": 8, "around": 3, "rate": 2e-3}
+TRAINING = {"batch": 2, "patch": 16, "slices": 8, "around": 3, "rate": 2e-3}
 """Of all, where a row says nothing else."""
 
 
