@@ -65,6 +65,15 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         }.items()
     },
     "superresolve_proofs": {"proofs_holding": None, "proofs_total": None},
+    "selfsupervised": {
+        "selfsupervised_gap": ("<=", 0.5),
+        "n09_gap": ("<=", 0.5),
+        "n09_over_tv": (">=", 1),
+        "n09_over_transform": (">=", 1),
+        "n10_over_filters": (">=", 0),
+        "n10_ct_gap": None,
+        "n10_ct_over_filters": (">=", 0),
+    },
     "blocks": {"outofcore_time": ("<=", 1.2), "outofcore_equal": (">=", 1)},
     "scale": {
         "parse_s": ("<=", 1),

@@ -18,6 +18,9 @@ from cohortex.errors import Refused
 if TYPE_CHECKING:
     from torch import nn
 
+NOISE_UNITS = "units of the noise"
+"""Values of a network whose input is divided by the standard deviation of its noise; 0 stays 0."""
+
 TASKS = ("denoise", "superresolve", "regseg", "classify")
 """The tasks that have networks; each is a package of this one."""
 
@@ -33,7 +36,7 @@ class Expects:
     channels : int
         Channels of its input. A 2-D network with 2 k + 1 channels looks at k adjacent slices on each side; channel k is the slice itself.
     values : str
-        Range of the values that it was made for, such as ``0..1``.
+        Range of the values that it was made for, such as ``0..1``, or `NOISE_UNITS`.
     whole_slices : bool
         It needs slices whole (it projects them and back): they are never cut into blocks along their own two axes.
     grid : {"fine", "slices"}

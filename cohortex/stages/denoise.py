@@ -24,6 +24,9 @@ NETWORKS = tuple(entry.name for entry in registry.entries("denoise"))
 OUTSIDE, MOST_OUTSIDE = 0.02, 0.5
 """Share of the foreground beyond a model's window of intensities from which an image is warned of, and from which it is not for it."""
 
+MEAN = "mean"
+"""``extra.makes`` in the card of a model whose results are means of noisy images, see `makes_means`."""
+
 NOISE_SLACK = 1.5
 """Noise may be so many times below or above what a model was trained on before an image is warned of."""
 
@@ -52,8 +55,8 @@ def denoise(image: Image, settings: Mapping[str, Any], model: Mapping[str, Loade
     image : Image
         Any grid; (x, y, 1) for a picture.
     settings : mapping
-        ``method``: transform (a redundant block DCT, `cohortex.filters.transform`), a network of the registry
-        or none; ``strength``, ``rician``; ``weights``, ``precision``. See ``schemas/stages/denoise.json``.
+        ``method``: transform (a redundant block DCT, `cohortex.filters.transform`), a network of the registry or none; ``strength``;
+        ``rician`` (also of networks that make means, `makes_means`); ``weights``, ``precision``. See ``schemas/stages/denoise.json``.
     model : mapping
         What `load` gave.
     seed : int
@@ -98,7 +101,12 @@ def denoise(image: Image, settings: Mapping[str, Any], model: Mapping[str, Loade
     odd = ""
     if method in NETWORKS:
         odd = beyond_training(loaded.card, look, volume.modality, before)
-        cleaned, precision, fallback = apply_network(loaded, look, volume.modality, settings.get("precision", "float32"))
+        bias = 0.0
+        if makes_means(loaded.card):
+            rician = is_rician(look.low, volume.modality, settings.get("rician", "auto"))
+            bias = before if rician else 0.0
+            step["rician"] = rician
+        cleaned, precision, fallback = apply_network(loaded, look, volume.modality, settings.get("precision", "float32"), bias)
         step |= {"model": loaded.card["name"], "model_sha256": loaded.card["sha256"]}
         measures |= {"model": loaded.card["name"], **told(precision, fallback)}
     else:
@@ -207,13 +215,22 @@ def apply_transform(data: ArrayLike, spacing_mm: tuple[float, float, float], sig
     return run_filter("transform", data, spacing_mm, {"sigma": sigma, "strength": strength, "rician": rician})
 
 
-def apply_network(model: Loaded, look: Survey, modality: str, wanted: str = "float32") -> tuple[Any, str, str]:
+def makes_means(card: Mapping[str, Any]) -> bool:
+    """Tell whether a model makes the mean of an image's noise away, which of magnitudes is above what they would be without noise.
+
+    So does one that learned from noisy scans alone: noise of mean zero about that mean is all that its training could tell from the image.
+    """
+    return (card.get("extra") or {}).get("makes") == MEAN
+
+
+def apply_network(model: Loaded, look: Survey, modality: str, wanted: str = "float32", bias: float = 0.0) -> tuple[Any, str, str]:
     """Run a network over a volume (`cohortex.inference.way_of`), in the range of values of its card, or the usual one of the modality.
 
-    One whose card says units of the noise is 3-D, see `cohortex.stages.denoise_units`.
+    Of one whose card says units of the noise 1 is the image's own noise; a 3-D one is run by `cohortex.stages.denoise_units`.
 
     Values that the card's range leaves out (implants beyond the window, padding below it) stay what they were; blocks with nothing
-    else are not looked at.
+    else are not looked at. `bias` is the standard deviation of Rician noise whose bias is undone in what the network made, in the image's
+    units (`cohortex.filters.transform.rician_amplitude`); 0 undoes none.
 
     Returns
     -------
@@ -225,16 +242,22 @@ def apply_network(model: Loaded, look: Survey, modality: str, wanted: str = "flo
     BadInput
         ``bad-result`` when the network gives NaN or infinite values.
     """
+    from cohortex.filters.transform import rician_amplitude
     from cohortex.inference import choose_precision, run_network, same_image, way_of
     from cohortex.models.intensity import from_unit, to_unit, unit_range_of, values_for
 
     values = model.card.get("values") or values_for(modality)
-    if values["kind"] == "noise":
-        from cohortex.stages.denoise_units import apply_in_noise_units
-
-        return apply_in_noise_units(model, look, wanted)
-    low, high = unit_range_of(look, values)
     expects = registry.expected(registry.entry("denoise", model.card["network"]), model.card.get("options", {}))
+    alike = same_image
+    if values["kind"] == "noise":
+        from cohortex.stages.denoise_units import apply_in_noise_units, same_but_for_noise
+
+        if expects.dimensions == 3:
+            return apply_in_noise_units(model, look, wanted, bias)
+        alike = same_but_for_noise
+    low, high = unit_range_of(look, values)
+    if high <= low:
+        return look.data, "float32", ""
     way = way_of(model.network, expects, look.data.shape)
 
     def known(unit: np.ndarray) -> np.ndarray:
@@ -247,11 +270,11 @@ def apply_network(model: Loaded, look: Survey, modality: str, wanted: str = "flo
         if not np.isfinite(made).all():
             raise BadInput("bad-result", f"The model {model.card['name']} gives values that are not finite for this image; {REMEDY}.")
         array = read_block(look.data, box, (0, 0, 0))
-        return np.where(known(to_unit(array, low, high)), from_unit(made, low, high), array)
+        return np.where(known(to_unit(array, low, high)), rician_amplitude(from_unit(made, low, high), bias), array)
 
     unit = Elementwise(lambda block: to_unit(block, low, high), look.data)
     words: list[str] = []
-    precision = choose_precision(wanted, model.network, unit, model.device, same_image, way=way)
+    precision = choose_precision(wanted, model.network, unit, model.device, alike, way=way)
     made, _ = run_network(
         model.network, unit, way.halo, way.block, model.device, empty=empty, finish=finish, precision=precision, say=words.append, way=way
     )

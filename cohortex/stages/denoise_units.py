@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 from math import gcd
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from cohortex.errors import Skip
 from cohortex.lazy import Elementwise
 from cohortex.models.folder import Loaded
 from cohortex.survey import Survey
+
+if TYPE_CHECKING:
+    import torch
 
 BLOCK = (256, 256, 256)
 """Voxels that go through the network at once: at 32 channels on half the grid some 1.5 GB."""
@@ -25,8 +28,15 @@ BELOW, SHARE = 3.0, 1.0
 """An image is no magnitude when this percentile lies so many standard deviations of its noise below what stands for no signal."""
 
 
-def apply_in_noise_units(model: Loaded, look: Survey, wanted: str = "float32") -> tuple[Any, str, str]:
+def same_but_for_noise(full: torch.Tensor, half: torch.Tensor) -> bool:
+    """Tell whether two outputs, in units of the noise, differ by at most `SAME` (root mean square)."""
+    return float((full - half).square().mean().sqrt()) <= SAME
+
+
+def apply_in_noise_units(model: Loaded, look: Survey, wanted: str = "float32", bias: float = 0.0) -> tuple[Any, str, str]:
     """Run a 3-D network over a volume whose intensities are divided by its estimated noise (``values`` of kind ``noise`` in the card).
+
+    `bias` is that of `cohortex.stages.denoise.apply_network`.
 
     The volume ends where it ends: the network pads by itself, blocks have a halo of true voxels on their inner sides only, and begin at
     multiples of what the network asks for, so the result does not depend on how the volume was cut.
@@ -43,6 +53,7 @@ def apply_in_noise_units(model: Loaded, look: Survey, wanted: str = "float32") -
     """
     import torch
 
+    from cohortex.filters.transform import rician_amplitude
     from cohortex.inference import Runner, choose_precision, grid_of
     from cohortex.models.intensity import from_unit, to_unit, unit_range_of
 
@@ -60,10 +71,7 @@ def apply_in_noise_units(model: Loaded, look: Survey, wanted: str = "float32") -
     reach, multiple = int(model.network.halo), int(model.network.multiple)  # pyright: ignore[reportArgumentType]
     halo = (-(-reach // multiple) * multiple,) * 3
 
-    def alike(full: torch.Tensor, half: torch.Tensor) -> bool:
-        return float((full - half).square().mean().sqrt()) <= SAME
-
-    precision = choose_precision(wanted, model.network, unit, model.device, alike, multiple=multiple)
+    precision = choose_precision(wanted, model.network, unit, model.device, same_but_for_noise, multiple=multiple)
     words: list[str] = []
     runner = Runner(model.network, model.device, BLOCK, precision, words.append)
     result = new_array(look.data.shape)
@@ -74,7 +82,7 @@ def apply_in_noise_units(model: Loaded, look: Survey, wanted: str = "float32") -
             values = read_block(unit, inner, halo, "own")
             made = runner(torch.from_numpy(np.ascontiguousarray(values, np.float32))[None, None])[0, 0].numpy()
             made = without_halo(made, values.shape, inner, halo, "own")
-            result[tuple(slice(a, b) for a, b in inner)] = from_unit(made, low, high)
+            result[tuple(slice(a, b) for a, b in inner)] = rician_amplitude(from_unit(made, low, high), bias)
 
     def one(box: Box) -> None:
         while True:

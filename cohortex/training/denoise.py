@@ -13,8 +13,8 @@ from cohortex.inference import run_network, way_of
 from cohortex.items import Image, settings_for
 from cohortex.measures.image_quality import psnr
 from cohortex.models import registry
-from cohortex.models.intensity import to_unit
-from cohortex.stages.denoise import apply_transform
+from cohortex.models.intensity import from_unit, to_unit
+from cohortex.stages.denoise import MEAN, apply_transform
 from cohortex.training import cards, objectives, patches
 from cohortex.training.denoise_data import (
     LEVELS,
@@ -22,6 +22,7 @@ from cohortex.training.denoise_data import (
     Scan,
     Shape,
     draw,
+    in_units,
     noisy_scan,
     pair_scan,
     prepared,
@@ -85,15 +86,17 @@ def train_denoise(images: Sequence[Image], section: Mapping[str, Any], seed: int
     entry = registry.entry("denoise", name)
     expects = registry.expected(entry, training["options"])
     reads = objectives.kind(training["objective"]["name"]).reads
+    # What is 0 in units of the noise has to mean no signal, as it does in magnitudes.
+    taken = [image for image in images if image.modality != "CT"] if expects.values == registry.NOISE_UNITS else images
     # Networks of one picture see slices; all others need some on top of each other.
     stacks = expects.dimensions == 3 or expects.channels > 1
     train, held_out = (
-        [image for image in patches.chosen(images, split, MOST_IMAGES) if not stacks or image.volume.shape[2] > 1]
+        [image for image in patches.chosen(taken, split, MOST_IMAGES) if not stacks or image.volume.shape[2] > 1]
         for split in ("train", "validation")
     )
     if stacks and not train:
         raise Refused(f"denoise: the network {name} looks at several slices, but the training subjects have pictures only; name another.")
-    scans = scans_for(train, section, training, reads, seed)
+    scans = [in_units(scan, expects, reads) for scan in scans_for(train, section, training, reads, seed)]
 
     network = fresh(lambda: registry.build("denoise", name, **training["options"]), seed)
     if hasattr(network, "first_weights"):
@@ -134,6 +137,10 @@ def train_denoise(images: Sequence[Image], section: Mapping[str, Any], seed: int
         "limits": _limits(reads, training),
         "extra": {"noise": {"min": float(f"{span[0] * min(levels):.4g}"), "max": float(f"{span[1] * max(levels):.4g}")}},
     }
+    if expects.values == registry.NOISE_UNITS:
+        card |= {"values": {"kind": "noise", "low": 0, "high": 1}, "extra": {}}
+    if reads != "pairs":
+        card["extra"]["makes"] = MEAN
     if stacks:
         card["dimensions"] = [3]
     source, target = watched or sampler(scans, shape)(np.random.default_rng([seed, 5]), EXAMPLES)
@@ -155,6 +162,7 @@ def _watched(
         scans = scans_for(few, section, training, shape.reads, seed, max(SHOWN_SLICES, shape.edges[2]))
     except Refused:
         return None
+    scans = [in_units(scan, shape.expects, shape.reads) for scan in scans]
     return sampler(scans, shape)(np.random.default_rng([seed, 4]), WATCHED)
 
 
@@ -166,7 +174,7 @@ def judge(watched: tuple[Any, Any], shape: Shape, device: str) -> Callable[[nn.M
     """
     import torch
 
-    from cohortex.training.objectives.noisy import in_place_of, middle, recorrupted
+    from cohortex.training.objectives.noisy import middle, of_recorrupted, recorrupted
     from cohortex.training.objectives.objective import within
 
     source, target = watched
@@ -177,7 +185,7 @@ def judge(watched: tuple[Any, Any], shape: Shape, device: str) -> Callable[[nn.M
             image, sigma = (torch.from_numpy(part).to(device) for part in target)
             noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(device)
             first, second = recorrupted(image, noise, sigma, SHARE)
-            made = network(in_place_of(given, first))
+            made = of_recorrupted(network, given, first, SHARE)
             errors = (made - within(second, made)).square().mean() - (sigma.square() * (1 + SHARE**-2)).mean()
             return float(errors)
         made = network(given)
@@ -280,10 +288,10 @@ def _with_truth(
 ) -> list[float]:
     """Return the PSNR in dB of what the network makes, of the noisy image, and of the block DCT."""
     noisy = scan.clean + scan.extra * scan.noise[0] if scan.noise else with_noise(scan.clean, scan.sigma, scan.rician, rng)
-    made, shrunk = _cleaned(network, image, scan, noisy, scan.sigma * scan.extra, section, device, expects)
-    truth, *others = (to_unit(a, scan.low, scan.high) for a in (scan.clean, noisy, shrunk))
+    made, shrunk = _cleaned(network, image, scan, noisy, scan.sigma * scan.extra, section, device, expects, scan.rician)
+    truth, *others = (to_unit(a, scan.low, scan.high) for a in (scan.clean, made, noisy, shrunk))
     inside = _inside(scan)
-    return [psnr(truth, a, 1.0, inside) for a in (made, *others)]
+    return [psnr(truth, a, 1.0, inside) for a in others]
 
 
 def _without_truth(
@@ -295,14 +303,17 @@ def _without_truth(
     expects: registry.Expects,
     rng: np.random.Generator,
 ) -> list[float]:
-    """Return the same three, estimated by an image made noisier and one from which that noise was taken away."""
+    """Return the same three, estimated by an image made noisier and one from which that noise was taken away.
+
+    Of magnitudes that one's mean has the bias of their noise, so no method undoes it here.
+    """
     more = np.float32(scan.sigma) * rng.standard_normal(scan.clean.shape, dtype=np.float32)
     noisy, other = scan.clean + SHARE * more, scan.clean - more / SHARE
-    made, shrunk = _cleaned(network, image, scan, noisy, scan.sigma * (1 + SHARE**2) ** 0.5, section, device, expects)
+    made, shrunk = _cleaned(network, image, scan, noisy, scan.sigma * (1 + SHARE**2) ** 0.5, section, device, expects, False)
     inside, unit = _inside(scan), 1 / (scan.high - scan.low)
     variance = (scan.sigma * unit) ** 2 * (1 + SHARE**-2)
-    truth, dct = (to_unit(a, scan.low, scan.high) for a in (other, shrunk))
-    errors = [np.mean((a - truth)[inside].astype(np.float64) ** 2) - variance for a in (made, dct)]
+    truth, *others = (to_unit(a, scan.low, scan.high) for a in (other, made, shrunk))
+    errors = [np.mean((a - truth)[inside].astype(np.float64) ** 2) - variance for a in others]
     doing_nothing = (scan.sigma * unit) ** 2 * (1 + SHARE**2)
     least = 1e-3 * doing_nothing
     return [-10 * float(np.log10(max(error, least))) for error in (errors[0], doing_nothing, errors[1])]
@@ -317,13 +328,15 @@ def _cleaned(
     section: Mapping[str, Any],
     device: str,
     expects: registry.Expects,
+    rician: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the network (in its range) and the block DCT (in the image's units) make of a noisy image."""
+    """Return what the network and the block DCT make of a noisy image, in its units."""
     strength = float(settings_for(section, image.modality).get("strength", 1.0))
-    shrunk = apply_transform(noisy, image.volume.spacing, sigma, strength, scan.rician)
-    unit = to_unit(noisy, scan.low, scan.high)
+    shrunk = apply_transform(noisy, image.volume.spacing, sigma, strength, rician)
+    low, high = (0.0, sigma) if expects.values == registry.NOISE_UNITS else (scan.low, scan.high)
+    unit = to_unit(noisy, low, high)
     way = way_of(network, expects, unit.shape)
-    return run_network(network, unit, way.halo, way.block, device, way=way)[0], shrunk
+    return from_unit(run_network(network, unit, way.halo, way.block, device, way=way)[0], low, high), shrunk
 
 
 def _inside(scan: Scan) -> np.ndarray:

@@ -14,7 +14,7 @@ from cohortex.filters.foreground import foreground
 from cohortex.items import Image, settings_for
 from cohortex.measures.image_quality import noise_sigma
 from cohortex.models.intensity import to_unit, unit_range, values_for
-from cohortex.models.registry import Expects
+from cohortex.models.registry import NOISE_UNITS, Expects
 from cohortex.stages.denoise import apply_transform, is_rician
 from cohortex.training import patches
 from cohortex.training.noise import dose_noise, split_views, with_noise
@@ -181,6 +181,15 @@ def scans_for(
             f"denoise: weights: train needs {kind} of training subjects with noise in them, there is none; give more or name a model."
         )
     return scans
+
+
+def in_units(scan: Scan, expects: Expects, reads: Reads) -> Scan:
+    """Return a scan in the range of a network: 1 is the standard deviation of its noise where the network works in units of it."""
+    if expects.values != NOISE_UNITS:
+        return scan
+    # Halves that are made of one scan have twice its variance.
+    split = reads == "halves" and not scan.others
+    return replace(scan, low=0.0, high=scan.sigma * (2**0.5 if split else 1.0))
 
 
 def rng_of(seed: int, index: int) -> np.random.Generator:

@@ -24,9 +24,6 @@ DENOISE: dict[str, Any] = {
 }
 """What neither the section nor the network's entry says."""
 
-DENOISE_VALUES = "0..1"
-"""The range of values of the networks that are trained here (`cohortex.models.registry.Expects.values`)."""
-
 NETWORK = "redcnn"
 """Trained where the section names no network."""
 
@@ -58,20 +55,22 @@ def denoise_training(section: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     Refused
-        For an objective, or an option of the network or of the objective, that there is not; for a network in other units.
+        For an objective, or an option of the network or of the objective, that there is not; for an objective with clean targets where
+        the network works in units of the noise.
     """
     network = denoise_network(section)
     entry = registry.entry("denoise", network)
-    if entry.expects.values != DENOISE_VALUES:
-        raise Refused(
-            f"denoise: the network {network} works in {entry.expects.values} and is not trained by weights: train; name its folder, such "
-            f"as zoo/denoise/{network}, under weights, or another network under method."
-        )
     own = {name: value for name, value in settings_for(section, "default").get("training", {}).items() if value is not None}
     filters = own.pop("filters", None)
     chosen = {**DENOISE, **entry.training, **own}
     chosen["objective"] = objectives.overlaid(entry.training.get("objective", DENOISE["objective"]), own.get("objective"))
-    objectives.settings(chosen["objective"])
+    objective, _ = objectives.settings(chosen["objective"])
+    if entry.expects.values == registry.NOISE_UNITS and objectives.kind(objective).reads not in ("noisy", "halves"):
+        raise Refused(
+            f"denoise: the network {network} works in {registry.NOISE_UNITS}, and weights: train trains it from noisy scans alone, not by "
+            f"{objective}; name an objective such as recorrupted, another network under method, or its folder, such as "
+            f"zoo/denoise/{network}, under weights."
+        )
     options = {**({} if filters is None else {"filters": filters}), **own.get("options", {})}
     unknown = sorted(set(options) - set(entry.options))
     if unknown:

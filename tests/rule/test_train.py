@@ -10,13 +10,17 @@ import yaml
 
 from cohortex.models.folder import read_card, read_model
 from cohortex.tables import read_table
-from tests.workflow import jobs_run, phantom, snakemake, start, write_cohort, write_nifti
+from tests.workflow import ROOT, jobs_run, phantom, snakemake, start, write_cohort, write_nifti
 
+RECIPE = yaml.safe_load((ROOT / "docs" / "recipes" / "denoise_from_noisy_scans.yaml").read_text(encoding="utf-8"))
+TINY = {"steps": 2, "batch": 1, "patch": 16, "options": {"fine": 4, "coarse": 8, "blocks": 1}}
+DENOISE = RECIPE["denoise"]["default"]
 SETTINGS = {
     "body_part": "head",
     "keep": ["acquire", "denoise"],
     "stages": ["acquire", "denoise", "superresolve", "export"],
-    "denoise": {"default": {"method": "redcnn", "weights": "train", "training": {"steps": 2, "batch": 1, "patch": 28, "filters": 4}}},
+    # the shipped recipe for cohorts without clean scans, but small
+    "denoise": {**RECIPE["denoise"], "default": {**DENOISE, "training": {**DENOISE["training"], **TINY}}},
     "superresolve": {"default": {"method": "srcnn3d", "weights": "train", "training": {"steps": 2, "batch": 1, "patch": 8}}},
 }
 
@@ -48,11 +52,16 @@ def run(tmp_path_factory):
 def test_a_model_is_trained_before_its_stage_and_used_by_it(run):
     folder, said, _, _ = run
     assert jobs_run(said)["train"] == 2
-    for task, network in (("denoise", "redcnn"), ("superresolve", "srcnn3d")):
+    for task, network in (("denoise", "frame_unet_2d"), ("superresolve", "srcnn3d")):
         card = read_card(folder / "work" / "models" / task)
         assert (card["network"], card["subjects"]) == (network, {"train": ["1"], "validation": ["2"]})
         row = read_table(folder / "work" / "records" / task / "b00001" / "manifest.tsv")[2]
         assert (row["image"], row["status"], row["method"]) == ("3_T1w", "ok", network)
+    recipe = read_card(folder / "work" / "models" / "denoise")["recipe"]
+    assert recipe["objective"]["name"] == DENOISE["training"]["objective"]
+    assert "no image was cleaned" in recipe["target"]
+    row = read_table(folder / "work" / "records" / "denoise" / "b00001" / "manifest.tsv")[2]
+    assert 0 < float(row["noise_sigma_after"]) < 0.7 * float(row["noise_sigma_before"])
 
 
 def test_the_run_after_a_training_does_nothing(run):

@@ -40,6 +40,7 @@ VARIANTS: list[tuple[str, dict]] = [
     ("unet", {"features": [4, 6], "adjacent": 1}),
     ("blind_spot", {"dimensions": 3, "filters": 3, "depth": 1}),
     ("blind_spot", {"filters": 4, "depth": 2, "hole": 1}),
+    ("frame_unet_2d", {"fine": 3, "coarse": 4, "blocks": 1}),
 ]
 
 
@@ -86,8 +87,8 @@ def halo_of(network, dimensions):
 
 
 def test_the_small_options_here_cover_the_registry():
-    """All but the one with tests of its own, `test_frame_unet.py`."""
-    assert set(SMALL) == {entry.name for entry in registry.entries("denoise")} - {"frame_unet"}
+    """All but those with tests of their own, `test_frame_unet.py` and `test_frame_unet_2d.py`."""
+    assert set(SMALL) == {entry.name for entry in registry.entries("denoise")} - {"frame_unet", "frame_unet_2d"}
 
 
 def convolution(inward, outward, size=9):
@@ -128,6 +129,17 @@ BY_HAND = {
     + convolution(64, 32, 1)
     + convolution(32, 32, 1)
     + convolution(32, 1, 1),
+    # the frame and its inverse, the U-Net, what it says of the coefficients and its correction
+    "frame_unet_2d": 2 * 64 * 4 * 16
+    + convolution(64, 32, 1)
+    + 64 * 32
+    + 3 * convolution(32, 32)
+    + convolution(32, 64, 4)
+    + 4 * convolution(64, 64)
+    + convolution(64, 32, 4)
+    + convolution(32, 64, 1)
+    + 64
+    + convolution(32, 4, 1),
 }
 
 

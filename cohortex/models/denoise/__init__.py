@@ -1,6 +1,6 @@
 """Networks that remove noise."""
 
-from cohortex.models.registry import Entry, Expects
+from cohortex.models.registry import NOISE_UNITS, Entry, Expects
 
 _AT = "cohortex.models.denoise"
 
@@ -135,8 +135,21 @@ ENTRIES = [
             "biomedical image segmentation, MICCAI 2015, doi:10.1007/978-3-319-24574-4_28"
         ),
         factory="cohortex.models.denoise.frame_unet:frame_unet",
-        expects=Expects(dimensions=3, values="units of the noise"),
+        expects=Expects(dimensions=3, values=NOISE_UNITS),
         options={"fine": 32, "coarse": 64, "blocks": 3},
         training={"objective": "squared_error"},
+    ),
+    Entry(
+        task="denoise",
+        name="frame_unet_2d",
+        paper=(
+            "This project's own. It takes up: Yu G., Sapiro G., DCT image denoising: a simple and effective image denoising algorithm, "
+            "Image Processing On Line 1, 2011, doi:10.5201/ipol.2011.ys-dct; Ronneberger O. et al., U-Net: convolutional networks for "
+            "biomedical image segmentation, MICCAI 2015, doi:10.1007/978-3-319-24574-4_28"
+        ),
+        factory=f"{_AT}.frame_unet_2d:frame_unet_2d",
+        expects=Expects(dimensions=2, values=NOISE_UNITS),
+        options={"fine": 32, "coarse": 64, "blocks": 2},
+        training={"objective": "recorrupted", "batch": 8, "patch": 48, "rate": 2e-3},
     ),
 ]

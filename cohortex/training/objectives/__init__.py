@@ -92,7 +92,7 @@ OBJECTIVES: dict[str, Kind] = {
         f"{_NOISY}:Stein",
         "Stein's unbiased risk estimate by a random probe (Ramani et al., IEEE TIP 17(9), 2008)",
         "noisy",
-        {"step": 1e-3},
+        {"step": 0.02},
     ),
     "recorrupted": Kind(
         f"{_NOISY}:Recorrupted",

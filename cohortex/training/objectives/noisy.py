@@ -77,7 +77,9 @@ def _shifted(image: torch.Tensor, axis: int, by: int) -> torch.Tensor:
     return image.index_select(axis, torch.where(index > last, 2 * last - index, index))
 
 
-def stein_risk(made: torch.Tensor, again: torch.Tensor, image: torch.Tensor, probe: torch.Tensor, sigma: torch.Tensor, step: float):
+def stein_risk(
+    made: torch.Tensor, again: torch.Tensor, image: torch.Tensor, probe: torch.Tensor, sigma: torch.Tensor, step: float | torch.Tensor
+) -> torch.Tensor:
     """Return Stein's unbiased estimate of the mean squared error of a denoiser, by one random probe.
 
     ``mean (f(y) - y)^2 - sigma^2 + 2 sigma^2 div f(y) / N`` with the divergence ``probe . (f(y + step probe) - f(y)) / step``.
@@ -89,7 +91,7 @@ def stein_risk(made: torch.Tensor, again: torch.Tensor, image: torch.Tensor, pro
     image, probe : (n, 1, ...) tensors
     sigma : (n, 1, ...) tensor
         Standard deviation of the white Gaussian noise.
-    step : float
+    step : float or (n, 1, ...) tensor
 
     Returns
     -------
@@ -120,6 +122,13 @@ def recorrupted(image: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor, s
     Pang, Zheng, Quan and Ji, Recorrupted-to-Recorrupted, CVPR 2021.
     """
     return image + share * sigma * noise, image - sigma / share * noise
+
+
+def of_recorrupted(network: nn.Module, source: torch.Tensor, given: torch.Tensor, share: float) -> torch.Tensor:
+    """Return what a network makes of the source with the noisier image; one in units of the noise is given it in those of the new noise."""
+    unit = (1 + share**2) ** 0.5 if getattr(network, "in_noise_units", False) else 1.0
+    made = output(network, in_place_of(source, given) if unit == 1 else in_place_of(source, given) / unit)
+    return made * unit
 
 
 def consensus(first: torch.Tensor, second: torch.Tensor, one: torch.Tensor, two: torch.Tensor, weight: float) -> torch.Tensor:
@@ -184,12 +193,12 @@ class BlindSpot(Objective):
 
 
 class Stein(Objective):
-    """Stein's unbiased risk estimate, see `stein_risk`.
+    """Stein's unbiased risk estimate, see `stein_risk`; always computed in float32, since it is a difference of two nearly equal outputs.
 
     Parameters
     ----------
     step : float
-        Length of the probe, in the network's range.
+        Length of the probe, in standard deviations of the noise.
     """
 
     def __init__(self, step: float):
@@ -199,10 +208,12 @@ class Stein(Objective):
         """Return the risk."""
         image, sigma = target
         own = source[:, middle(source)][:, None]
+        length = self.step * sigma
         probe = torch.randn(own.shape, generator=self.generator(step)).to(own.device)
-        made = output(network, source)
-        again = output(network, in_place_of(source, own + self.step * probe))
-        return stein_risk(made, again, within(image, made), within(probe, made), sigma, self.step)
+        with torch.autocast(own.device.type, enabled=False):
+            made = output(network, source)
+            again = output(network, in_place_of(source, own + length * probe))
+        return stein_risk(made, again, within(image, made), within(probe, made), sigma, length)
 
 
 class Recorrupted(Objective):
@@ -223,7 +234,7 @@ class Recorrupted(Objective):
         own = source[:, middle(source)][:, None]
         noise = torch.randn(own.shape, generator=self.generator(step)).to(own.device)
         given, wanted = recorrupted(own, noise, sigma, self.share)
-        made = output(network, in_place_of(source, given))
+        made = of_recorrupted(network, source, given, self.share)
         return squared_error(made, within(wanted, made))
 
 
