@@ -55,6 +55,7 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         "mr_vs_bm4d": (">=", 200),
         "mr_vs_bm4d_float32": (">=", 60),
     },
+    "denoise_proofs": {"proofs_holding": None, "proofs_total": None},
     "blocks": {"outofcore_time": ("<=", 1.2), "outofcore_equal": (">=", 1)},
     "scale": {
         "parse_s": ("<=", 1),
