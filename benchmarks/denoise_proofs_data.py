@@ -273,13 +273,13 @@ def _head(volume: Volume) -> tuple[np.ndarray, tuple[float, float, float]]:
 
 
 def _real(folder: Path) -> list[tuple[str, str, np.ndarray, tuple[float, float, float]]]:
-    """Return the real scans that are there: slices of one abdomen to learn from and others of it to tune with, a chest to be tested on."""
+    """Return the real scans that are there: a chest to learn from, an abdomen to be tested on and other slices of it to tune with."""
     found = []
     abdomen, chest = folder / "abdomen-ct-mr" / "example_ct.nii.gz", folder / "chest-ct-dicom" / "LIDC-IDRI-0314"
     if abdomen.is_file():
         volume = read_image(abdomen)[0]
         array = np.maximum(volume.array(np.float32), -1024)
-        for kind, first in (("train", 20), ("validation", 70)):
+        for kind, first in (("test", 20), ("validation", 70)):
             found.append((kind, "abdomen", _middle(array[:, :, first : first + SLICES], (EDGE, EDGE, SLICES)), volume.spacing))
     if chest.is_dir():
         volume = read_image(chest)[0]
@@ -287,7 +287,7 @@ def _real(folder: Path) -> list[tuple[str, str, np.ndarray, tuple[float, float, 
         # means over 4 x 4 pixels and 2 slices, in which the scan's own noise is small
         coarse = array[:, :, : 2 * SLICES].reshape(array.shape[0] // 4, 4, array.shape[1] // 4, 4, -1, 2).mean((1, 3, 5))
         x, y, z = volume.spacing
-        found.append(("test", "chest", _middle(coarse, (EDGE, EDGE, SLICES)), (4 * x, 4 * y, 2 * z)))
+        found.append(("train", "chest", _middle(coarse, (EDGE, EDGE, SLICES)), (4 * x, 4 * y, 2 * z)))
     return found
 
 
