@@ -74,6 +74,7 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         "n10_ct_gap": None,
         "n10_ct_over_filters": (">=", 0),
     },
+    "denoise_proofs": {"proofs_holding": None, "proofs_total": None},
     "blocks": {"outofcore_time": ("<=", 1.2), "outofcore_equal": (">=", 1)},
     "scale": {
         "parse_s": ("<=", 1),
