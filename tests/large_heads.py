@@ -89,7 +89,7 @@ def joint(segment_spacing_mm: float = 4.0):
     networks = {}
     for seed, modality in ((7, "T1w"), (1, "CT")):
         torch.manual_seed(seed)
-        network = registry.build("regseg", "unet3d_small", features=[4, 6], classes=len(CLASSES)).eval()
+        network = registry.build("segment", "unet3d_small", features=[4, 6], classes=len(CLASSES)).eval()
         with torch.no_grad():
             network.head.weight *= 20
             network.head.bias -= network(torch.rand(1, 1, 32, 32, 32)).mean((0, 2, 3, 4))

@@ -193,7 +193,9 @@ def load_network(folder: str | Path, device: str = "cpu", part: str = "") -> nn.
     else:
         chosen = {name: t for name, t in tensors.items() if name.split(".")[0] not in parts}
     wanted = parts[part] if part else card
-    network = registry.build(card["task"], wanted["network"], **wanted.get("options", {}))
+    # A part that is named after a task is a network of that task, such as segment.CT of a joint model.
+    task = part.partition(".")[0]
+    network = registry.build(task if task in registry.TASKS else card["task"], wanted["network"], **wanted.get("options", {}))
     state = network.state_dict()
     misfits = [f"missing {name}" for name in state if name not in chosen]
     misfits += [f"unexpected {name}" for name in chosen if name not in state]

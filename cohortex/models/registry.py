@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 NOISE_UNITS = "units of the noise"
 """Values of a network whose input is divided by the standard deviation of its noise; 0 stays 0."""
 
-TASKS = ("denoise", "superresolve", "regseg", "classify")
+TASKS = ("denoise", "superresolve", "segment", "regseg", "classify")
 """The tasks that have networks; each is a package of this one."""
 
 
@@ -96,10 +96,13 @@ def expected(found: Entry, options: Mapping[str, Any]) -> Expects:
     """Return what a network takes with these options laid over its own.
 
     An option ``dimensions`` (2 or 3) is that of the input; an option ``adjacent`` is how many slices a 2-D network looks at on each side;
-    an option ``inputs`` names what the input is made of. On the slices' grid each further input is ``factor`` channels.
+    an option ``inputs`` names what the input is made of. On the slices' grid each further input is ``factor`` channels. Of networks that
+    segment the option ``channels`` is that of the input.
     """
     chosen = {**found.options, **options}
     changed: dict[str, Any] = {"dimensions": chosen["dimensions"]} if "dimensions" in chosen else {}
+    if found.task == "segment":
+        changed["channels"] = chosen["channels"]
     if "adjacent" in chosen:
         changed["channels"] = 2 * chosen["adjacent"] + 1
     if "inputs" in chosen:
@@ -167,5 +170,5 @@ def build(task: str, name: str, **options: Any) -> nn.Module:
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Return the number of trainable values of a network."""
+    """Return the number of trainable values of a network; built under ``torch.device("meta")`` it takes no memory to count them."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)

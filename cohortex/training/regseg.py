@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cohortex.errors import Refused
 from cohortex.inference import channels_last
 from cohortex.items import DEMO_SITE, Image
 from cohortex.models import registry
@@ -132,7 +133,13 @@ def train_regseg(images: Sequence[Image], section: Mapping[str, Any], seed: int,
 def _networks(settings: Mapping[str, Any], material: Material, device: str) -> Nets:
     register = registry.build("regseg", settings["network"]["name"], **settings["network"].get("options", {}))
     given = {**settings["segment_network"].get("options", {}), "channels": 1, "classes": material.classes}
-    segment = {m: registry.build("regseg", settings["segment_network"]["name"], **given) for m in sorted(set(material.modalities))}
+    name = settings["segment_network"]["name"]
+    if registry.expected(registry.entry("segment", name), given).dimensions != 3:
+        raise Refused(
+            f"regseg.default.segment_network: {name} is a network of two dimensions, and volumes are segmented; give it the option "
+            "dimensions: 3, or name another one."
+        )
+    segment = {m: registry.build("segment", name, **given) for m in sorted(set(material.modalities))}
     return Nets(register.to(device), {m: channels_last(n.to(device)) for m, n in segment.items()})
 
 

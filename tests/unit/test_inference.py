@@ -14,7 +14,7 @@ from cohortex.blocks import Plan, planned
 from cohortex.io.scratch import Scratch
 from cohortex.models import registry
 from cohortex.models.regseg import segment as segmenting
-from cohortex.models.regseg.unet3d import unet3d
+from cohortex.models.segment.unet3d import unet3d
 
 
 def random(shape, seed=1):

@@ -12,16 +12,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from cohortex.models.segment.layers import SegmentationNetwork
 
-class UNet3D(nn.Module):
+
+class UNet3D(SegmentationNetwork):
     """Four levels (or as many as `features` has), two convolutions each, skips by concatenation.
 
-    Input (B, channels, X, Y, Z), axes multiples of 2 ** (levels - 1); output (B, classes, X, Y, Z), logits.
+    Input (B, channels, X, Y, Z); output (B, classes, X, Y, Z), logits.
     With ``growing`` the first convolution of a level has half the width of the second (the paper's), otherwise both have the same.
     """
 
     def __init__(self, channels: int, classes: int, features: Sequence[int], growing: bool, upsampling: str, norm: str, norm_affine: bool):
-        super().__init__()
+        super().__init__(3, channels, classes, 2 ** (len(features) - 1))
 
         def pair(inward: int, middle: int, outward: int) -> nn.Sequential:
             return nn.Sequential(*_conv(inward, middle, norm, norm_affine), *_conv(middle, outward, norm, norm_affine))
@@ -44,22 +46,12 @@ class UNet3D(nn.Module):
             self.up.append(pair(width + feature, feature, feature))
             width = feature
         self.head = nn.Conv3d(width, classes, 1)
-
-    @property
-    def halo(self) -> int:
-        """Voxels at most this far away decide about a voxel's label: two convolutions a level down and up, pooling and interpolation."""
+        # two convolutions a level down and up, pooling and interpolation
         levels = len(self.down)
-        return sum((2 + 2 * (level < levels - 1) + 3 * (level > 0)) * 2**level for level in range(levels))
+        self.halo = sum((2 + 2 * (level < levels - 1) + 3 * (level > 0)) * 2**level for level in range(levels))
 
-    @property
-    def multiple(self) -> int:
-        """The axes of its input are multiples of so many voxels."""
-        return 2 ** (len(self.down) - 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the logits of every class at every voxel."""
-        if any(n % self.multiple for n in x.shape[2:]):
-            raise ValueError(f"the axes of the image must be multiples of {self.multiple}, these are {tuple(x.shape[2:])}")
+    def compute(self, x: torch.Tensor, deep: bool) -> list[torch.Tensor]:
+        """Return the logits."""
         skips = []
         for i, level in enumerate(self.down):
             x = level(self.pool(x) if i else x)
@@ -67,7 +59,7 @@ class UNet3D(nn.Module):
         skips.pop()
         for grow, level in zip(self.grow, self.up, strict=True):
             x = level(torch.cat([grow(x), skips.pop()], dim=1))
-        return self.head(x)
+        return [self.head(x)]
 
 
 class _BatchNorm(nn.BatchNorm3d):
