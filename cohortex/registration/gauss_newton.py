@@ -118,7 +118,7 @@ def register(
             while spline.spacing > 2 * factor:
                 spline = spline.refined()
             one, two = pyramids[n][factor], pyramids[1 - n][factor]
-            both[n] = unfolded(improved(spline, one, two, _counts(weights[factor]), factor, ITERATIONS, weight), factor=factor)
+            both[n] = unfolded(improved(spline, [(one, two)], _counts(weights[factor]), factor, ITERATIONS, weight), factor=factor)
         both = _agreed(both)
     chosen, agreement = "none", 0.0
     if finish != "none":
@@ -127,8 +127,8 @@ def register(
         pairs = [(pyramids[0][1], pyramids[1][1])] if chosen == "mind" else [(compared.fixed, compared.moving)]
         weight = (MIND_SMOOTH if chosen == "mind" else FINISH_SMOOTH) * smooth
         for n, spline in enumerate(both):
-            one, two = pairs[0] if n == 0 else pairs[0][::-1]
-            both[n] = improved(spline, one, two, inside.astype(np.uint8), 1, FINISH_ITERATIONS, weight)
+            terms = pairs if n == 0 else [pair[::-1] for pair in pairs]
+            both[n] = improved(spline, terms, inside.astype(np.uint8), 1, FINISH_ITERATIONS, weight)
         both = _agreed(both)
     dense = [unfolded(spline).displacement()[(slice(None), *(slice(n) for n in shape))] for spline in both]
     return Found(np.ascontiguousarray(dense[0]), chosen, agreement, np.ascontiguousarray(dense[1]) if symmetric else None)
@@ -143,37 +143,42 @@ def levels_of(spacing_mm: float) -> list[int]:
 
 
 def improved(
-    spline: Spline, fixed: np.ndarray, moving: np.ndarray, weight: np.ndarray, factor: int, iterations: int, smooth: float
+    spline: Spline, terms: Sequence[tuple[np.ndarray, np.ndarray]], weight: np.ndarray, factor: int, iterations: int, smooth: float
 ) -> Spline:
     """Return a displacement after iterations of Gauss-Newton.
 
     Parameters
     ----------
     spline : Spline
-    fixed, moving : (X, Y, Z, 12) uint8 or (X, Y, Z) float32 arrays
-        Features or images on the grid that is coarser by `factor` than the spline's.
+    terms : sequence of two arrays
+        What is compared, of the fixed and of the moving image: (X, Y, Z, 12) uint8 features or (X, Y, Z) float32 images on the grid that is
+        coarser by `factor` than the spline's. Every term counts by the inverse of its mean square, as if its differences were noise.
     weight : (X, Y, Z) uint8 array
         Not 0 where the fixed one counts.
     factor, iterations : int
     smooth : float
         Weight of the bending energy, in shares of the mean curvature of the data.
     """
-    kernel = spline_kernels.mind_system if fixed.ndim == 4 else spline_kernels.image_system
     coefficients, tables = spline.coefficients.copy(), spline.tables(factor)
     knots = coefficients.shape[1:]
-    system, change = np.empty((9, *knots), np.float32), np.empty_like(coefficients)
+    total, system, change = np.empty((9, *knots), np.float32), np.empty((9, *knots), np.float32), np.empty_like(coefficients)
     for _ in range(iterations):
-        system[:] = 0
-        kernel(fixed, moving, weight, coefficients, *tables, np.float32(1 / factor), system)
+        total[:] = 0
+        for fixed, moving in terms:
+            system[:] = 0
+            kernel = spline_kernels.mind_system if fixed.ndim == 4 else spline_kernels.image_system
+            energy, count = kernel(fixed, moving, weight, coefficients, *tables, np.float32(1 / factor), system)
+            system *= np.float32(count / max(energy, 1e-9 * count, 1e-30))
+            total += system
         # From the voxels of this grid to those of the finest.
-        system[:6] *= np.float32(1 / factor**2)
-        system[6:] *= np.float32(1 / factor)
-        trace = (system[0] + system[3] + system[5]) / 3
+        total[:6] *= np.float32(1 / factor**2)
+        total[6:] *= np.float32(1 / factor)
+        trace = (total[0] + total[3] + total[5]) / 3
         seen = trace > 0
         if not seen.any():
             break
         mean = float(trace[seen].mean())
-        flat = (system.reshape(9, -1), coefficients.reshape(3, -1), knots)
+        flat = (total.reshape(9, -1), coefficients.reshape(3, -1), knots)
         solve_kernels.step(*flat, np.float32(smooth * mean), np.float32(DAMPING * mean), CONJUGATE, 0.05, change.reshape(3, -1))
         coefficients += change
     return spline.with_coefficients(coefficients)
@@ -207,7 +212,9 @@ def _agreed(both: list[Spline]) -> list[Spline]:
     return [one.with_coefficients((one.coefficients + other.coefficients) / 2) for one, other in zip(both, back, strict=True)]
 
 
-def _compared(fixed: np.ndarray, moving: np.ndarray, inside: np.ndarray, spline: Spline, spacing_mm: float, wanted: str) -> finishing.Compared:
+def _compared(
+    fixed: np.ndarray, moving: np.ndarray, inside: np.ndarray, spline: Spline, spacing_mm: float, wanted: str
+) -> finishing.Compared:
     """Return what the last steps compare: what is wanted, or what agrees best."""
     nothing = np.zeros((0, 0, 0), np.float32)
     if wanted == "mind":
