@@ -170,8 +170,12 @@ def method_of(stage: str, settings: Mapping[str, Any], modality: str, spacing_mm
     if stage == "superresolve":
         return _superresolved(settings, spacing_mm)
     if stage == "regseg":
-        method = settings.get("deformable", {}).get("method", "network")
-        return ("affine" if method == "none" or (method == "network" and not settings.get("weights")) else method), 1.0
+        deformable = settings.get("deformable", {})
+        method = deformable.get("method", "network")
+        if method == "network" and not settings.get("weights"):
+            method = deformable.get("otherwise", "none")
+        # Gauss-Newton takes less of everything than the optimisation that is measured.
+        return {"none": "affine", "gauss_newton": "instance"}.get(method, method), 1.0
     if stage == "classify":
         return ("features" if settings.get("features", True) else "none"), 1.0
     return "", 1.0

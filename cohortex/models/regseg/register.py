@@ -1,4 +1,4 @@
-"""Bring one image to another: affine start, network, a few steps for this very pair, and the checks on all of it."""
+"""Bring one image to another: affine start, network or Gauss-Newton, a few steps for this very pair, and the checks on all of it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cohortex.measures.registration import folding_percent
 from cohortex.models.regseg import affine as poses
 from cohortex.models.regseg import grid as grids
 from cohortex.models.regseg.deform import Prepared, displaced_mind_loss, inverse, refine, to_mm
+from cohortex.registration import fields, gauss_newton
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Registration:
     displacement, backward : Displacement or None
         In mm on the working grid of the fixed image, applied before the matrix; and the way back.
     measures : mapping
-        ``deformation`` (kept | left-out | none),
+        ``deformation`` (kept | left-out | none), ``deformed_by`` (network | instance | gauss_newton),
         ``mi_before``, ``mi_after`` (nats), ``mind_before``, ``mind_after``, ``folding_percent``, ``displacement_p95_mm``, ...
     doubts : tuple of str
         What did not improve, as sentences.
@@ -58,7 +59,7 @@ def register(
     freedom : {"rigid", "affine", "none"}
         Of the start.
     settings : mapping
-        ``affine`` (starts), ``deformable`` (method, refine_steps, scales, smooth), ``working_spacing_mm``.
+        ``affine`` (starts), ``deformable`` (method, otherwise, refine_steps, scales, smooth, gauss_newton), ``working_spacing_mm``.
     network : nn.Module, optional
         Two images on the working grid to a displacement in voxels.
     spacing_mm : float, optional
@@ -91,10 +92,15 @@ def register(
     with torch.no_grad():
         mind_before = float(displaced_mind_loss(target, as_is, None, scales, mask))
         mind_pose = mind_after = float(displaced_mind_loss(target, aligned, None, scales, mask))
-    deformation, displacement = "none", None
-    flow = _flow(target, aligned, mask, settings["deformable"], scales, network)
-    if flow is not None:
-        found = to_mm(flow, grid)
+    deformation, displacement, backward = "none", None, None
+    how, more = _method(settings["deformable"], network), {}
+    found = None
+    if how == "gauss_newton":
+        found, more = _by_gauss_newton(fixed, moving, matrix, settings["deformable"].get("gauss_newton", {}))
+    elif how != "none":
+        found = to_mm(_flow(target, aligned, mask, settings["deformable"], scales, network if how == "network" else None), grid)
+    if found is not None:
+        flow = _tensor(np.moveaxis(grids.field_on(grid, found), -1, 0) / np.float32(grid.spacing[0]), device)[0]
         with torch.no_grad():
             mind_flow = float(displaced_mind_loss(target, aligned, flow, scales, mask))
         mi_flow = poses.information(here, there, matrix, found)
@@ -102,6 +108,7 @@ def register(
         deformation = "left-out"
         if mind_flow < mind_pose and mi_flow > after:
             displacement, mind_after, after, deformation = found, mind_flow, mi_flow, "kept"
+            backward = _backward(found) if how == "gauss_newton" else inverse(found)
     measures: dict[str, Any] = {
         "mi_before": pose.before,
         "mi_after": after,
@@ -111,23 +118,57 @@ def register(
         "deformation": deformation,
         **_motion(matrix, fixed),
     }
+    if found is not None:
+        measures |= {"deformed_by": how, **more}
     if displacement is not None:
         body = fixed.body_on(grid, grown=0)
         lengths = np.linalg.norm(displacement.mm, axis=0)
         measures["folding_percent"] = folding_percent(np.moveaxis(displacement.mm, 0, -1), grid.affine, body)
         measures["displacement_p95_mm"] = float(np.percentile(lengths[body], 95)) if body.any() else 0.0
-    return Registration(matrix, displacement, None if displacement is None else inverse(displacement), measures, tuple(doubts))
+    return Registration(matrix, displacement, backward, measures, tuple(doubts))
+
+
+def _method(wanted: Mapping[str, Any], network: nn.Module | None) -> str:
+    """Return how a pair is deformed: network | instance | gauss_newton | none."""
+    method = str(wanted["method"])
+    return str(wanted.get("otherwise", "none")) if method == "network" and network is None else method
+
+
+def _by_gauss_newton(
+    fixed: Prepared, moving: Prepared, matrix: np.ndarray, wanted: Mapping[str, Any]
+) -> tuple[grids.Displacement, dict[str, Any]]:
+    """Return the displacement that Gauss-Newton finds on a grid of its own, and what it says of it."""
+    spacing = float(wanted.get("spacing_mm", 2.0))
+    unit = grids.size_unit(fixed.array.shape, fixed.affine)
+    grid = fixed.box(spacing * unit)
+    found = gauss_newton.register(
+        fixed.on(grid),
+        moving.on(grid, matrix),
+        fixed.body_on(grid) & moving.covers(grid, matrix),
+        spacing,
+        finish=str(wanted.get("finish", "auto")),
+        symmetric=bool(wanted.get("symmetric", False)),
+        smooth=float(wanted.get("smooth", 1.0)),
+    )
+    said: dict[str, Any] = {"finished_by": found.finish, "jacobian_min": fields.least_jacobian(found.displacement)}
+    if found.backward is not None:
+        apart = np.linalg.norm(fields.compose(found.displacement, found.backward), axis=0)
+        said["consistency_mm"] = float(apart[fixed.body_on(grid, grown=0)].mean()) * float(grid.spacing[0])
+    return grids.Displacement(found.displacement * np.float32(grid.spacing[0]), grid), said
+
+
+def _backward(displacement: grids.Displacement) -> grids.Displacement:
+    """Return the displacement that leads back, by Newton's method."""
+    spacing = np.float32(displacement.grid.spacing[0])
+    return grids.Displacement(fields.inverse(displacement.mm / spacing) * spacing, displacement.grid)
 
 
 def _flow(
     target: torch.Tensor, aligned: torch.Tensor, mask: torch.Tensor, wanted: Mapping[str, Any], scales: list[tuple[int, int]], network: Any
-) -> torch.Tensor | None:
-    """Return the displacement in voxels, None where the settings or the lack of a network leave it out."""
-    method = wanted["method"]
-    if method == "none" or (method == "network" and network is None):
-        return None
+) -> torch.Tensor:
+    """Return the displacement in voxels: from the network where there is one, then improved for this very pair."""
     start = None
-    if method == "network":
+    if network is not None:
         with torch.no_grad():
             start = network(torch.cat([target, aligned], dim=1))
     return refine(target, aligned, mask, start, int(wanted["refine_steps"]), scales, float(wanted["smooth"]))
