@@ -39,7 +39,7 @@ class FrameUnet(nn.Module):
     fine, coarse : int
         Channels at two and at four voxels.
     blocks : int
-        Residual blocks at four voxels; at two there are one convolution before them and one block after them.
+        Residual blocks at four voxels; at two there is one block before them and one after them.
     """
 
     halo = 40
@@ -48,7 +48,7 @@ class FrameUnet(nn.Module):
     multiple = 4
     """Blocks of a volume begin at multiples of it, or the windows of a block would not be those of the volume."""
 
-    def __init__(self, fine: int = 32, coarse: int = 64, blocks: int = 3):
+    def __init__(self, fine: int = 48, coarse: int = 96, blocks: int = 2):
         super().__init__()
         frame = _on_half_grid(cosines())
         level = torch.ones(len(frame), 1, 1, 1, 1)
@@ -59,7 +59,7 @@ class FrameUnet(nn.Module):
         count = len(frame)
         self.values = nn.Conv3d(count, fine, 1)
         self.sizes = nn.Conv3d(count, fine, 1, bias=False)
-        self.before = nn.Conv3d(fine, fine, 3, padding=1)
+        self.before = Residual(fine)
         self.down = nn.Conv3d(fine, coarse, 2, stride=2)
         self.middle = nn.Sequential(*(Residual(coarse) for _ in range(blocks)))
         self.up = nn.ConvTranspose3d(coarse, fine, 2, stride=2)
@@ -89,7 +89,7 @@ class FrameUnet(nn.Module):
         # In inference what looks at one window at a time is done a few planes at a time: that takes little memory and stays in the cache.
         step = windows + 1 if torch.is_grad_enabled() else max(1, PLANES // (image.shape[3] * image.shape[4]))
         y = _joined([self.seen(image[:, :, a : a + step + 1]) for a in range(0, windows, step)])
-        y = torch.relu(y + self.before(y))
+        y = torch.relu(self.before(y))
         y = self.after(y + self.up(self.middle(torch.relu(self.down(y)))))
         removed = _joined([self.noise_of(image, y, a, min(a + step, windows + 1)) for a in range(0, windows + 1, step)])
         made = from_half_grid(image - removed)
@@ -125,16 +125,21 @@ class FrameUnet(nn.Module):
 
 
 class Residual(nn.Module):
-    """Two 3^3 convolutions whose result is added to what they look at."""
+    """Three convolutions over the neighbours in a plane, of x and y, y and z, x and z, whose result is added to what they look at.
+
+    Together they reach as far as two of 3^3 at half of the cost, which leaves time for more channels (after Qiu et al., Learning
+    spatio-temporal representation with pseudo-3D residual networks, ICCV 2017, doi:10.1109/ICCV.2017.590).
+    """
 
     def __init__(self, channels: int):
         super().__init__()
-        self.first = nn.Conv3d(channels, channels, 3, padding=1)
-        self.second = nn.Conv3d(channels, channels, 3, padding=1)
+        self.first = nn.Conv3d(channels, channels, (3, 3, 1), padding=(1, 1, 0))
+        self.second = nn.Conv3d(channels, channels, (1, 3, 3), padding=(0, 1, 1))
+        self.third = nn.Conv3d(channels, channels, (3, 1, 3), padding=(1, 0, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return what it makes of a tensor (n, channels, x, y, z)."""
-        return x + self.second(torch.relu_(self.first(x)))
+        return x + self.third(torch.relu_(self.second(torch.relu_(self.first(x)))))
 
 
 def cosines() -> torch.Tensor:
@@ -168,6 +173,6 @@ def _on_half_grid(windows: torch.Tensor) -> torch.Tensor:
     return windows.reshape(m, 2, 2, 2, 2, 2, 2).permute(0, 2, 4, 6, 1, 3, 5).reshape(m, 8, 2, 2, 2).contiguous()
 
 
-def frame_unet(fine: int = 32, coarse: int = 64, blocks: int = 3) -> FrameUnet:
+def frame_unet(fine: int = 48, coarse: int = 96, blocks: int = 2) -> FrameUnet:
     """Build the network."""
     return FrameUnet(fine, coarse, blocks)
