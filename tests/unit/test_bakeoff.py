@@ -122,6 +122,8 @@ def test_a_noisy_pair_is_a_clean_scan_with_the_noise_of_the_scan_itself(config):
     noisy = pair.image.volume.array()
     np.testing.assert_array_equal(pair.degrade(pair.truth), noisy)
     assert np.std((noisy - pair.truth)[pair.inside]) == pytest.approx(pair.noise, rel=0.1)
+    few = make_pair("denoise", one, config["bakeoff"]["denoise"] | {"edge": [30, 24, 9]}, config["denoise"], 5)
+    assert few.truth.shape == (30, 24, 9)
     other = make_pair("denoise", one, config["bakeoff"]["denoise"], config["denoise"], 6)
     assert not np.array_equal(other.image.volume.array(), noisy)
 

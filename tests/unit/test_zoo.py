@@ -13,7 +13,7 @@ from cohortex.config import check_config
 from cohortex.models.registry import entries
 from cohortex.tables import read_table
 
-GIVEN = Namespace(tasks=["denoise", "superresolve"], candidates="", steps=5, minutes=1.0, images=2, edge=48, subjects=8)
+GIVEN = Namespace(tasks=["denoise", "superresolve"], candidates="", steps=5, minutes=1.0, images=2, edge=[48, 48, 12], subjects=8)
 
 
 @pytest.mark.parametrize("cohort", ["demo", "real"])
