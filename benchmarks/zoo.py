@@ -44,8 +44,8 @@ SPLITS = {
 """Real subjects by split."""
 
 TITLES = {"demo": "Simulated heads", "real": "Real scans"}
-WIDEST = 700
-"""Pixels of a picture in the page."""
+GREYS = 48
+"""Of a picture in the page."""
 
 ABOUT = (
     "All networks of the registry, each trained within the same few seconds of one core, and the shipped model folders (`_shipped`), whose "
@@ -132,10 +132,8 @@ def section(pages: Path, cohort: str, task: str, out: Path) -> list[str]:
 
     name = f"{task}-{cohort}.png"
     with Image.open(pages / "pictures" / "compared.png") as picture:
-        # Enlarged pixels hold nothing more: a picture that is too wide loses some.
-        small = picture.copy()
-        small.thumbnail((WIDEST, 10_000))
-        small.quantize(64).save(out / name, optimize=True)
+        # Fewer greys: the pictures are kept in the repository.
+        picture.quantize(GREYS).save(out / name, optimize=True)
     words = (pages / "leaderboard.md").read_text(encoding="utf-8").split("\n", 1)[1]
     words = re.sub(r"^## ", "### ", words, flags=re.MULTILINE).replace("pictures/compared.png", name)
     return [f"## {TITLES[cohort]}", "", words.strip(), ""]
