@@ -1,7 +1,7 @@
 """The bake-offs of every network of a task, as pages: on simulated heads, and on real scans where ../shared/data is there.
 
     python -m benchmarks.zoo [denoise] [superresolve] [--candidates redcnn,...] [--subjects 12] [--steps 100] [--minutes 0.3]
-        [--images 4] [--edge 56] [--only demo,real] [--cores 2] [--folder DIR] [--out docs/zoo]
+        [--images 4] [--edge 64 64 12] [--only demo,real] [--cores 2] [--folder DIR] [--out docs/zoo]
 
 Runs `snakemake bakeoff_<task>` (docs/bakeoff.md), of both tasks at once where none is named, and writes ``<out>/<task>.md`` with command,
 commit and machine, and a picture of each cohort beside it. Candidates are the networks of the registry, each trained, and the model
@@ -44,8 +44,8 @@ SPLITS = {
 """Real subjects by split."""
 
 TITLES = {"demo": "Simulated heads", "real": "Real scans"}
-WIDEST = 700
-"""Pixels of a picture in the page."""
+GREYS = 48
+"""Of a picture in the page."""
 
 ABOUT = (
     "All networks of the registry, each trained within the same few seconds of one core, and the shipped model folders (`_shipped`), whose "
@@ -132,10 +132,8 @@ def section(pages: Path, cohort: str, task: str, out: Path) -> list[str]:
 
     name = f"{task}-{cohort}.png"
     with Image.open(pages / "pictures" / "compared.png") as picture:
-        # Enlarged pixels hold nothing more: a picture that is too wide loses some.
-        small = picture.copy()
-        small.thumbnail((WIDEST, 10_000))
-        small.quantize(64).save(out / name, optimize=True)
+        # Fewer greys: the pictures are kept in the repository.
+        picture.quantize(GREYS).save(out / name, optimize=True)
     words = (pages / "leaderboard.md").read_text(encoding="utf-8").split("\n", 1)[1]
     words = re.sub(r"^## ", "### ", words, flags=re.MULTILINE).replace("pictures/compared.png", name)
     return [f"## {TITLES[cohort]}", "", words.strip(), ""]
@@ -173,7 +171,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--minutes", type=float, default=0.3)
     parser.add_argument("--images", type=int, default=4)
-    parser.add_argument("--edge", type=int, default=56)
+    parser.add_argument("--edge", type=int, nargs=3, default=[64, 64, 12])
     parser.add_argument("--only", default="demo,real")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--folder", type=Path)

@@ -49,7 +49,8 @@ class Line:
     means : mapping
         Mean over subjects of each measure and of `HONESTY`, on the subjects of the board.
     gains : mapping
-        Of each measure: mean difference to the system that all are held against, low, high (NaN where there are too few subjects).
+        Of each measure: mean difference to the system that all are held against, on the images that both did, low, high (NaN where there
+        are too few subjects).
     subjects, images : int
         That the figures are of; a model may not be for all of them.
     validation : float or None
@@ -201,10 +202,13 @@ def _line(each: Scored, split: str, baseline: Scored | None) -> Line:
     mine = {measure: _by_subject(each.rows, split, measure) for measure in (*MEASURES, *HONESTY)}
     gains = {}
     if baseline is not None and baseline is not each:
+        # The same images by both: a model that is not for some of them would be held against the others.
+        common = {row["image"] for row in each.rows} & {row["image"] for row in baseline.rows}
+        pair = [[row for row in one.rows if row["image"] in common] for one in (each, baseline)]
         for measure in MEASURES:
-            theirs = _by_subject(baseline.rows, split, measure)
-            both = sorted(set(mine[measure]) & set(theirs))
-            values = np.array([(mine[measure][one], theirs[one]) for one in both]).reshape(-1, 2)
+            ours, theirs = (_by_subject(rows, split, measure) for rows in pair)
+            both = sorted(set(ours) & set(theirs))
+            values = np.array([(ours[one], theirs[one]) for one in both]).reshape(-1, 2)
             values = values[np.isfinite(values).all(axis=1)]
             if len(values):
                 gains[measure] = paired_interval(values[:, 0], values[:, 1])

@@ -17,8 +17,8 @@ from cohortex.report.html import environment, policy, source
 from cohortex.report.pictures import png
 from cohortex.tables import write_table
 
-ENLARGED = 220
-"""Pictures are shown with whole multiples of their pixels up to about so many."""
+ENLARGED, SMALL = 220, 130
+"""Pictures of the page, and of all systems in one picture, have whole multiples of their pixels up to about so many."""
 
 TITLES = {"denoise": "Bake-off: noise reduction", "superresolve": "Bake-off: super-resolution"}
 DIGITS = {"psnr": 2, "ssim": 4, "ms_ssim": 4, "hfen": 3, "nps_distance": 3}
@@ -43,11 +43,11 @@ def write_page(scores: Sequence[Path], adjust: Path | None, folder: Path, config
     searched = json.loads((adjust / "evaluation.json").read_text(encoding="utf-8")) if adjust else None
     folder.mkdir(parents=True, exist_ok=True)
     write_table(folder / "leaderboard.tsv", *table(board))
-    shown, factor = pictures_of(board, scored)
+    shown, factor = pictures_of(board, scored, ENLARGED)
     with atomic_path(folder / "pictures") as temporary:
         temporary.mkdir()
         if shown:
-            save_png(montage(shown, board), temporary / "compared.png")
+            save_png(montage(pictures_of(board, scored, SMALL)[0], board), temporary / "compared.png")
     write_text(folder / "leaderboard.md", markdown(board, config, searched, factor if shown else None))
     write_text(folder / "index.html", html(board, config, searched, shown, factor))
     return board
@@ -75,8 +75,8 @@ def facts(board: Board, config: Mapping[str, Any]) -> list[str]:
     asked, budget = config["bakeoff"][board.task], config["bakeoff"][board.task]["training"]
     whose = _subjects(board.test_subjects if board.split == "test" else board.validation_subjects, board.split)
     said = [
-        f"Figures are means over {whose}, in the foreground; after each the difference to {board.against}, and in brackets its paired "
-        "bootstrap 95 % interval over subjects.",
+        f"Figures are means over {whose}, in the foreground. Differences are those to {board.against} on the same images, in brackets the "
+        "paired bootstrap 95 % interval over subjects.",
     ]
     if (board.test_subjects if board.split == "test" else board.validation_subjects) == 1:
         said.append("Of one subject there is no interval: nothing is known of how the differences vary.")
@@ -90,7 +90,9 @@ def facts(board: Board, config: Mapping[str, Any]) -> list[str]:
         )
     else:
         said.append("The cohort has no validation subjects that make a pair, so nothing was chosen.")
-    said.append(f"Every network was trained with the same budget: {budget['steps']} steps, at most {budget['minutes']:g} minutes.")
+    said.append(
+        f"Every network was trained with the same budget: {budget['steps']} steps, at most {_time(budget['minutes'])}{_alike(board)}."
+    )
     if board.task == "denoise":
         said.append(
             f"The truth is a scan that the block DCT cleaned, with synthetic noise of {asked['noise']:g} times the scan's own level: what "
@@ -135,7 +137,12 @@ def about_search(searched: Mapping[str, Any]) -> str:
 def markdown(board: Board, config: Mapping[str, Any], searched: Mapping[str, Any] | None, factor: float | None) -> str:
     """Return the page as Markdown."""
     lines = [f"# {TITLES[board.task]}", "", *(f"- {sentence}" for sentence in facts(board, config)), "", "## Leaderboard", ""]
-    lines += _table([*_headings(), "training"], [[*_cells(line, board), _trained(line)] for line in board.lines])
+    # One interval: with those of all measures the table is too wide to be read. They are in leaderboard.tsv and on the page.
+    first, headings = next(iter(MEASURES)), _headings()
+    headings = [*headings[:2], "difference", *headings[2:], "training"]
+    lines += _table(
+        headings, [[*(cells := _cells(line, board))[:2], gain(line, first), *cells[2:], _trained(line)] for line in board.lines]
+    )
     sizes = sorted({size for line in board.lines for size in line.recovery})
     if sizes:
         lines += ["", "## Planted lesions", "", "Share of the contrast that is kept.", ""]
@@ -170,7 +177,7 @@ def html(
         policy=policy(style),
         facts=facts(board, config),
         headings=_headings(),
-        lines=[(line, _cells(line, board), _trained(line)) for line in board.lines],
+        lines=[(line, _cells(line, board), ["", *(gain(line, each) for each in MEASURES)], _trained(line)) for line in board.lines],
         chosen=board.chosen,
         sizes=[f"{diameter:g} mm, {contrast:g} × noise" for diameter, contrast in sizes],
         recovery=[(line.system, [figure(line.recovery.get(size), 2) for size in sizes]) for line in board.lines if line.recovery],
@@ -196,7 +203,7 @@ def _cells(line: Line, board: Board) -> list[str]:
         return [name, f"failed: {line.about['reason']}", *[""] * (len(MEASURES) + 1)]
     if line.images < board.images:
         name += f" ({line.images} of {board.images} images)"
-    cells = [f"{figure(line.means.get(measure), DIGITS[measure])} {gain(line, measure)}".strip() for measure in MEASURES]
+    cells = [figure(line.means.get(measure), DIGITS[measure]) for measure in MEASURES]
     threads, device = line.about.get("score_threads", 1), line.about.get("score_device", "cpu")
     where = f" ({threads} threads)" if threads != 1 else ""
     where += " (network on the GPU)" if device != "cpu" else ""
@@ -210,8 +217,14 @@ def _trained(line: Line) -> str:
         return "model folder" if about.get("kind") == "network" else "none"
     done = f"{about['steps_done']} of {about['budget']['steps']} steps" if about.get("steps_done") is not None else "not finished"
     ended = ", ended by its minutes" if about.get("stopped") == "minutes" else ""
-    where = about.get("device", "cpu")
-    return f"{done}{ended}, {about['wall_s']:.0f} s, {about['cpu_s']:.0f} CPU s ({about['threads']} threads, {where}), seed {about['seed']}"
+    return f"{done}{ended}, {about['wall_s']:.0f} s, {about['cpu_s']:.0f} CPU s"
+
+
+def _alike(board: Board) -> str:
+    """Return what the trainings ran on and with which seed."""
+    ran = {(line.about["threads"], line.about.get("device", "cpu"), line.about["seed"]) for line in board.lines if "wall_s" in line.about}
+    words = (f"{threads} thread{'' if threads == 1 else 's'}, {device}, seed {seed}" for threads, device, seed in sorted(ran))
+    return f" ({'; '.join(words)})" if ran else ""
 
 
 def _honesty(board: Board) -> list[str]:
@@ -234,14 +247,20 @@ def _honest(board: Board) -> str:
 
 def _caption(board: Board, factor: float) -> str:
     return (
-        f"One slice of a {board.split} subject, the same grey scale throughout. Error: result minus truth, times {factor:g}, grey is 0. "
-        f"Change: result minus what was given ({STARTS[board.task]}), times {factor:g}."
+        f"One slice of a {board.split} subject, the same grey scale throughout: result, error and change. Error: result minus truth, "
+        f"times {factor:g}, grey is 0. Change: result minus what was given ({STARTS[board.task]}), times {factor:g}. What is not for this "
+        "image has no picture; decibels are those of the table."
     )
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [headings, ["---"] * len(headings), *rows]
     return ["| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines]
+
+
+def _time(minutes: float) -> str:
+    """Return a time in words: seconds below two minutes."""
+    return f"{minutes:g} minutes" if minutes >= 2 else f"{60 * minutes:.0f} seconds"
 
 
 def _subjects(count: int, split: str) -> str:
@@ -261,8 +280,11 @@ def _first(without: Mapping[str, str]) -> str:
 # --- pictures ----------------------------------------------------------------------------------------------------
 
 
-def pictures_of(board: Board, scored: Sequence[Scored]) -> tuple[dict[str, dict[str, np.ndarray]], float]:
-    """Return 8-bit pictures by system (``result``, ``error``, ``change``), the truth and doing nothing first, and the errors' factor."""
+def pictures_of(board: Board, scored: Sequence[Scored], about: int) -> tuple[dict[str, dict[str, np.ndarray]], float]:
+    """Return 8-bit pictures of about so many pixels by system, the truth and doing nothing first, and the factor of the errors.
+
+    Of each ``result``, ``error`` and ``change``, as far as there are such.
+    """
     by_name = {each.about["system"]: each.pictures for each in scored if each.pictures}
     if not by_name:
         return {}, 1.0
@@ -272,47 +294,50 @@ def pictures_of(board: Board, scored: Sequence[Scored]) -> tuple[dict[str, dict[
     deviation = float(np.std(start - truth))
     factor = float(np.clip(2.0 ** np.round(np.log2(0.5 / (3 * deviation + 1e-9))), 1, 64))
     nothing = NOTHING[board.task]
-    shown = {"truth": {"result": grey(truth)}, nothing: {"result": grey(start), "error": signed(start - truth, factor)}}
+    shown = {
+        "truth": {"result": grey(truth, about)},
+        nothing: {"result": grey(start, about), "error": signed(start - truth, factor, about)},
+    }
     for line in board.lines:
         if line.system in by_name and line.system != nothing:
             result = by_name[line.system]["result"]
-            errors = {"error": signed(result - truth, factor), "change": signed(result - start, factor)}
-            shown[line.system] = {"result": grey(result), **errors}
+            errors = {"error": signed(result - truth, factor, about), "change": signed(result - start, factor, about)}
+            shown[line.system] = {"result": grey(result, about), **errors}
     return shown, factor
 
 
-def grey(picture: np.ndarray) -> np.ndarray:
-    """Return a picture of the range 0 to 1 in 8 bits, enlarged by whole pixels."""
-    times = max(1, round(ENLARGED / max(picture.shape)))
+def grey(picture: np.ndarray, about: int) -> np.ndarray:
+    """Return a picture of the range 0 to 1 in 8 bits, enlarged by whole pixels to about so many."""
+    times = max(1, round(about / max(picture.shape)))
     small = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
     return np.repeat(np.repeat(small, times, 0), times, 1)
 
 
-def signed(difference: np.ndarray, factor: float) -> np.ndarray:
+def signed(difference: np.ndarray, factor: float, about: int) -> np.ndarray:
     """Return a difference times a factor in 8 bits: grey is 0, white +0.5, black -0.5."""
-    return grey(0.5 + factor * difference)
+    return grey(0.5 + factor * difference, about)
 
 
 def montage(shown: Mapping[str, Mapping[str, np.ndarray]], board: Board) -> np.ndarray:
-    """Return all pictures as one, a row a system, with their names."""
+    """Return all pictures as one, two systems a row, each with its name and its PSNR above result, error and change."""
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(13)
     height, width = next(iter(shown.values()))["result"].shape
-    gap, left, top = 6, 190, 22
-    whole = Image.new("L", (left + 3 * (width + gap), top + len(shown) * (height + gap)), 255)
+    gap, between, top = 4, 26, 24
+    wide, high = 3 * (width + gap) + between, height + top + 8
+    rows = -(-len(shown) // 2)
+    whole = Image.new("L", (2 * wide - between, rows * high), 255)
     draw = ImageDraw.Draw(whole)
-    for column, what in enumerate(("result", "error", "change")):
-        draw.text((left + column * (width + gap), 3), what, fill=0, font=font)
     psnrs = {line.system: line.means.get("psnr") for line in board.lines}
-    for row, (name, some) in enumerate(shown.items()):
-        y = top + row * (height + gap)
-        draw.text((4, y + 4), name.replace("_", " "), fill=0, font=font)
-        if psnrs.get(name) is not None:
-            draw.text((4, y + 22), f"PSNR {psnrs[name]:.2f} dB", fill=90, font=font)
+    for number, (name, some) in enumerate(shown.items()):
+        left, y = number % 2 * wide, number // 2 * high
+        known = psnrs.get(name)
+        called = name.replace("_", " ") + ("" if known is None else f"  {known:.2f} dB")
+        draw.text((left, y + 4), called, fill=0, font=font)
         for column, what in enumerate(("result", "error", "change")):
             if what in some:
-                whole.paste(Image.fromarray(some[what]), (left + column * (width + gap), y))
+                whole.paste(Image.fromarray(some[what]), (left + column * (width + gap), y + top))
     return np.asarray(whole)
 
 

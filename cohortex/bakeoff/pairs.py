@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cohortex.bakeoff.systems import edges_of
 from cohortex.filters.foreground import foreground
 from cohortex.items import Image, settings_for
 from cohortex.measures.image_quality import noise_sigma
@@ -80,11 +81,11 @@ def chosen(images: Sequence[Image], asked: Mapping[str, Any], splits: Sequence[s
     return [image for split in splits for image in patches.chosen(images, split, asked["images"]) if image.role == "image"]
 
 
-def boxed(image: Image, edge: int) -> Image:
-    """Return an image of which only what a pair is made of is looked at: `edge` voxels along each axis (read when it is asked for)."""
+def boxed(image: Image, edge: int | Sequence[int]) -> Image:
+    """Return an image of which only the box is looked at that a pair is made of (`edges_of`); it is read when it is asked for."""
 
     def cut() -> Volume:
-        array, affine = _cut(image.volume.array(np.float32), image.volume.affine, [edge] * 3)
+        array, affine = _cut(image.volume.array(np.float32), image.volume.affine, edges_of(edge))
         return image.volume.with_data(array, affine)
 
     return replace(image, opener=cut)
@@ -131,7 +132,7 @@ def linear(slices: np.ndarray, count: int, axis: int) -> np.ndarray:
 
 
 def _noisy(image: Image, asked: Mapping[str, Any], settings: Mapping[str, Any], seed: int) -> Pair | str:
-    array, affine = _cut(image.volume.array(np.float32), image.volume.affine, [asked["edge"]] * 3)
+    array, affine = _cut(image.volume.array(np.float32), image.volume.affine, edges_of(asked["edge"]))
     inside = foreground(array)
     sigma = noise_sigma(array, inside)
     if not sigma > 0:
@@ -160,7 +161,7 @@ def _thick(image: Image, asked: Mapping[str, Any], settings: Mapping[str, Any]) 
     if spacing[axis] * factor <= 1.01 * spacing.max():
         return f"its slices of {spacing.max():.3g} mm are thicker than {factor} of its pixels"
     affine = image.volume.affine @ np.diag([*(spacing / np.array(image.volume.spacing)), 1.0])
-    edges = [asked["edge"]] * 3
+    edges = edges_of(asked["edge"])
     edges[axis] = min(edges[axis], array.shape[axis]) // factor * factor
     array, affine = _cut(array, affine, edges)
     slices = array.shape[axis] // factor

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -151,6 +152,11 @@ def _system(config: Mapping[str, Any], task: str, entry: str | Mapping[str, Any]
     return System(task, name, "method", {**section, "default": {**base, "weights": None, **own, "method": method}})
 
 
+def edges_of(edge: int | Sequence[int]) -> list[int]:
+    """Return how many voxels of an image are looked at along each axis: the setting ``edge`` is one number, or one for each axis."""
+    return [edge] * 3 if isinstance(edge, int) else list(edge)
+
+
 def filter_names() -> list[str]:
     """Return the names of the filters, without importing them."""
     return list(read_schema("stages/preprocess.json")["properties"]["filters"]["items"]["properties"])
@@ -196,10 +202,11 @@ def ask_bakeoff(config: Mapping[str, Any], task: str, load: Load, trained: float
     every = sum(part.images for part in load.parts)
     held_mb = sum(part.total_mb for part in load.parts) * min(1.0, 48 / max(every, 1)) if trained else 0.0
     largest_mb = max((part.largest_mb for part in load.parts), default=0.0)
-    cut_mb = 4e-6 * asked["edge"] ** 3
+    voxels = prod(edges_of(asked["edge"]))
+    cut_mb = 4e-6 * voxels
     memory = need.base_mb + need.held * held_mb + 12 * largest_mb + 40 * cut_mb
     # The slowest systems take some 200 s a million voxels on one core; each image is restored with and without lesions.
-    score_s = scored * looked * (5 + 400 * asked["edge"] ** 3 / 1e6)
+    score_s = scored * looked * (5 + 400 * voxels / 1e6)
     training_s = trained * (need.start_s + need.item_s * min(every, 48) + 60 * float(asked["training"]["minutes"]))
     disk = 500 + 8 * looked * cut_mb
     return Ask(MARGIN_MB * memory, MARGIN_S * (START_S + training_s + score_s), disk)

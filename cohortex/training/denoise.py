@@ -91,7 +91,7 @@ def train_denoise(images: Sequence[Image], section: Mapping[str, Any], seed: int
     # Networks of one picture see slices; all others need some on top of each other.
     stacks = expects.dimensions == 3 or expects.channels > 1
     train, held_out = (
-        [image for image in patches.chosen(taken, split, MOST_IMAGES) if not stacks or image.volume.shape[2] > 1]
+        patches.showing([image for image in patches.chosen(taken, split, MOST_IMAGES) if not stacks or image.volume.shape[2] > 1])
         for split in ("train", "validation")
     )
     if stacks and not train:

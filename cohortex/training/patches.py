@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
 from cohortex.items import Image
+from cohortex.survey import survey
+
+LOG = logging.getLogger("cohortex.training")
 
 
 def chosen(images: Sequence[Image], split: str, most: int = 48) -> list[Image]:
@@ -25,6 +29,20 @@ def chosen(images: Sequence[Image], split: str, most: int = 48) -> list[Image]:
         index = np.unique(np.linspace(0, len(group) - 1, min(share, len(group))).round().astype(int))
         picked.extend(group[i] for i in index)
     return sorted(picked, key=lambda i: i.id)
+
+
+def showing(images: Sequence[Image]) -> list[Image]:
+    """Return the images that show something: constant ones, and those with NaN or infinite values, are left out and named in the log."""
+    kept = []
+    for image in images:
+        look = survey(image.volume)
+        if look.wrong:
+            LOG.warning("%s is left out: it has %d voxels that are NaN or infinite", image.id, look.wrong)
+        elif look.low == look.high:
+            LOG.warning("%s is left out: all its voxels are %g", image.id, look.low)
+        else:
+            kept.append(image)
+    return kept
 
 
 def random_box(

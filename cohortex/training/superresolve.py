@@ -92,7 +92,7 @@ def train_superresolve(images: Sequence[Image], section: Mapping[str, Any], seed
 
     def those(split: str) -> list[Image]:
         picked = patches.chosen(images, split, 10**6 if training["lazy"] and split == "train" else MOST_IMAGES)
-        return [i for i in picked if min(i.volume.shape) > 3 * high and missing(i, images, settings, fed, high) is None]
+        return patches.showing([i for i in picked if min(i.volume.shape) > 3 * high and missing(i, images, settings, fed, high) is None])
 
     train, held_out = those("train"), those("validation")
     if not train:

@@ -122,6 +122,8 @@ def test_a_noisy_pair_is_a_clean_scan_with_the_noise_of_the_scan_itself(config):
     noisy = pair.image.volume.array()
     np.testing.assert_array_equal(pair.degrade(pair.truth), noisy)
     assert np.std((noisy - pair.truth)[pair.inside]) == pytest.approx(pair.noise, rel=0.1)
+    few = make_pair("denoise", one, config["bakeoff"]["denoise"] | {"edge": [30, 24, 9]}, config["denoise"], 5)
+    assert few.truth.shape == (30, 24, 9)
     other = make_pair("denoise", one, config["bakeoff"]["denoise"], config["denoise"], 6)
     assert not np.array_equal(other.image.volume.array(), noisy)
 
@@ -287,7 +289,9 @@ def scored(name, validation, test, status="ok"):
     rows = []
     for split, values in (("validation", validation), ("test", test)):
         for number, value in enumerate(values):
-            rows.append({"subject": f"{split}{number}", "split": split, "cpu_s": "2", "megavoxels": "0.5", "psnr": str(value)})
+            subject = f"{split}{number}"
+            about = {"subject": subject, "image": f"{subject}_T1w", "split": split}
+            rows.append({**about, "cpu_s": "2", "megavoxels": "0.5", "psnr": str(value)})
     lesions = [{"diameter_mm": "4", "contrast": "3", "recovery": str(share)} for share in (0.5, 0.7)]
     reason = "" if status == "ok" else "its result has 5 voxels that are NaN or infinite"
     about = {"system": name, "kind": "filter", "status": status, "reason": reason}
@@ -319,13 +323,23 @@ def test_images_of_a_subject_count_once_and_intervals_are_over_subjects():
     assert (mean, line.subjects) == (0, 2) and low < 0 < high
 
 
+def test_a_system_that_is_not_for_some_images_is_held_against_the_others_on_the_rest():
+    """CT has other decibels than MR: the mean of both is no measure for a system that does MR alone."""
+    both, mr = scored("both", [30], [30, 32]), scored("mr", [30], [31, 33])
+    ct = [{**row, "image": f"{row['subject']}_CT", "psnr": "50"} for row in both.rows]
+    board = leaderboard([replace(both, rows=[*both.rows, *ct]), mr], "denoise", "both")
+    lines = {line.system: line for line in board.lines}
+    assert lines["both"].means["psnr"] == pytest.approx(40.5) and lines["mr"].means["psnr"] == 32
+    assert lines["mr"].gains["psnr"] == pytest.approx((1, 1, 1))
+
+
 def test_a_failed_system_is_last_and_the_rest_of_the_page_stands(config, tmp_path):
     pictures = {name: np.linspace(0, 1, 400).reshape(20, 20).astype(np.float32) for name in ("truth", "start", "result")}
     left = [scored("transform", [30], [31]), scored("ruined", [], [], "failed"), scored("gaussian", [29], [28])]
     for number, each in enumerate(left):
         folder = tmp_path / str(number)
         write_json(folder / "about.json", each.about)
-        write_table(folder / "measures.tsv", ("subject", "split", *MEASURES, "cpu_s", "megavoxels"), each.rows)
+        write_table(folder / "measures.tsv", ("subject", "image", "split", *MEASURES, "cpu_s", "megavoxels"), each.rows)
         write_table(folder / "lesions.tsv", ("diameter_mm", "contrast", "recovery"), each.lesions)
         np.savez_compressed(folder / "pictures.npz", **(pictures if each.rows else {}))
     assert read_scores(tmp_path / "0").rows[0]["psnr"] == "30"
