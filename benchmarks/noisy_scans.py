@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ import SimpleITK
 from benchmarks.denoise import SIGNAL, scaled
 from cohortex.filters.foreground import foreground
 from cohortex.items import Image
+from cohortex.measures.image_quality import noise_sigma
 from cohortex.physics import ct
 from cohortex.training.noise import VIEWS, with_noise
 from cohortex.volume import Volume
@@ -82,6 +83,11 @@ class Case:
     truth: np.ndarray
     inside: np.ndarray
     reach: float
+
+    @cached_property
+    def sigma(self) -> float:
+        """Return the noise of the scan, estimated as the stage `denoise` does it."""
+        return noise_sigma(self.noisy, foreground(self.noisy))
 
     @property
     def noisy(self) -> np.ndarray:

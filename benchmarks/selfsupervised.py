@@ -1,6 +1,6 @@
 """Networks that learn to denoise from noisy scans alone, beside the same network trained on clean targets and beside classical filters.
 
-    python -m benchmarks.selfsupervised [--scans ../shared/data] [--steps 600] [--only supervised recorrupted ...]
+    python -m benchmarks.selfsupervised [--scans ../shared/data] [--steps 250] [--only supervised recorrupted ...]
 
 One network (`frame_unet_2d` for MR; for CT `unet`, which takes the noise of a reconstruction as it comes), one budget, one seed; what
 changes is the objective. The supervised twin is given the same noisy slices and their truth. All others are given the noisy scans alone:
@@ -34,10 +34,9 @@ from benchmarks.noisy_scans import Case, ct_cases, mr_cases
 from benchmarks.record import ROOT, Run, Table, add_save
 from cohortex.blocks import read_block
 from cohortex.filters.chain import FILTERS
-from cohortex.filters.foreground import foreground
 from cohortex.filters.transform import denoise_transform, rician_amplitude
 from cohortex.items import Image
-from cohortex.measures.image_quality import noise_sigma, psnr
+from cohortex.measures.image_quality import psnr
 from cohortex.measures.intervals import paired_interval
 from cohortex.models import registry
 from cohortex.models.folder import Loaded
@@ -209,18 +208,13 @@ def methods() -> dict[str, dict[str, Method]]:
     }
 
 
-def sigma_of(case: Case) -> float:
-    """Return the noise that the stage estimates in a scan."""
-    return noise_sigma(case.noisy, foreground(case.noisy))
-
-
-def filtered(method: Method, undo: bool, cases: Sequence[Case]) -> list[float]:
-    """Return the PSNR of a method on each scan, with the bias of magnitudes undone or not."""
-    found = []
+def filtered(method: Method, cases: Sequence[Case]) -> dict[bool, list[float]]:
+    """Return the PSNR of a method on each scan, as it is and (True) with the bias of magnitudes undone."""
+    found: dict[bool, list[float]] = {False: [], True: []}
     for case in cases:
-        sigma = sigma_of(case)
-        made = method(case.noisy, case.scan.volume.spacing, sigma)
-        found.append(psnr(case.truth, rician_amplitude(made, sigma) if undo else made, case.reach, case.inside))
+        made = method(case.noisy, case.scan.volume.spacing, case.sigma)
+        for undo, each in found.items():
+            each.append(psnr(case.truth, rician_amplitude(made, case.sigma) if undo else made, case.reach, case.inside))
     return found
 
 
@@ -229,9 +223,14 @@ def tuned(validation: Sequence[Case], test: Sequence[Case]) -> dict[str, tuple[s
     found = {}
     magnitudes = validation[0].scan.modality != "CT"
     for name, settings in methods().items():
-        tries = [(label, undo) for label in settings for undo in ((False, True) if magnitudes else (False,))]
-        label, undo = max(tries, key=lambda tried: float(np.mean(filtered(settings[tried[0]], tried[1], validation))))
-        found[name] = (label + (", bias undone" if undo else ""), filtered(settings[label], undo, test))
+        tries = {
+            (label, undo): float(np.mean(values))
+            for label, method in settings.items()
+            for undo, values in filtered(method, validation).items()
+            if magnitudes or not undo
+        }
+        label, undo = max(tries, key=lambda tried: tries[tried])
+        found[name] = (label + (", bias undone" if undo else ""), filtered(settings[label], test)[undo])
     return found
 
 
@@ -248,7 +247,7 @@ def main() -> None:
     """Print the tables and the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scans", type=Path, default=ROOT.parent / "shared" / "data", help="the folder of real test scans")
-    parser.add_argument("--steps", type=int, default=600, help="of every training")
+    parser.add_argument("--steps", type=int, default=250, help="of every training")
     parser.add_argument("--only", nargs="*", help="names of systems; no figures of the others")
     add_save(parser)
     options = parser.parse_args()

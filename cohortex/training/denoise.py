@@ -138,7 +138,12 @@ def train_denoise(images: Sequence[Image], section: Mapping[str, Any], seed: int
         "extra": {"noise": {"min": float(f"{span[0] * min(levels):.4g}"), "max": float(f"{span[1] * max(levels):.4g}")}},
     }
     if expects.values == registry.NOISE_UNITS:
-        card |= {"values": {"kind": "noise", "low": 0, "high": 1}, "extra": {}}
+        card |= {
+            "values": {"kind": "noise", "low": 0, "high": 1},
+            "intended_use": f"Removes the noise of magnitudes, each scan in units of its own noise, {_manner(expects)}.",
+            "limits": "It learned from noisy scans alone, as if their noise were independent between pixels; not for images around zero.",
+            "extra": {},
+        }
     if reads != "pairs":
         card["extra"]["makes"] = MEAN
     if stacks:

@@ -131,8 +131,8 @@ BY_HAND = {
     + convolution(32, 1, 1),
     # the frame and its inverse, the U-Net, what it says of the coefficients and its correction
     "frame_unet_2d": 2 * 64 * 4 * 16
-    + convolution(64, 32, 1)
-    + 64 * 32
+    + convolution(2 * 64, 32, 1)
+    + 2 * 64 * 32
     + 3 * convolution(32, 32)
     + convolution(32, 64, 4)
     + 4 * convolution(64, 64)

@@ -62,7 +62,6 @@ def test_windows_cover_every_pixel(shape):
     network = FrameUnet2d(**SMALL)
     with torch.no_grad():
         network.noise.bias.fill_(80.0)
-        network.significance.zero_()
         made = network(torch.randn(1, 1, *shape))
     assert made.shape == (1, 1, *shape)
     assert float(made.abs().max()) < 1e-4

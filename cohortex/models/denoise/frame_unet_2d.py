@@ -19,8 +19,11 @@ SPARE = EDGE - 2
 SATURATED = 6.0
 """Coefficients beyond so many standard deviations of the noise all say the same: there is signal."""
 
-THRESHOLD, STEEPNESS = 2.8, 2.0
-"""Where half of a coefficient is taken for noise before the training, and how sharply that changes."""
+THRESHOLD, STEEPNESS = 2.8, 4.0
+"""Where half of a coefficient is taken for noise in the first pass before the training, and how sharply that changes."""
+
+LEAST = 0.01
+"""Energy of a pilot's coefficient, in units of the noise's variance, below which all is noise."""
 
 
 class FrameUnet2d(nn.Module):
@@ -28,10 +31,12 @@ class FrameUnet2d(nn.Module):
 
     As `cohortex.models.denoise.frame_unet`, in two dimensions, for stacks of thick slices. The image is in units of the standard deviation
     of its noise. Windows of 8 x 8 pixels, two apart, are analysed by 64 learnable functions that begin as the discrete cosine transform,
-    as in the redundant block DCT (Yu and Sapiro, Image Processing On Line 1, 2011, doi:10.5201/ipol.2011.ys-dct), and a residual U-Net of
-    two resolutions (after Ronneberger et al., MICCAI 2015, doi:10.1007/978-3-319-24574-4_28) gives the share of each coefficient that is
-    noise, and a small correction. Before any training it is the transform with a threshold of 2.8 standard deviations, so a training of
-    minutes, without any clean image, begins where a classical method ends.
+    as in the redundant block DCT (Yu and Sapiro, Image Processing On Line 1, 2011, doi:10.5201/ipol.2011.ys-dct). A first pass takes away
+    what lies below a threshold; the coefficients of the pilot that remains predict the share of each coefficient that is noise, as in a
+    Wiener filter (after the two passes of Dabov et al., IEEE Trans. Image Process. 16(8), 2007). A residual U-Net of two resolutions (after
+    Ronneberger et al., MICCAI 2015, doi:10.1007/978-3-319-24574-4_28) looks at both and moves these shares, and makes a small
+    correction. Before any training it is the transform with its two passes, so a training of minutes, without any clean image, begins
+    where a classical method ends.
 
     Parameters
     ----------
@@ -54,7 +59,7 @@ class FrameUnet2d(nn.Module):
         # The mean of a window would saturate at once.
         level[0] = 1 / EDGE
         count = len(frame)
-        self.values, self.sizes = conv(2, count, fine, 1), conv(2, count, fine, 1, bias=False)
+        self.values, self.sizes = conv(2, 2 * count, fine, 1), conv(2, 2 * count, fine, 1, bias=False)
         self.before = conv(2, fine, fine)
         self.down = conv(2, fine, coarse, 2, stride=2, padding=0)
         self.middle = nn.Sequential(*(_Residual(coarse) for _ in range(blocks)))
@@ -64,17 +69,16 @@ class FrameUnet2d(nn.Module):
         he_weights(self)
         self.analysis = nn.Parameter(frame * level)
         self.synthesis = nn.Parameter((frame / level).flip((2, 3)).transpose(0, 1).contiguous() / (EDGE // 2) ** 2)
-        self.significance = nn.Parameter(torch.full((1, count, 1, 1), -STEEPNESS))
-        # A pixel is made of windows that begin up to three cells before it; three convolutions and the place within four pixels reach
-        # four cells further, each block two of twice the width.
-        reach = 2 * (3 + 4) + 1 + 8 * blocks
+        self.threshold = nn.Parameter(torch.full((1, count, 1, 1), THRESHOLD))
+        # A pixel is made of windows that begin up to three cells before it, and so is the pilot in them; three convolutions and the place
+        # within four pixels reach four cells further, each block two of twice the width.
+        reach = 2 * (3 + 3 + 4) + 1 + 8 * blocks
         self.halo = -(-reach // self.multiple) * self.multiple
         with torch.no_grad():
             self.noise.weight.mul_(0.1)
-            self.noise.bias.fill_(STEEPNESS * THRESHOLD)  # pyright: ignore[reportOptionalMemberAccess]
-            # Nothing is taken from a window's mean.
-            self.noise.bias[0] = -5.0  # pyright: ignore[reportOptionalSubscript]
-            self.significance[:, 0] = 0
+            # Nothing is taken from a window's mean, neither in the first pass nor in the second.
+            self.noise.bias[0] = -10.0  # pyright: ignore[reportOptionalSubscript]
+            self.threshold[:, 0] = -THRESHOLD
             for parameter in self.correction.parameters():
                 parameter.zero_()
 
@@ -95,16 +99,21 @@ class FrameUnet2d(nn.Module):
         ends = [rest + 4 * -(-max(SPARE - rest, 0) // 4) for rest in (-n % 4 for n in reversed(shape))]
         image = half_grid(functional.pad(x, [side for end in ends for side in (SPARE, end)], mode="replicate"))
         found = functional.conv2d(image, self.analysis)
-        seen = found.clamp(-SATURATED, SATURATED)
+        pilot = functional.conv2d(image - self.made(found * torch.sigmoid(STEEPNESS * (self.threshold - found.abs()))), self.analysis)
+        seen = torch.cat([found, pilot], 1).clamp(-SATURATED, SATURATED)
         y = torch.relu(self.values(seen) + self.sizes(seen.abs()))
         y = torch.relu(y + self.before(y))
         y = self.after(y + self.up(self.middle(torch.relu(self.down(y)))))
-        found = found * torch.sigmoid(torch.addcmul(self.noise(y), found.abs(), self.significance.to(found.dtype)))
+        # The logistic function of this is 1 / (1 + pilot^2): the Wiener filter's share of noise.
+        share = torch.sigmoid(self.noise(y) - torch.log(pilot.square() + LEAST))
         # A window holds four cells along each axis; its correction is that of one in its middle.
-        removed = functional.conv2d(functional.pad(found, [SPARE // 2] * 4), self.synthesis)
-        removed = removed + functional.pad(self.correction(y), (1, 2, 1, 2))
+        removed = self.made(found * share) + functional.pad(self.correction(y), (1, 2, 1, 2))
         made = functional.pixel_shuffle(image - removed, 2)
         return made[(..., *(slice(SPARE, SPARE + size) for size in shape))]
+
+    def made(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """Return the cells that coefficients of windows make."""
+        return functional.conv2d(functional.pad(coefficients, [SPARE // 2] * 4), self.synthesis)
 
 
 class _Residual(nn.Module):
