@@ -122,7 +122,7 @@ def dp_resnet(have: Data, domains: str) -> Loaded:
 def autoencoder(have: Data) -> Found:
     """Row N01: no worse than the best filter on the noise that it was trained on; worse on noise of another kind that is as strong."""
     test = have.mr_cases("test")
-    model = have.mr_autoencoder(3000)
+    model = have.mr_autoencoder(1500)
     best = max((tuned(name, have.mr_cases("validation")) for name in FILTERS), key=lambda each: mean_psnr(test, each))
     ours, theirs = mean_psnr(test, model), mean_psnr(test, best)
     figures: dict[str, float | str] = {"noisy dB": mean_psnr(test, lambda case: case.noisy), "CNN-DAE dB": ours}
@@ -152,8 +152,8 @@ def wavelets(have: Data) -> Found:
 
     image = torch.from_numpy(have.cases("test")[0].truth[None, :, :, 0].astype(np.float64))
     lost = float((inverse_contourlet(contourlet(image)) - image).abs().max() / image.abs().max())
-    ours = scores(have, by(have.trained("wavelet_cnn", 220, batch=1, patch=40)), "wavelet CNN")
-    dae = scores(have, by(have.trained("cnn_dae", 2500, batch=4, patch=64)), "CNN-DAE")
+    ours = scores(have, by(have.trained("wavelet_cnn", 350, None, "bfloat16", batch=1, patch=40)), "wavelet CNN")
+    dae = scores(have, by(have.trained("cnn_dae", 1200, batch=4, patch=64)), "CNN-DAE")
     plain = scores(have, have.tuned("wavelet"), "wavelet filter")
     higher = over(ours["wavelet CNN dB"], [dae["CNN-DAE dB"], plain["wavelet filter dB"]])
     return Found({"lost by the transform": lost, **ours, **dae, **plain}, {"perfect reconstruction": lost < 1e-6, "over both": higher})
