@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from cohortex.training.objectives.objective import Start
 from cohortex.training.objectives.pixel import SquaredError
 from cohortex.training.patches import places
 from cohortex.training.settings import denoise_training
+from cohortex.training.team import team, use_team
 from cohortex.volume import Volume
 
 SEED = 61
@@ -172,7 +174,9 @@ class Data:
             self.found[kind] = made
         return self.found[kind]
 
-    def trained(self, name: str, steps: int, options: Mapping[str, Any] | None = None, **training: Any) -> Loaded:
+    def trained(
+        self, name: str, steps: int, options: Mapping[str, Any] | None = None, precision: str = "float32", **training: Any
+    ) -> Loaded:
         """Return a network that the stage's own training trained on the scans; of the same settings only one is made.
 
         Parameters
@@ -182,22 +186,22 @@ class Data:
             Before they are multiplied by `Data.steps`.
         options : mapping, optional
             Of the network.
+        precision : {"float32", "bfloat16"}
+            What the network computes in while it is trained.
         **training
             See ``training`` in ``schemas/stages/denoise.json``.
         """
         told = {"steps": max(1, round(self.steps * steps)), "noise": "dose", "dose": DOSE, "target": "scan", "minutes": 600.0, **training}
         settings = {"method": name, "training": {**told, "options": dict(options or {})}}
-        return self.kept(settings, lambda folder: train_denoise(self.training, {"default": settings}, SEED, "cpu", folder))
-
-    def kept(self, settings: Mapping[str, Any], train: Callable[[Path], None]) -> Loaded:
-        """Return the model of some settings, trained where it is not there yet."""
-        from hashlib import sha256
-
-        patients = [name for name, *_ in self.clean["train"]]
-        key = sha256(json.dumps([settings, SEED, patients], sort_keys=True).encode()).hexdigest()[:12]
-        folder = self.folder / "models" / f"{settings['method']}-{key}"
+        patients = [patient for patient, *_ in self.clean["train"]]
+        key = sha256(json.dumps([settings, precision, SEED, patients], sort_keys=True).encode()).hexdigest()[:12]
+        folder = self.folder / "models" / f"{name}-{key}"
         if not folder.is_dir():
-            train(folder)
+            before = use_team(replace(team(), precision=precision))
+            try:
+                train_denoise(self.training, {"default": settings}, SEED, "cpu", folder)
+            finally:
+                use_team(before)
         return Loaded(read_card(folder), load_network(folder), "cpu")
 
     def tuned(self, name: str) -> Filter:
