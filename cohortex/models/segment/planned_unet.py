@@ -18,9 +18,7 @@ SLOPE = 0.01
 class Unit(nn.Module):
     """A convolution with norm and leaky ReLU; or two of them, the input added before the last activation."""
 
-    def __init__(
-        self, dimensions: int, inward: int, outward: int, kernel: Sequence[int], stride: Sequence[int], norm: str, residual: bool
-    ):
+    def __init__(self, dimensions: int, inward: int, outward: int, kernel: Sequence[int], stride: Sequence[int], norm: str, residual: bool):
         super().__init__()
         pairs = [(inward, outward, tuple(stride))] + [(outward, outward, (1,) * dimensions)] * residual
         self.convs = nn.ModuleList(shaped_conv(dimensions, a, b, kernel, stride=s) for a, b, s in pairs)
@@ -82,7 +80,9 @@ class PlannedUNet(SegmentationNetwork):
         kernels = kernels or [[3] * dimensions] * levels
         strides = strides or [[1] * dimensions, *[[2] * dimensions] * (levels - 1)]
         if not len(kernels) == len(strides) == levels or any(len(k) != dimensions for k in (*kernels, *strides)):
-            raise ValueError(f"kernels and strides have {dimensions} numbers for each of the {levels} levels; these are {kernels} and {strides}")
+            raise ValueError(
+                f"kernels and strides have {dimensions} numbers for each of the {levels} levels; these are {kernels} and {strides}"
+            )
         together = [prod(level[axis] for level in strides) for axis in range(dimensions)]
         super().__init__(dimensions, channels, classes, max(together))
         self.down = nn.ModuleList()

@@ -27,9 +27,7 @@ class TriPlanar(SegmentationNetwork):
         Before the dense layers.
     """
 
-    def __init__(
-        self, channels: int = 1, classes: int = 2, layers: int = 25, features: int = 32, hidden: int = 192, dropout: float = 0.5
-    ):
+    def __init__(self, channels: int = 1, classes: int = 2, layers: int = 25, features: int = 32, hidden: int = 192, dropout: float = 0.5):
         super().__init__(3, channels, classes)
         self.planes = nn.ModuleList()
         for across in range(3):
