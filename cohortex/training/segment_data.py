@@ -71,7 +71,7 @@ def most_common(images: Sequence[Image]) -> str:
     found = [image.modality for image, _ in labelled_pairs(images, "train")]
     if not found:
         raise Refused(
-            "segment: no image of a training subject has labels; add them to the table of the cohort (role labels), or name a trained model."
+            "segment: no image of a training subject has labels; add them to the cohort table (role labels), or name a trained model."
         )
     return max(sorted(set(found)), key=found.count)
 

@@ -1,5 +1,7 @@
 """The networks that segment: as large as their papers say, logits of the input's size, the same in blocks as in one piece."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from cohortex.labelling import segment
 from cohortex.models import registry
 from cohortex.models.segment.layers import SegmentationNetwork
 from cohortex.models.segment.unet import mirrored, valid_margins
+
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 
 SMALL: dict[str, dict] = {
     "planned_unet": {"features": [4, 6, 8]},
@@ -98,6 +102,19 @@ def stirred(network):
 
 def test_the_small_options_here_cover_the_registry():
     assert set(SMALL) == {entry.name for entry in registry.entries("segment")}
+
+
+def test_the_page_has_every_network_with_its_count_its_reach_and_its_loss():
+    rows = {
+        line.split("`")[1]: [cell.strip() for cell in line.split("|")] for line in PAGE.read_text().splitlines() if line.startswith("| `")
+    }
+    for entry in registry.entries("segment"):
+        with torch.device("meta"):
+            network = registry.build("segment", entry.name)
+        count, reach, loss = rows[entry.name][4:7]
+        assert count == f"{registry.count_parameters(network):,}"
+        assert reach == str(getattr(network, "halo", "whole"))
+        assert loss == f"`{entry.training['objective']}`"
 
 
 ROUNDED = [

@@ -271,7 +271,7 @@ def topology(spacing: Sequence[float], patch: Sequence[int]) -> tuple[list[list[
 
 
 def expected_bytes(patch: Sequence[int], strides: Sequence[Sequence[int]], features: Sequence[int], channels: int, classes: int) -> float:
-    """Return what one example takes in training: every feature of the two convolutions of a level, down and up, is kept for its gradient."""
+    """Return what one example takes in training: all that the convolutions of a level make, down and up, is kept for gradients."""
     total, size = float(channels * prod(patch)), list(map(float, patch))
     for level, (stride, width) in enumerate(zip(strides, features, strict=True)):
         size = [n / s for n, s in zip(size, stride, strict=True)]

@@ -1,9 +1,10 @@
-"""The U-Net that a plan describes: the baseline which every other network is compared with (after Isensee et al., Nat. Methods 18, 2021)."""
+"""The U-Net that a plan describes, the baseline of all other networks (after Isensee et al., Nat. Methods 18, 2021)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import nn
@@ -93,7 +94,7 @@ class PlannedUNet(SegmentationNetwork):
             self.down.append(nn.Sequential(*units))
             width = own
         self.grow, self.up, heads = nn.ModuleList(), nn.ModuleList(), []
-        kind = nn.ConvTranspose3d if dimensions == 3 else nn.ConvTranspose2d
+        kind: Any = nn.ConvTranspose3d if dimensions == 3 else nn.ConvTranspose2d
         for level in reversed(range(levels - 1)):
             own, below, step = features[level], features[level + 1], tuple(strides[level + 1])
             self.grow.append(kind(below, own, step, stride=step))

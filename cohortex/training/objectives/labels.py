@@ -1,7 +1,7 @@
 """What trainings of networks that segment make small: losses of logits and labels, all with one interface.
 
-Every loss is a function ``loss(logits, labels, **options)``: logits (n, classes, ...) and labels (n, ...), integers, to a scalar, the mean over
-the batch. `LOSSES` has them by name with their options; `loss_of` gives one.
+Every loss is a function ``loss(logits, labels, **options)``: logits (n, classes, ...) and labels (n, ...), integers, to a scalar, the mean
+over the batch. `LOSSES` has them by name with their options; `loss_of` gives one.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ def combo(logits: torch.Tensor, labels: torch.Tensor, alpha: float = 0.5, beta: 
 
 
 def signed_distance(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Return the distance in voxels to the border of each class, negative within, (classes, ...) float32; 0 for a class that is not there."""
+    """Return the distance in voxels to the border of each class, negative within, (classes, ...) float32; 0 for one that is not there."""
     from scipy import ndimage as ndi
 
     made = np.zeros((classes, *labels.shape), np.float32)
