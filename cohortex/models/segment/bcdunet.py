@@ -82,7 +82,8 @@ class BCDUNet(SegmentationNetwork):
         self.dense = nn.ModuleList(nn.Sequential(double(dimensions, width, last), nn.Dropout(dropout)) for width in widths)
         pairs = list(zip([*features[1:-1], last], features[:-1], strict=True))[::-1]
         self.grow = nn.ModuleList(
-            nn.Sequential(transposed(dimensions, below, own), norm_of("batch", dimensions, own), nn.ReLU(inplace=True)) for below, own in pairs
+            nn.Sequential(transposed(dimensions, below, own), norm_of("batch", dimensions, own), nn.ReLU(inplace=True))
+            for below, own in pairs
         )
         self.fuse = nn.ModuleList(Fusion(dimensions, own, lstm) for _, own in pairs)
         self.up = nn.ModuleList(double(dimensions, own if lstm else 2 * own, own) for _, own in pairs)

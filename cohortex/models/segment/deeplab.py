@@ -6,6 +6,7 @@ The fully connected CRF that v1 and v2 put behind the network is `cohortex.model
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -167,7 +168,7 @@ class DeepLabV3(SegmentationNetwork):
         return [self.score(self.join(torch.cat(parts, 1)))]
 
 
-def pooled(layers: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
+def pooled(layers: Any, x: torch.Tensor) -> torch.Tensor:
     """Return convolution, norm and ReLU of pooled features.
 
     A batch norm cannot learn from a single value a channel; of a single example in a batch it takes its running means.

@@ -94,7 +94,8 @@ def norm_of(kind: str, dimensions: int, channels: int) -> nn.Module:
 def shaped_conv(dimensions: int, inward: int, outward: int, kernel: Sequence[int], **options: Any) -> nn.Module:
     """Return a convolution with a size of its own along each axis, as large as its input where its stride is 1."""
     sizes = tuple(int(n) for n in kernel)
-    return (nn.Conv3d if dimensions == 3 else nn.Conv2d)(inward, outward, sizes, padding=tuple(n // 2 for n in sizes), **options)
+    kind: Any = nn.Conv3d if dimensions == 3 else nn.Conv2d
+    return kind(inward, outward, sizes, padding=tuple(n // 2 for n in sizes), **options)
 
 
 def conv_norm(
@@ -127,7 +128,7 @@ def max_pool(dimensions: int, size: int = 2, **options: Any) -> nn.Module:
 
 def unpooled(x: torch.Tensor, places: torch.Tensor, size: torch.Size) -> torch.Tensor:
     """Return values put back to where a maximum pooling by 2 took them from, zeros elsewhere."""
-    unpool = functional.max_unpool3d if x.ndim == 5 else functional.max_unpool2d
+    unpool: Any = functional.max_unpool3d if x.ndim == 5 else functional.max_unpool2d
     return unpool(x, places, 2, output_size=list(size))
 
 

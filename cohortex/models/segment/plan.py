@@ -6,7 +6,7 @@ values. Nothing here imports torch; ``registry.build("segment", "planned_unet", 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
@@ -27,6 +27,8 @@ FIRST = 32
 """Filters of the finest level."""
 SHARE = 0.05
 """Of all voxels of a cohort at most so many in one batch."""
+VALUES = 10_000
+"""Of the foreground of an image that the window is taken of."""
 KEPT = 12.0
 """Bytes of memory that a feature takes in training: its value and those that the gradient needs of norm and activation."""
 
@@ -117,18 +119,13 @@ class Plan:
         return asdict(self)
 
 
-def fingerprint(
-    images: Sequence[np.ndarray], labels: Sequence[np.ndarray], spacings: Sequence[Sequence[float]], modality: str, classes: int
-) -> Fingerprint:
-    """Return the fingerprint of labelled images.
+def fingerprint(cases: Iterable[tuple[np.ndarray, np.ndarray, Sequence[float]]], modality: str, classes: int) -> Fingerprint:
+    """Return the fingerprint of labelled images, which are looked at one by one.
 
     Parameters
     ----------
-    images : sequence of (X, Y, Z) arrays
-        Or (channels, X, Y, Z).
-    labels : sequence of (X, Y, Z) arrays
-    spacings : sequence of three floats
-        In mm.
+    cases : iterable of (image, labels, spacing)
+        (X, Y, Z) arrays, or (channels, X, Y, Z) images; spacings in mm.
     modality : str
     classes : int
         With the background.
@@ -138,27 +135,24 @@ def fingerprint(
     Refused
         When there is no image, or no voxel with a label other than the background.
     """
-    shapes, seen = [], []
-    for image, known in zip(images, labels, strict=True):
+    shapes: list[tuple[int, int, int]] = []
+    spacings: list[tuple[float, float, float]] = []
+    seen: list[np.ndarray] = []
+    channels = 1
+    for image, known, spacing in cases:
         first = image if image.ndim == 3 else image[0]
+        channels = 1 if image.ndim == 3 else len(image)
+        values = np.asarray(first[known > 0], np.float64)
+        # each image has as many values at most, evenly taken, whatever its size
+        seen.append(values[:: max(1, len(values) // VALUES)])
         shapes.append(_without_air(first))
-        seen.append(np.asarray(first[known > 0], np.float64))
-    values = np.concatenate(seen) if seen else np.zeros(0)
-    if not values.size:
+        spacings.append((float(spacing[0]), float(spacing[1]), float(spacing[2])))
+    together = np.concatenate(seen) if seen else np.zeros(0)
+    if not together.size:
         raise Refused("segment: no labelled image has a voxel with a label other than 0; give labels of the training subjects.")
-    low, high = np.percentile(values, [0.5, 99.5])
-    channels = 1 if images[0].ndim == 3 else len(images[0])
-    numbers = [tuple(float(s) for s in each) for each in spacings]
-    return Fingerprint(
-        shapes,
-        numbers,  # pyright: ignore[reportArgumentType]
-        modality,
-        channels,
-        classes,
-        (float(low), float(high)),
-        float(values.mean()),
-        float(max(values.std(), 1e-8)),
-    )
+    low, high = (float(v) for v in np.percentile(together, [0.5, 99.5]))
+    deviation = float(max(together.std(), 1e-8))
+    return Fingerprint(shapes, spacings, modality, channels, classes, (low, high), float(together.mean()), deviation)
 
 
 def _without_air(image: np.ndarray) -> tuple[int, int, int]:
@@ -277,7 +271,7 @@ def topology(spacing: Sequence[float], patch: Sequence[int]) -> tuple[list[list[
 
 
 def expected_bytes(patch: Sequence[int], strides: Sequence[Sequence[int]], features: Sequence[int], channels: int, classes: int) -> float:
-    """Return what one example takes in training: every feature of the two convolutions of a level, down and up, is kept for its gradient."""
+    """Return what one example takes in training: all that the convolutions of a level make, down and up, is kept for gradients."""
     total, size = float(channels * prod(patch)), list(map(float, patch))
     for level, (stride, width) in enumerate(zip(strides, features, strict=True)):
         size = [n / s for n, s in zip(size, stride, strict=True)]

@@ -1,9 +1,10 @@
-"""The U-Net that a plan describes: the baseline which every other network is compared with (after Isensee et al., Nat. Methods 18, 2021)."""
+"""The U-Net that a plan describes, the baseline of all other networks (after Isensee et al., Nat. Methods 18, 2021)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,9 +19,7 @@ SLOPE = 0.01
 class Unit(nn.Module):
     """A convolution with norm and leaky ReLU; or two of them, the input added before the last activation."""
 
-    def __init__(
-        self, dimensions: int, inward: int, outward: int, kernel: Sequence[int], stride: Sequence[int], norm: str, residual: bool
-    ):
+    def __init__(self, dimensions: int, inward: int, outward: int, kernel: Sequence[int], stride: Sequence[int], norm: str, residual: bool):
         super().__init__()
         pairs = [(inward, outward, tuple(stride))] + [(outward, outward, (1,) * dimensions)] * residual
         self.convs = nn.ModuleList(shaped_conv(dimensions, a, b, kernel, stride=s) for a, b, s in pairs)
@@ -82,7 +81,9 @@ class PlannedUNet(SegmentationNetwork):
         kernels = kernels or [[3] * dimensions] * levels
         strides = strides or [[1] * dimensions, *[[2] * dimensions] * (levels - 1)]
         if not len(kernels) == len(strides) == levels or any(len(k) != dimensions for k in (*kernels, *strides)):
-            raise ValueError(f"kernels and strides have {dimensions} numbers for each of the {levels} levels; these are {kernels} and {strides}")
+            raise ValueError(
+                f"kernels and strides have {dimensions} numbers for each of the {levels} levels; these are {kernels} and {strides}"
+            )
         together = [prod(level[axis] for level in strides) for axis in range(dimensions)]
         super().__init__(dimensions, channels, classes, max(together))
         self.down = nn.ModuleList()
@@ -93,7 +94,7 @@ class PlannedUNet(SegmentationNetwork):
             self.down.append(nn.Sequential(*units))
             width = own
         self.grow, self.up, heads = nn.ModuleList(), nn.ModuleList(), []
-        kind = nn.ConvTranspose3d if dimensions == 3 else nn.ConvTranspose2d
+        kind: Any = nn.ConvTranspose3d if dimensions == 3 else nn.ConvTranspose2d
         for level in reversed(range(levels - 1)):
             own, below, step = features[level], features[level + 1], tuple(strides[level + 1])
             self.grow.append(kind(below, own, step, stride=step))

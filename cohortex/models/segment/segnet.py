@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -43,12 +44,12 @@ class SegNet(SegmentationNetwork):
         width = channels
         for own, depth in zip(features, DEPTHS, strict=False):
             widths = [width, *[own] * depth]
-            self.down.append(nn.Sequential(*(conv_norm(dimensions, a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))))
+            self.down.append(nn.Sequential(*(conv_norm(dimensions, a, b) for a, b in pairwise(widths))))
             width = own
         for level in reversed(range(levels)):
             # the last convolution of a level has the width of the level above, the very last one the classes
             widths = [features[level]] * DEPTHS[level] + [features[level - 1] if level else classes]
-            layers: list[nn.Module] = [conv_norm(dimensions, a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+            layers: list[nn.Module] = [conv_norm(dimensions, a, b) for a, b in pairwise(widths)]
             if level == 0:
                 layers[-1] = conv(dimensions, features[0], classes)
             self.up.append(nn.Sequential(*layers))

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from cohortex.models.denoise.layers import he_weights
-from cohortex.models.segment.layers import Reach, SegmentationNetwork, norm_of
+from cohortex.models.segment.layers import Reach, SegmentationNetwork, norm_of, shaped_conv
 
 
 class TriPlanar(SegmentationNetwork):
@@ -27,17 +27,14 @@ class TriPlanar(SegmentationNetwork):
         Before the dense layers.
     """
 
-    def __init__(
-        self, channels: int = 1, classes: int = 2, layers: int = 25, features: int = 32, hidden: int = 192, dropout: float = 0.5
-    ):
+    def __init__(self, channels: int = 1, classes: int = 2, layers: int = 25, features: int = 32, hidden: int = 192, dropout: float = 0.5):
         super().__init__(3, channels, classes)
         self.planes = nn.ModuleList()
         for across in range(3):
             kernel = tuple(1 if axis == across else 3 for axis in range(3))
-            around = tuple(n // 2 for n in kernel)
             row: list[nn.Module] = []
             for number in range(layers):
-                row.append(nn.Conv3d(features if number else channels, features, kernel, padding=around))
+                row.append(shaped_conv(3, features if number else channels, features, kernel))
                 row += [norm_of("batch", 3, features), nn.ELU(inplace=True)]
             self.planes.append(nn.Sequential(*row))
         self.dense = nn.Sequential(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -69,7 +71,7 @@ class UNETR(SegmentationNetwork):
                 steps += [transposed(dimensions, own, own, bias=False), ResidualBlock(dimensions, own, own)]
             self.skips.append(nn.Sequential(*steps))
         widths = [width, 8 * features, 4 * features, 2 * features, features]
-        self.up = nn.ModuleList(UpBlock(dimensions, a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.up = nn.ModuleList(UpBlock(dimensions, a, b) for a, b in pairwise(widths))
         self.head = conv(dimensions, features, classes, 1)
         he_weights(self)
         small_weights(self)

@@ -33,7 +33,7 @@ class VNet(SegmentationNetwork):
 
     On the way up a stage sees what comes from below beside the skip, and adds the one from below, brought to its width by the transposed
     convolution. The first stage adds the image, repeated to the width. Widths below and above are the paper's (its figure 2); trained
-    with the Dice of squared sums, `cohortex.training.objectives.overlap.dice_loss`.
+    with the Dice of squared sums, `squared_dice` of `cohortex.training.objectives.labels`.
 
     Parameters
     ----------
