@@ -182,7 +182,7 @@ def main() -> None:
     table = Table({"pair": "", "kind": "", "method": "", "CPU s": ".2f", "TRE mm": ".3f", "least Jacobian": ".3f", "finish": ""})
     rows: dict[tuple[str, str], list[tuple[float, float]]] = {}
     jacobians, chosen_worse, consistency = [], [], []
-    for number, pair in enumerate(pairs(options.scans, options.crop, options.heads, options.warps, options.kinds)):
+    for pair in pairs(options.scans, options.crop, options.heads, options.warps, options.kinds):
         table.add(pair.name, pair.kind, "none", None, error_mm(pair, np.zeros_like(pair.truth)), None, "")
         mask = np.asarray(ndi.binary_dilation(pair.head, iterations=3))
         errors = {}

@@ -8,8 +8,9 @@ are compared after local normalisation, so that least squares are local cross-co
 nonrigid registration: the PASHA algorithm, Computer Vision and Image Understanding 89, 2003).
 
 The criterion: `agreement`, the correlation of the two locally normalised images over the foreground, with the alignment that
-self-similarities gave. The candidate with the highest one is taken if that is at least `ENOUGH`, else the self-similarities go on at full
-resolution: where no relation of intensities holds everywhere, what is locally normalised has the wrong sign or no counterpart
+self-similarities gave. The images as they are are taken at once from `PLAIN` on; else the candidate with the highest agreement. From `SURE`
+on it is compared alone, from `ENOUGH` on together with the self-similarities at full resolution, and below that the self-similarities
+are compared alone: where no relation of intensities holds everywhere, what is locally normalised has the wrong sign or no counterpart
 somewhere, and agrees badly.
 """
 
@@ -24,12 +25,12 @@ from cohortex.filters.gaussian import gaussian
 
 Finish = Literal["images", "moving-from-fixed", "fixed-from-moving", "mind"]
 
-ENOUGH = 0.55
-"""Agreement from which intensities take over from self-similarities."""
+PLAIN, SURE, ENOUGH = 0.8, 0.6, 0.4
+"""Agreements, see above."""
 AHEAD = 0.02
 """By how much a predicted contrast has to agree better than the images as they are."""
 BINS = 96
-FLOOR = 0.02
+FLOOR = 0.03
 """Share of an image's range that is added, in squares, to local variances: differences far below it are noise."""
 BIAS_SIGMA = 16.0
 """Voxels over which the brightness of a scan may change."""

@@ -1,17 +1,16 @@
 """Deformable registration without learning: Gauss-Newton on a cubic B-spline, over self-similarities, then intensities.
 
-The displacement is a cubic B-spline (Rueckert et al., Nonrigid registration using free-form deformations, IEEE TMI 18(8), 1999) that makes the
-sum of squared differences of MIND-SSC features plus its bending energy small. Every iteration sums, in one pass over the voxels, the exact
-gradient and the 3 x 3 products of feature gradients (Gauss-Newton's curvature) into the control points, lumped as a mass matrix is, and
-solves the damped system by conjugate gradients. Coarser levels have means of the features of the finest grid, and control points twice
-a voxel apart; from level to level the spline is refined exactly. The last steps compare what `finish` chooses.
+The displacement is a cubic B-spline (Rueckert et al., Nonrigid registration using free-form deformations, IEEE TMI 18(8), 1999). It makes
+the sum of squared differences of MIND-SSC features, plus its bending energy, small. Every iteration sums, in one pass over the voxels, the
+exact gradient and the 3 x 3 products of feature gradients (Gauss-Newton's curvature) into the control points, lumped as a mass matrix is,
+and solves the damped system by conjugate gradients. Coarser levels have means of the features of the finest grid, and control points
+two voxels apart; from level to level the spline is refined exactly. The last steps compare what `finish` chooses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -43,7 +42,8 @@ class Found:
     displacement : (3, X, Y, Z) float32 array
         In voxels: voxel p of the fixed image lies at p + displacement(p) of the moving image.
     finish : str
-        What the last steps compared: images | moving-from-fixed | fixed-from-moving | mind | none.
+        What the last steps compared: images | moving-from-fixed | fixed-from-moving | mind | none; ``+mind`` where the
+        self-similarities were compared as well.
     agreement : float
         Of the candidate that agreed best, see `cohortex.registration.finish`.
     backward : (3, X, Y, Z) float32 array or None
@@ -54,7 +54,6 @@ class Found:
     finish: str
     agreement: float
     backward: np.ndarray | None = None
-    trace: dict[str, Any] = field(default_factory=dict)
 
 
 def register(
@@ -124,7 +123,10 @@ def register(
     if finish != "none":
         compared = _compared(here, there, inside, both[0], spacing_mm, finish)
         chosen, agreement = compared.kind, compared.agreement
-        pairs = [(pyramids[0][1], pyramids[1][1])] if chosen == "mind" else [(compared.fixed, compared.moving)]
+        pairs = [] if chosen == "mind" else [(compared.fixed, compared.moving)]
+        if chosen == "mind" or (finish == "auto" and agreement < finishing.SURE):
+            pairs.append((pyramids[0][1], pyramids[1][1]))
+            chosen += "" if chosen == "mind" else "+mind"
         weight = (MIND_SMOOTH if chosen == "mind" else FINISH_SMOOTH) * smooth
         for n, spline in enumerate(both):
             terms = pairs if n == 0 else [pair[::-1] for pair in pairs]
@@ -230,9 +232,10 @@ def _compared(
 
     if wanted in ("auto", "images"):
         consider("images", flat[0], flat[1])
-    if wanted in ("auto", "moving-from-fixed"):
+    plain = wanted == "auto" and candidates[0].agreement >= finishing.PLAIN
+    if wanted == "moving-from-fixed" or (wanted == "auto" and not plain):
         consider("moving-from-fixed", finishing.locally_normalised(finishing.predicted(fixed, there, inside), sigma), flat[1])
-    if wanted in ("auto", "fixed-from-moving"):
+    if wanted == "fixed-from-moving" or (wanted == "auto" and not plain):
         translated = finishing.predicted(there, fixed, inside, moving)
         consider("fixed-from-moving", flat[0], finishing.locally_normalised(translated, sigma))
     best = max(candidates, key=lambda c: c.agreement + (finishing.AHEAD if c.kind == "images" else 0.0))

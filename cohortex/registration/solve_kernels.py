@@ -31,7 +31,7 @@ def _bent_along(v, out, outer, count, stride):
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 def _bent_across(v, out, na, nb, nc, ends, one, two):
-    """Add to `out` twice what mixed differences give, between coefficients `one` and `two` apart; `ends` are the axes' last ones."""
+    """Add to `out` twice what mixed differences between coefficients `one` and `two` apart give; `ends` are cut off the axes."""
     for a in range(na - ends[0]):
         for b in range(nb - ends[1]):
             begin = (a * nb + b) * nc
@@ -47,8 +47,8 @@ def _bent_across(v, out, na, nb, nc, ends, one, two):
 def bending(values, na, nb, nc, out):
     """Set `out` to the gradient of half the bending energy of coefficients.
 
-    The energy is the sum of squares of second differences along each axis and, twice, of mixed differences, wherever all of the coefficients
-    that they take exist: a linear displacement costs nothing.
+    The energy is the sum of squares of second differences along each axis and, twice, of mixed differences, wherever all of the
+    coefficients that they take exist: a linear displacement costs nothing.
     """
     out[:] = 0
     for n in range(3):
@@ -103,8 +103,8 @@ def _add(target, factor, source):
 def step(system, control, shape, smooth, damping, iterations, tolerance, out):
     """Set `out` to the Gauss-Newton step and return how many iterations of conjugate gradients it took.
 
-    It solves (curvature + smooth * bending + damping) out = -(gradient + smooth * bending control), so that the bending is that of the whole
-    displacement. Ends where the residual has shrunk by `tolerance`.
+    It solves (curvature + smooth * bending + damping) out = -(gradient + smooth * bending control), so that the bending is that of the
+    whole displacement. Ends where the residual has shrunk by `tolerance`.
     """
     na, nb, nc = shape
     r, q, z = np.empty_like(control), np.empty_like(control), np.empty_like(control)

@@ -129,7 +129,7 @@ def mind_system(fixed, moving, weight, control, fx, wx, fy, wy, fz, wz, scale, o
                     continue
                 i0, j0, k0 = min(int(x), nx - 2), min(int(y), ny - 2), min(int(z), nz - 2)
                 a, b, c = x - np.float32(i0), y - np.float32(j0), z - np.float32(k0)
-                one, target = moving[i0, j0, k0], fixed[i, j, k]
+                target = fixed[i, j, k]
                 m000, m001, m010, m011 = moving[i0, j0, k0], moving[i0, j0, k0 + 1], moving[i0, j0 + 1, k0], moving[i0, j0 + 1, k0 + 1]
                 m100, m101, m110, m111 = (
                     moving[i0 + 1, j0, k0],

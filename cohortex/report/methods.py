@@ -43,11 +43,12 @@ def models(records: Records) -> list[dict[str, Any]]:
 
 
 def _saw(row: Row, model: str) -> bool:
-    """Say whether a row tells that a model worked on its image: by name, by a deformation, or by class probabilities."""
+    """Say whether a row tells that a model worked on its image: by name, by its deformation, or by class probabilities."""
     named = row.measures.get("model")
     if named:
         return named == model
-    return row.measures.get("deformation") in ("kept", "left-out") or any(is_probability(name) for name in row.measures)
+    deformed = row.measures.get("deformation") in ("kept", "left-out") and row.measures.get("deformed_by", "network") == "network"
+    return deformed or any(is_probability(name) for name in row.measures)
 
 
 def _metrics(card: Mapping[str, Any]) -> list[tuple[str, str, str]]:
