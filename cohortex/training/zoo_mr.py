@@ -64,7 +64,7 @@ DATA = (
 )
 SIMULATED_DATA = "Simulated heads of the demo and the MNI152 2009a average T1 that nilearn ships (Fonov et al. 2009)."
 INTENDED = (
-    "Removes the noise of MR magnitudes (Rician, 1 to 15 % of the bright tissue) of any contrast, volumes of thin or thick slices; "
+    "Removes the noise of MR magnitudes (Rician, 1.5 to 14 % of the bright tissue) of any contrast, volumes of thin or thick slices; "
     "undoes the bias of magnitudes. Every image is divided by its own estimated noise."
 )
 LIMITS = (
@@ -179,7 +179,7 @@ def torch_of(array: np.ndarray) -> torch.Tensor:
 
 
 def with_record(folder: Path, record: Path) -> None:
-    """Add what ``benchmarks.denoise`` measured against BM4D to the card of a model folder."""
+    """Add what ``benchmarks.denoise`` measured against BM4D to the card of a model folder, with what is said of its use and limits."""
     card, tensors = read_model(folder)
     table = json.loads(record.read_text(encoding="utf-8"))["tables"]["gains"]["rows"]
     added = []
@@ -191,7 +191,8 @@ def with_record(folder: Path, record: Path) -> None:
         added.append({"name": "PSNR gain dB over BM4D, bfloat16", **named, "n": int(scans), "against": "BM4D", "on": on})
     kept = [metric for metric in card["metrics"] if metric.get("against") != "BM4D"]
     del card["sha256"]
-    write_model(folder, {**card, "metrics": kept + added}, tensors)
+    said = {"intended_use": INTENDED, "limits": LIMITS}
+    write_model(folder, {**card, **said, "metrics": kept + added}, tensors)
 
 
 def main() -> None:
