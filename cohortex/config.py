@@ -161,6 +161,60 @@ def canonical(section: Any) -> str:
     return json.dumps(plain(section), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
+TOGETHER = ("method", "weights")
+"""Settings of a stage that mean something together only: who says one of them has said both."""
+
+
+def let_said_win(config: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """Let what a user says under a stage's ``default`` hold for the modalities, too, that have entries of their own in config.yaml.
+
+    The order is: the project's default, its entries of modalities, the user's default, the user's entries of modalities.
+
+    Parameters
+    ----------
+    config : mapping
+        The project's configuration overlaid by what the user said.
+    said : mapping
+        What the user said, in files and on the command line.
+
+    Returns
+    -------
+    dict
+        A new configuration.
+
+    Examples
+    --------
+    >>> shipped = {"denoise": {"default": {"method": "none"}, "CT": {"method": "redcnn", "weights": "zoo/a", "strength": 2}}}
+    >>> let_said_win(shipped, {"denoise": {"default": {"method": "none"}}})["denoise"]["CT"]
+    {'strength': 2}
+    """
+
+    def without(own: Mapping[str, Any], by_default: Mapping[str, Any], by_user: Mapping[str, Any]) -> dict[str, Any]:
+        kept: dict[str, Any] = {}
+        for key, value in own.items():
+            if key not in by_default or (key in by_user and not isinstance(value, Mapping)):
+                kept[key] = value
+            elif isinstance(value, Mapping) and isinstance(by_default[key], Mapping):
+                users = by_user.get(key)
+                kept[key] = without(value, by_default[key], users if isinstance(users, Mapping) else {})
+        return kept
+
+    made = dict(config)
+    for stage in STAGES:
+        section, users = config.get(stage), said.get(stage)
+        default = users.get("default") if isinstance(users, Mapping) else None
+        if not isinstance(section, Mapping) or not isinstance(users, Mapping) or not isinstance(default, Mapping):
+            continue
+        both = dict.fromkeys(TOGETHER) if any(key in default for key in TOGETHER) else {}
+        made[stage] = {
+            modality: without(own, both | dict(default), users.get(modality) or {})
+            if modality != "default" and isinstance(own, Mapping)
+            else own
+            for modality, own in section.items()
+        }
+    return made
+
+
 def settings_for(section: Mapping[str, Any], modality: str) -> dict[str, Any]:
     """Return a stage's settings for a modality: ``default``, overlaid by the modality's own entry.
 

@@ -9,6 +9,7 @@ from cohortex.config import (
     canonical,
     check_config,
     check_files,
+    let_said_win,
     resolve_weights,
 )
 from cohortex.demo.table import DEMO_VERSION
@@ -71,7 +72,8 @@ def limit_of(name):
 
 
 try:
-    config.update(check_config(config))
+    said = workflow.config_settings.overwrite_config
+    config.update(check_config(let_said_win(config, said)))
     WORK = config["work"]
     if workflow.is_main_process:
         # The head process makes the table of the cohort and checks models and disk; jobs only read.

@@ -53,7 +53,7 @@ def restorer(system: System, folder: str | Path | None, device: str, factor: int
 
         def restore(array: np.ndarray) -> np.ndarray:
             made = function(given(pair, array), settings, models, seed)
-            # The spline in place of a network that is not for the image, or lacks a further one, would be another system.
+            # What stands in for a network that is not for the image, or lacks a further one, would be another system.
             if made.content is None or made.code.startswith("no-"):
                 raise Skip(made.code or "skipped", made.reason)
             return made.content.array(np.float32)

@@ -59,7 +59,8 @@ def denoise(image: Image, settings: Mapping[str, Any], model: Mapping[str, Loade
         Any grid; (x, y, 1) for a picture.
     settings : mapping
         ``method``: transform (a redundant block DCT, `cohortex.filters.transform`), a network of the registry or none; ``strength``;
-        ``rician`` (also of networks that make means, `makes_means`); ``weights``, ``precision``. See ``schemas/stages/denoise.json``.
+        ``rician`` (also of networks that make means, `makes_means`); ``weights``, ``precision``;
+        ``otherwise``, for images that the model is not for: transform or none. See ``schemas/stages/denoise.json``.
     model : mapping
         What `load` gave.
     seed : int
@@ -70,7 +71,7 @@ def denoise(image: Image, settings: Mapping[str, Any], model: Mapping[str, Loade
     Made
         float32 volume. Measures: ``method``; ``noise_sigma_before`` and ``noise_sigma_after``, estimated in the foreground
         in the image's units; ``residual_std``, of what was taken away there; ``model`` where one was used. ``warned`` where the noise, or
-        some intensities, are not those that the model was trained on.
+        some intensities, are not those that the model was trained on, and (``no-fit``) where the transform stood in for it.
 
     Raises
     ------
@@ -78,7 +79,8 @@ def denoise(image: Image, settings: Mapping[str, Any], model: Mapping[str, Loade
         ``not-finite`` when the image has NaN or infinite values; ``bad-result`` when a network's result cannot be an image of the
         same thing.
     Skip
-        ``off`` for the method none, ``constant`` when the image shows nothing, ``no-fit`` when the model is not for this image.
+        ``off`` for the method none, ``constant`` when the image shows nothing, ``no-fit`` when the model is not for this image and nothing
+        stands in for it.
     """
     from cohortex.measures.image_quality import noise_sigma
 
@@ -89,44 +91,51 @@ def denoise(image: Image, settings: Mapping[str, Any], model: Mapping[str, Loade
     look = survey(volume)
     if look.wrong:
         raise BadInput("not-finite", "The image has NaN or infinite values; mend or remove it.")
-    if method in NETWORKS:
-        loaded = (model or {})[settings["weights"]]
-        reason = fits(loaded.card, volume)
-        if reason:
-            raise Skip("no-fit", f"Not denoised: {reason}.")
-        if look.low == look.high:
-            raise Skip("constant", f"Not denoised: all voxels are {look.low:g}, there is nothing to restore.")
+    if look.low == look.high and method in NETWORKS:
+        raise Skip("constant", f"Not denoised: all voxels are {look.low:g}, there is nothing to restore.")
 
     sample, inside = look.of(look.data), look.sample_inside
     before = noise_sigma(sample, inside)
-    step: dict[str, Any] = {"step": "denoise", "method": method, "noise_sigma": before}
-    measures: dict[str, Any] = {"method": method, "noise_sigma_before": before}
-    odd = ""
+    rician = is_rician(look.low, volume.modality, settings.get("rician", "auto"))
+    how: dict[str, Any] = {}
+    by: dict[str, Any] = {}
+    status, code, reason = "ok", "", ""
     if method in NETWORKS:
-        odd = beyond_training(loaded.card, look, volume.modality, before)
-        bias = 0.0
-        if makes_means(loaded.card):
-            rician = is_rician(look.low, volume.modality, settings.get("rician", "auto"))
-            bias = before if rician else 0.0
-            step["rician"] = rician
-        cleaned, precision, fallback = apply_network(loaded, look, volume.modality, settings.get("precision", "float32"), bias)
-        step |= {"model": loaded.card["name"], "model_sha256": loaded.card["sha256"]}
-        measures |= {"model": loaded.card["name"], **told(precision, fallback)}
-    else:
-        rician = is_rician(look.low, volume.modality, settings.get("rician", "auto"))
+        loaded = (model or {})[settings["weights"]]
+        try:
+            unfit = fits(loaded.card, volume)
+            if unfit:
+                raise Skip("no-fit", f"{NOT}{unfit}.")
+            reason = beyond_training(loaded.card, look, volume.modality, before)
+            bias = before if rician and makes_means(loaded.card) else 0.0
+            cleaned, precision, fallback = apply_network(loaded, look, volume.modality, settings.get("precision", "float32"), bias)
+        except Skip as declined:
+            if settings.get("otherwise", "transform") == "none":
+                raise
+            method, status, code = "transform", "warned", declined.code
+            reason = f"Denoised by the transform only: {declined.sentence.removeprefix(NOT)}"
+        else:
+            how = {"rician": rician} if makes_means(loaded.card) else {}
+            how |= {"model": loaded.card["name"], "model_sha256": loaded.card["sha256"]}
+            by = {"model": loaded.card["name"], **told(precision, fallback)}
+            if reason:
+                status, code = "warned", "beyond-training"
+    if method not in NETWORKS:
         strength = float(settings.get("strength", 1.0))
         cleaned = apply_transform(look.data, volume.spacing, before, strength, rician)
-        step |= {"strength": strength, "rician": rician}
+        how = {"strength": strength, "rician": rician}
+    measures = {"method": method, "noise_sigma_before": before, **by}
     after = look.of(cleaned)
     measures["noise_sigma_after"] = noise_sigma(after, inside)
     measures["residual_std"] = float(np.std((after - sample)[inside]))
-    if method in NETWORKS:
-        reason = implausible(sample, after, inside)
-        if reason:
-            raise BadInput("bad-result", f"The result of the model {loaded.card['name']} was set aside: {reason}; {REMEDY}.")
-    made = Made(volume.with_data(cleaned, step=step), measures=measures)
-    return replace(made, status="warned", code="beyond-training", reason=odd) if odd else made
+    if method in NETWORKS and (wrong := implausible(sample, after, inside)):
+        raise BadInput("bad-result", f"The result of the model {measures['model']} was set aside: {wrong}; {REMEDY}.")
+    step = {"step": "denoise", "method": method, "noise_sigma": before, **how}
+    return Made(volume.with_data(cleaned, step=step), measures=measures, status=status, code=code, reason=reason)
 
+
+NOT = "Not denoised: "
+"""How the sentence begins that says why a model is not for an image."""
 
 REMEDY = "train the model on such images, or take the method transform"
 
@@ -158,7 +167,7 @@ def beyond_training(card: Mapping[str, Any], look: Survey, modality: str, sigma:
         if look.high - look.low < LEAST_SPAN * (high - low):
             raise Skip(
                 "no-fit",
-                f"Not denoised: the values of the image lie between {look.low:g} and {look.high:g}, but the model {card['name']} is for "
+                f"{NOT}the values of the image lie between {look.low:g} and {look.high:g}, but the model {card['name']} is for "
                 f"{low:g} to {high:g}; check the units of the image.",
             )
         inside = look.of(look.data)[look.sample_inside]
@@ -166,7 +175,7 @@ def beyond_training(card: Mapping[str, Any], look: Survey, modality: str, sigma:
         if beyond > MOST_OUTSIDE:
             raise Skip(
                 "no-fit",
-                f"Not denoised: {100 * beyond:.0f} % of the foreground lies outside the {low:g} to {high:g} that the model {card['name']} "
+                f"{NOT}{100 * beyond:.0f} % of the foreground lies outside the {low:g} to {high:g} that the model {card['name']} "
                 "is for; check the units of the image.",
             )
         if beyond > OUTSIDE:

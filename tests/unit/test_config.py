@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
 from cohortex import schema
-from cohortex.config import canonical, check_config, check_files, resolve_weights
+from cohortex.config import canonical, check_config, check_files, let_said_win, resolve_weights, settings_for
 from cohortex.errors import Refused
 from cohortex.schema import CHECKED, SCHEMAS, SILENT, check
 from cohortex.stages import STAGES
@@ -283,3 +283,26 @@ def test_importing_the_configuration_imports_nothing_heavy():
 def test_labels_by_value_may_be_written_as_numbers(config):
     assert check_config({**config, "regseg": {"default": {"labels": {1: "gland"}}}})
     assert "the key regseg.default.labels.x" in refused(config, regseg={"default": {"labels": {"x": "gland"}}})
+
+
+def test_what_a_user_says_by_default_wins_over_the_entries_of_modalities_that_are_shipped(config):
+    config = {**config, "denoise": {"default": {"method": "transform", "strength": 1}, "CT": {"method": "redcnn", "weights": "zoo/a"}}}
+
+    def for_ct(**said):
+        merged = {**config, "denoise": {name: {**config["denoise"][name], **said.get(name, {})} for name in ("default", "CT")}}
+        return settings_for(let_said_win(merged, {"denoise": said})["denoise"], "CT")
+
+    assert for_ct() == {"method": "redcnn", "strength": 1, "weights": "zoo/a"}
+    assert for_ct(default={"strength": 2}) == {"method": "redcnn", "strength": 2, "weights": "zoo/a"}
+    # although it is what the project's default says
+    assert for_ct(default={"method": "transform"}) == {"method": "transform", "strength": 1}
+    both = {"default": {"method": "none"}, "CT": {"method": "unet", "weights": "b"}}
+    assert for_ct(**both) == {"method": "unet", "strength": 1, "weights": "b"}
+
+
+def test_nested_settings_that_a_user_says_by_default_win_one_by_one():
+    shipped = {"regseg": {"default": {"affine": {"method": "auto"}, "deformable": {"otherwise": "gauss_newton"}}}}
+    shipped["regseg"]["US"] = {"affine": {"method": "centres"}, "deformable": {"otherwise": "none"}}
+    said = {"regseg": {"default": {"deformable": {"otherwise": "gauss_newton"}, "segment": False}}}
+    assert let_said_win(shipped, said)["regseg"]["US"] == {"affine": {"method": "centres"}, "deformable": {}}
+    assert let_said_win(shipped, {}) == let_said_win(shipped, {"regseg": None}) == shipped

@@ -114,15 +114,26 @@ def test_the_network_works_in_the_cards_window_and_leaves_the_rest(model, shape)
 def test_an_image_in_other_units_than_the_models_window_is_left_alone(model):
     models = stage.load({"default": REDCNN}, {"m": model}, "cpu")
     with pytest.raises(Skip, match=r"between 0 and 1, but .* -1000 to 1000; check the units") as caught:
-        stage.denoise(image(np.random.default_rng(0).integers(0, 2, (9, 8, 3)), "CT"), REDCNN, models, 0)
+        stage.denoise(image(np.random.default_rng(0).integers(0, 2, (9, 8, 3)), "CT"), {**REDCNN, "otherwise": "none"}, models, 0)
     assert caught.value.code == "no-fit"
 
 
 def test_a_model_that_does_not_fit_skips_with_the_reason(model):
     models = stage.load({"default": REDCNN}, {"m": model}, "cpu")
     with pytest.raises(Skip, match="cleaner is for CT, not for T1w") as caught:
-        stage.denoise(image(phantom(), "T1w"), REDCNN, models, 0)
+        stage.denoise(image(phantom(), "T1w"), {**REDCNN, "otherwise": "none"}, models, 0)
     assert caught.value.code == "no-fit"
+
+
+def test_the_transform_stands_in_where_the_model_is_not_for_an_image(model):
+    models = stage.load({"default": REDCNN}, {"m": model}, "cpu")
+    scan = image(phantom() + np.random.default_rng(0).normal(0, 0.02, phantom().shape), "T1w")
+    made = stage.denoise(scan, REDCNN, models, 0)
+    assert (made.status, made.code, made.measures["method"]) == ("warned", "no-fit", "transform")
+    assert made.reason == "Denoised by the transform only: the model cleaner is for CT, not for T1w."
+    assert "model" not in made.measures
+    plain = stage.denoise(scan, {"method": "transform"}, None, 0)
+    np.testing.assert_array_equal(made.content.data, plain.content.data)
 
 
 def test_a_network_without_weights_is_refused():

@@ -364,7 +364,7 @@ def test_a_scan_in_other_units_is_not_for_a_model_with_a_window(model):
 
     settings, models = model(values={"kind": "window", "low": 1000, "high": 3000})
     with pytest.raises(Skip, match="check the units") as caught:
-        stage.denoise(scan("1", modality="CT"), settings, models, 0)
+        stage.denoise(scan("1", modality="CT"), {**settings, "otherwise": "none"}, models, 0)
     assert caught.value.code == "no-fit"
 
 
@@ -381,6 +381,6 @@ def test_a_network_of_stacks_is_not_for_pictures(tmp_path, monkeypatch):
     section = section_for("smgan")
     _, models = trained(tmp_path / "m", section)
     with pytest.raises(Skip, match="not for 2-D ones"):
-        stage.denoise(scan("1", shape=(40, 36, 1)), section["default"], models, 0)
+        stage.denoise(scan("1", shape=(40, 36, 1)), {**section["default"], "otherwise": "none"}, models, 0)
     with pytest.raises(Refused, match="pictures only"):
         train_denoise(cohort(shape=(40, 36, 1)), section, 3, "cpu", tmp_path / "n")

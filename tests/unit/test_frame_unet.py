@@ -175,7 +175,7 @@ def test_it_is_not_trained_by_the_stage_which_says_what_to_do_instead():
 def test_an_image_around_zero_is_not_for_it(models):
     noisy = with_noise(phantom((30, 28, 26)), 0.05) - 0.5
     with pytest.raises(Skip, match="for magnitudes") as caught:
-        stage.denoise(image(noisy), SETTINGS, models, 0)
+        stage.denoise(image(noisy), {**SETTINGS, "otherwise": "none"}, models, 0)
     assert caught.value.code == "no-fit"
 
 
