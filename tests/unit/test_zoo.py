@@ -37,7 +37,7 @@ def test_every_network_of_the_registry_and_every_shipped_folder_is_a_candidate(r
 def test_candidates_can_be_named():
     few = Namespace(**{**vars(GIVEN), "candidates": "cnn_dae,subslice_shipped"})
     asked = zoo.settings_of(few, "demo")["bakeoff"]
-    assert asked["denoise"]["candidates"] == ["cnn_dae"]
+    assert asked["denoise"]["candidates"] == [{"cnn_dae": {"method": "cnn_dae", "training": {"batch": 1}}}]
     assert asked["superresolve"]["candidates"] == [{"subslice_shipped": {"method": "subslice", "weights": "zoo/superresolve/subslice"}}]
 
 
