@@ -201,7 +201,8 @@ def slabs(have: Data) -> Found:
     joined, slicewise = jitters(True), jitters(False)
     mean, low, high = over(slicewise, joined)
     figures = [
-        f"jitter of the errors joined {joined.mean():.3f}, slice by slice {slicewise.mean():.3f}, lower by {mean:.3f} [{low:.3f}, {high:.3f}]"
+        f"jitter of the errors joined {joined.mean():.3f}, slice by slice {slicewise.mean():.3f}",
+        f"lower by {mean:.3f} [{low:.3f}, {high:.3f}]",
     ]
     return Found(figures, {"joining lowers it": low > 0})
 
