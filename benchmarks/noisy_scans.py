@@ -52,7 +52,7 @@ REAL: dict[str, tuple[tuple[str, str, str, int], ...]] = {
 HEADS = {"train": 3, "validation": 1, "test": 2}
 """Simulated heads of each split."""
 
-SLICES = {"train": 16, "validation": 6, "test": 6}
+SLICES = {"train": 16, "validation": 4, "test": 4}
 LEVELS = {"train": (0.05, 0.1), "validation": (0.05, 0.1), "test": (0.05, 0.1)}
 """Rician noise over the 99.9th percentile: between these in training, where each scan has one of its own; else all scans with each."""
 
