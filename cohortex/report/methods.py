@@ -47,7 +47,7 @@ def _saw(row: Row, model: str) -> bool:
     named = row.measures.get("model")
     if named:
         return named == model
-    deformed = row.measures.get("deformation") in ("kept", "left-out") and row.measures.get("deformed_by", "network") == "network"
+    deformed = row.measures.get("deformation") in ("kept", "left-out") and "network" in row.measures.get("deformed_by", "network")
     return deformed or any(is_probability(name) for name in row.measures)
 
 

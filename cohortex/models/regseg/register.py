@@ -28,7 +28,8 @@ class Registration:
     displacement, backward : Displacement or None
         In mm on the working grid of the fixed image, applied before the matrix; and the way back.
     measures : mapping
-        ``deformation`` (kept | left-out | none), ``deformed_by`` (network | instance | gauss_newton),
+        ``deformation`` (kept | left-out | none), ``deformed_by`` (network | network+gauss_newton | instance |
+        gauss_newton),
         ``mi_before``, ``mi_after`` (nats), ``mind_before``, ``mind_after``, ``folding_percent``, ``displacement_p95_mm``, ...
     doubts : tuple of str
         What did not improve, as sentences.
@@ -59,7 +60,8 @@ def register(
     freedom : {"rigid", "affine", "none"}
         Of the start.
     settings : mapping
-        ``affine`` (starts), ``deformable`` (method, otherwise, refine_steps, scales, smooth, gauss_newton), ``working_spacing_mm``.
+        ``affine`` (starts), ``deformable`` (method, otherwise, refine_with, refine_steps, scales, smooth,
+        gauss_newton), ``working_spacing_mm``.
     network : nn.Module, optional
         Two images on the working grid to a displacement in voxels.
     spacing_mm : float, optional
@@ -93,14 +95,21 @@ def register(
         mind_before = float(displaced_mind_loss(target, as_is, None, scales, mask))
         mind_pose = mind_after = float(displaced_mind_loss(target, aligned, None, scales, mask))
     deformation, displacement, backward = "none", None, None
-    how, more = _method(settings["deformable"], network), {}
-    found = None
-    if how == "gauss_newton":
-        found, more = _by_gauss_newton(fixed, moving, matrix, settings["deformable"].get("gauss_newton", {}))
-    elif how != "none":
-        found = to_mm(_flow(target, aligned, mask, settings["deformable"], scales, network if how == "network" else None), grid)
+    wanted = settings["deformable"]
+    how, more, found, flow = _method(wanted, network), {}, None, None
+    if how in ("network", "instance"):
+        start = _by_network(target, aligned, network) if how == "network" else None
+        if start is not None and wanted.get("refine_with") == "gauss_newton":
+            how = "network+gauss_newton"
+            found, more = _by_gauss_newton(fixed, moving, matrix, wanted.get("gauss_newton", {}), to_mm(start, grid))
+        else:
+            flow = refine(target, aligned, mask, start, int(wanted["refine_steps"]), scales, float(wanted["smooth"]))
+            found = to_mm(flow, grid)
+    elif how == "gauss_newton":
+        found, more = _by_gauss_newton(fixed, moving, matrix, wanted.get("gauss_newton", {}))
     if found is not None:
-        flow = _tensor(np.moveaxis(grids.field_on(grid, found), -1, 0) / np.float32(grid.spacing[0]), device)[0]
+        if flow is None:
+            flow = _tensor(np.moveaxis(grids.field_on(grid, found), -1, 0) / np.float32(grid.spacing[0]), device)[0]
         with torch.no_grad():
             mind_flow = float(displaced_mind_loss(target, aligned, flow, scales, mask))
         mi_flow = poses.information(here, there, matrix, found)
@@ -108,7 +117,7 @@ def register(
         deformation = "left-out"
         if mind_flow < mind_pose and mi_flow > after:
             displacement, mind_after, after, deformation = found, mind_flow, mi_flow, "kept"
-            backward = _backward(found) if how == "gauss_newton" else inverse(found)
+            backward = _backward(found) if how.endswith("gauss_newton") else inverse(found)
     measures: dict[str, Any] = {
         "mi_before": pose.before,
         "mi_after": after,
@@ -121,9 +130,9 @@ def register(
     if found is not None:
         measures |= {"deformed_by": how, **more}
     if displacement is not None:
-        body = fixed.body_on(grid, grown=0)
+        body = fixed.body_on(displacement.grid, grown=0)
         lengths = np.linalg.norm(displacement.mm, axis=0)
-        measures["folding_percent"] = folding_percent(np.moveaxis(displacement.mm, 0, -1), grid.affine, body)
+        measures["folding_percent"] = folding_percent(np.moveaxis(displacement.mm, 0, -1), displacement.grid.affine, body)
         measures["displacement_p95_mm"] = float(np.percentile(lengths[body], 95)) if body.any() else 0.0
     return Registration(matrix, displacement, backward, measures, tuple(doubts))
 
@@ -135,9 +144,9 @@ def _method(wanted: Mapping[str, Any], network: nn.Module | None) -> str:
 
 
 def _by_gauss_newton(
-    fixed: Prepared, moving: Prepared, matrix: np.ndarray, wanted: Mapping[str, Any]
+    fixed: Prepared, moving: Prepared, matrix: np.ndarray, wanted: Mapping[str, Any], start: grids.Displacement | None = None
 ) -> tuple[grids.Displacement, dict[str, Any]]:
-    """Return the displacement that Gauss-Newton finds on a grid of its own, and what it says of it."""
+    """Return the displacement that Gauss-Newton finds on a grid of its own, from a start or from nothing, and what it says of it."""
     spacing = float(wanted.get("spacing_mm", 2.0))
     unit = grids.size_unit(fixed.array.shape, fixed.affine)
     grid = fixed.box(spacing * unit)
@@ -146,6 +155,7 @@ def _by_gauss_newton(
         moving.on(grid, matrix),
         fixed.body_on(grid) & moving.covers(grid, matrix),
         spacing,
+        None if start is None else np.moveaxis(grids.field_on(grid, start), -1, 0) / np.float32(grid.spacing[0]),
         finish=str(wanted.get("finish", "auto")),
         symmetric=bool(wanted.get("symmetric", False)),
         smooth=float(wanted.get("smooth", 1.0)),
@@ -163,15 +173,10 @@ def _backward(displacement: grids.Displacement) -> grids.Displacement:
     return grids.Displacement(fields.inverse(displacement.mm / spacing) * spacing, displacement.grid)
 
 
-def _flow(
-    target: torch.Tensor, aligned: torch.Tensor, mask: torch.Tensor, wanted: Mapping[str, Any], scales: list[tuple[int, int]], network: Any
-) -> torch.Tensor:
-    """Return the displacement in voxels: from the network where there is one, then improved for this very pair."""
-    start = None
-    if network is not None:
-        with torch.no_grad():
-            start = network(torch.cat([target, aligned], dim=1))
-    return refine(target, aligned, mask, start, int(wanted["refine_steps"]), scales, float(wanted["smooth"]))
+def _by_network(target: torch.Tensor, aligned: torch.Tensor, network: Any) -> torch.Tensor:
+    """Return the network's displacement in voxels."""
+    with torch.no_grad():
+        return network(torch.cat([target, aligned], dim=1))
 
 
 def _motion(matrix: np.ndarray, fixed: Prepared) -> dict[str, float]:
