@@ -16,7 +16,7 @@ from cohortex.training import patches
 
 LOG = logging.getLogger("cohortex.training")
 
-LEVELS = (0.01, 0.16)
+LEVELS = (0.015, 0.14)
 """Standard deviation of the noise that is added, over the image's 99th percentile."""
 
 TIMES_OWN = 2.0
@@ -34,7 +34,7 @@ REAL: tuple[tuple[str, tuple[str, ...], float], ...] = (
 )
 """Folders of real scans, the names of their files, and the share of the patches that each folder gives where all are there."""
 
-TEMPLATE, SIMULATED = 0.04, 0.2
+TEMPLATE, SIMULATED = 0.04, 0.25
 """Shares of the MNI152 average and of simulated heads."""
 
 
@@ -162,14 +162,15 @@ def simulated(heads: int, seed: int) -> list[tuple[str, np.ndarray, float]]:
 def draw(images: Sequence[Clean], edge: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Return a patch with noise and the clean one, both (edge, edge, edge) in units of the noise.
 
-    The patch is turned any way round, half of the time its contrast is changed (a smooth curve, in a fifth of these cases turned upside
-    down), and the noise is that of a magnitude. One time in ten the noise is correlated along some axes, as reconstruction and
-    interpolation leave it; one in ten air without signal is exactly 0, as after masking.
+    The patch is turned any way round, four times in ten its contrast is changed (a smooth curve, in a tenth of these cases turned
+    upside down), and the noise is that of a magnitude. One time in twenty the noise is correlated along some axes, as reconstruction
+    and interpolation leave it; one in twenty air without signal is exactly 0, as after masking. A voxel of the foreground lies in the
+    middle half of the patch: less of it is air.
     """
     shares = np.array([image.share for image in images])
     image = images[rng.choice(len(images), p=shares / shares.sum())]
     box = [
-        (int(m) - int(rng.integers(0, edge)), n)
+        (int(m) - edge // 4 - int(rng.integers(0, edge // 2)), n)
         for m, n in zip(image.places[rng.integers(len(image.places))], image.data.shape, strict=True)
     ]
     starts = [int(np.clip(a, 0, max(0, n - edge))) for a, n in box]
@@ -179,12 +180,12 @@ def draw(images: Sequence[Clean], edge: int, rng: np.random.Generator) -> tuple[
     (patch,) = patches.turned([patch], rng)
     low = min(max(LEVELS[0], TIMES_OWN * image.own), 0.5 * LEVELS[1])
     level = np.float32(np.exp(rng.uniform(np.log(low), np.log(LEVELS[1]))))
-    masked = patch <= 0 if rng.random() < 0.1 else None
-    if rng.random() < 0.5:
+    masked = patch <= 0 if rng.random() < 0.05 else None
+    if rng.random() < 0.4:
         patch = recoloured(patch, rng)
     signal = patch / level
     noise = rng.standard_normal((2, *patch.shape), dtype=np.float32)
-    if rng.random() < 0.1:
+    if rng.random() < 0.05:
         noise = correlated(noise, rng)
     noisy = np.hypot(signal + noise[0], noise[1])
     if masked is not None:
@@ -201,7 +202,7 @@ def recoloured(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     curve = np.interp(np.linspace(0, 1.25, 126), knots, heights)
     curve = np.convolve(np.pad(curve, 10, mode="edge"), np.full(21, 1 / 21), "valid")
     curve -= curve[0]
-    if rng.random() < 0.2:
+    if rng.random() < 0.1:
         curve = curve.max() - curve
     made = np.interp(patch, np.linspace(0, 1.25, 126), curve)
     return np.maximum(made, 0).astype(np.float32)

@@ -1,5 +1,6 @@
 """The MR denoiser: its network, how the stage applies it, and what it learns from."""
 
+import dataclasses
 from itertools import pairwise
 
 import numpy as np
@@ -10,13 +11,15 @@ from cohortex.errors import Refused, Skip
 from cohortex.items import Image
 from cohortex.models import folder as folders
 from cohortex.models import registry
-from cohortex.models.denoise.frame_unet import FrameUnet, from_half_grid, to_half_grid
+from cohortex.models.denoise.frame_unet import FrameUnet, Residual, from_half_grid, to_half_grid
 from cohortex.models.intensity import unit_range
 from cohortex.stages import denoise as stage
 from cohortex.stages import denoise_units
 from cohortex.training import mr_patches, zoo_mr
 from cohortex.training.checkpoint import Journal
+from cohortex.training.limit import Interrupted, Limit
 from cohortex.training.settings import denoise_training
+from cohortex.training.team import team, use_team
 from cohortex.volume import Volume
 
 SMALL = {"fine": 4, "coarse": 8, "blocks": 1}
@@ -50,11 +53,11 @@ def image(data, modality="T1w"):
 
 
 def test_the_parameters_are_those_of_its_layers():
-    fine = 32 * 32 * 27 + 32
-    coarse = 64 * 64 * 27 + 64
-    ends = 2 * 64 * 8 * 8 + (64 * 32 + 32) + 64 * 32 + (32 * 64 + 64) + 64 + (32 * 8 + 8)
-    between = (32 * 64 * 8 + 64) + (64 * 32 * 8 + 32)
-    assert registry.count_parameters(registry.build("denoise", "frame_unet")) == 3 * fine + 6 * coarse + ends + between
+    fine = 3 * (48 * 48 * 9 + 48)
+    coarse = 3 * (96 * 96 * 9 + 96)
+    ends = 2 * 64 * 8 * 8 + (64 * 48 + 48) + 64 * 48 + (48 * 64 + 64) + 64 + (48 * 8 + 8)
+    between = (48 * 96 * 8 + 96) + (96 * 48 * 8 + 48)
+    assert registry.count_parameters(registry.build("denoise", "frame_unet")) == 2 * fine + 2 * coarse + ends + between
 
 
 def test_the_half_grid_is_undone():
@@ -90,9 +93,23 @@ def test_every_parameter_gets_a_gradient_and_steps_of_planes_change_nothing(monk
     whole = network(x)
     whole.square().sum().backward()
     assert all(float(p.grad.abs().max()) > 0 for p in network.parameters())
-    monkeypatch.setattr("cohortex.models.denoise.frame_unet.PLANES", 600)
     with torch.no_grad():
         assert torch.allclose(network(x), whole, atol=1e-4)
+        monkeypatch.setattr("cohortex.models.denoise.frame_unet.PLANES", 600)
+        monkeypatch.setattr("cohortex.models.denoise.frame_unet.SLAB", 600)
+        assert torch.allclose(network(x), whole, atol=1e-4)
+
+
+@pytest.mark.parametrize("planes", [1, 2, 5, 20])
+def test_a_residual_block_is_the_same_some_planes_at_a_time(planes, monkeypatch):
+    torch.manual_seed(0)
+    block, x = Residual(8), torch.randn(2, 8, 11, 7, 6)
+    whole = block(x)
+    monkeypatch.setattr("cohortex.models.denoise.frame_unet.SLAB", planes * 7 * 6)
+    before = x.clone()
+    with torch.no_grad():
+        assert torch.allclose(block.by_planes(x, torch.empty_like(x), torch.empty_like(x)), whole, atol=1e-5)
+    assert torch.equal(x, before)
 
 
 def test_a_voxel_depends_on_no_voxel_beyond_the_halo():
@@ -232,15 +249,17 @@ def test_the_shipped_weights_remove_noise_of_every_level_and_are_small():
             assert np.mean((made - signal) ** 2) < 0.35 * np.mean((noisy - signal) ** 2)
 
 
-def test_a_training_that_goes_on_at_its_checkpoints_ends_with_the_same_weights(tmp_path):
-    training = {**zoo_mr.TRAINING, "steps": [3, 2, 2], "batch": 2, "patch": 14}
-    whole, rounds = zoo_mr.trained([clean()], training, 5, Journal(tmp_path / "a"))
-    assert [curves.steps for curves in rounds] == [3, 2, 2]
-    assert np.isfinite(rounds[-1].loss).all()
-    # What was left is the first round's checkpoint.
-    (tmp_path / "b").mkdir()
-    for file in (tmp_path / "a").glob("network.*"):
-        (tmp_path / "b" / file.name).write_bytes(file.read_bytes())
+def test_a_training_that_goes_on_at_its_checkpoint_ends_with_the_same_weights(tmp_path):
+    training = {**zoo_mr.TRAINING, "steps": 5, "batch": 2, "patch": 14}
+    whole, curves = zoo_mr.trained([clean()], training, 5, Journal(tmp_path / "a"))
+    assert curves.steps == 5
+    assert np.isfinite(curves.loss).all()
+    before = use_team(dataclasses.replace(team(), limit=Limit(until=0)))
+    try:
+        with pytest.raises(Interrupted, match="step 1 of 5"):
+            zoo_mr.trained([clean()], training, 5, Journal(tmp_path / "b"))
+    finally:
+        use_team(before)
     resumed, _ = zoo_mr.trained([clean()], training, 5, Journal(tmp_path / "b"))
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
 

@@ -136,7 +136,7 @@ ENTRIES = [
         ),
         factory="cohortex.models.denoise.frame_unet:frame_unet",
         expects=Expects(dimensions=3, values="units of the noise"),
-        options={"fine": 32, "coarse": 64, "blocks": 3},
+        options={"fine": 48, "coarse": 96, "blocks": 2},
         training={"objective": "squared_error"},
     ),
 ]
