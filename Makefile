@@ -32,15 +32,16 @@ lint: install
 figures: install
 	$(VENV)/bin/python -m benchmarks.tables --run $(if $(BM4D),--bm4d $(BM4D))
 
-# Train the shipped weights again (hours): the workflow's own rules on simulated heads, see zoo/train.yaml; the MR denoiser also on the
+# Train the shipped weights again (hours): the workflow's own rules on simulated heads, see zoo/train.yaml; the denoisers also on the
 # real scans of SCANS, where that folder is there.
 SCANS ?= ../shared/data
 MODELS := build/zoo/work/models
 zoo: install
-	$(VENV)/bin/snakemake --profile local --set-threads train=1 --configfile zoo/train.yaml -- $(addprefix $(MODELS)/,denoise superresolve regseg classify)
-	for pair in denoise/redcnn superresolve/srcnn3d regseg/heads classify/heads; do \
+	$(VENV)/bin/snakemake --profile local --set-threads train=1 --configfile zoo/train.yaml -- $(addprefix $(MODELS)/,superresolve regseg classify)
+	for pair in superresolve/srcnn3d regseg/heads classify/heads; do \
 		rm -rf zoo/$$pair && mkdir -p zoo/$$pair && cp $(MODELS)/$${pair%%/*}/* zoo/$$pair/; done
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m cohortex.training.zoo_mr --folder zoo/denoise/frame_unet $(if $(wildcard $(SCANS)),--scans $(SCANS))
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m cohortex.training.zoo_ct --folder zoo/denoise/low_dose $(if $(wildcard $(SCANS)),--scans $(SCANS))
 
 # The shipped super-resolution network, 20 minutes of one core: from simulated heads and real scans, whose folder is SCANS (../shared/data).
 zoo-superresolve: install

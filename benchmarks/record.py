@@ -55,6 +55,13 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         "mr_vs_bm4d": (">=", 200),
         "mr_vs_bm4d_float32": (">=", 60),
     },
+    "denoise_ct": {
+        "ct_gain": (">=", 1),
+        "ct_gain_heads": None,
+        "ct_gain_real": None,
+        "ct_over_transform": (">=", 0),
+        "ct_gain_whole_dose": (">=", 0),
+    },
     "blocks": {"outofcore_time": ("<=", 1.2), "outofcore_equal": (">=", 1)},
     "scale": {
         "parse_s": ("<=", 1),

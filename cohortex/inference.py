@@ -56,6 +56,8 @@ class Way:
         What the edges of its input must be multiples of.
     whole : bool
         Slices are not cut.
+    own : bool
+        A slice ends where it ends: the network pads by itself, and blocks have a halo of true pixels only.
     """
 
     halo: tuple[int, int, int] = (0, 0, 0)
@@ -64,6 +66,7 @@ class Way:
     channels: int = 1
     multiple: int = 1
     whole: bool = False
+    own: bool = False
 
     def smallest(self, shape: Sequence[int]) -> tuple[int, int, int]:
         """Return the edges at which it is not cut any more."""
@@ -77,7 +80,8 @@ def way_of(network: nn.Module, expects: Expects, shape: Sequence[int]) -> Way:
     ----------
     network : nn.Module
         Its ``halo`` (an int, or one for each of its axes; 0 where it has none) is what an output voxel depends on beyond itself, its
-        ``multiple`` (1 where it has none) what the edges of its input must be multiples of.
+        ``multiple`` (1 where it has none) what the edges of its input must be multiples of, ``pads`` whether it is made for slices that
+        end where they end.
     expects : Expects
     shape : (x, y, z)
     """
@@ -96,7 +100,8 @@ def way_of(network: nn.Module, expects: Expects, shape: Sequence[int]) -> Way:
     if expects.whole_slices:
         block = [shape[0], shape[1], 1 if flat else STACK_BLOCK]
     edges = [n if a == 2 and flat else -(-n // multiple) * multiple for a, n in enumerate(block)]
-    return Way((halo[0], halo[1], halo[2]), (edges[0], edges[1], edges[2]), flat, expects.channels, multiple, bool(expects.whole_slices))
+    own = flat and bool(getattr(network, "pads", False))
+    return Way((halo[0], halo[1], halo[2]), (edges[0], edges[1], edges[2]), flat, expects.channels, multiple, expects.whole_slices, own)
 
 
 def through(runner: Callable[[torch.Tensor], torch.Tensor], values: np.ndarray, way: Way) -> np.ndarray:
@@ -249,23 +254,35 @@ def run_network(
     # What a network of adjacent slices makes of a block has none of them left.
     kept = (halo[0], halo[1], 0) if how.channels > 1 else halo
 
-    def pieces(with_halo: np.ndarray, made: np.ndarray) -> None:
+    def pieces(with_halo: np.ndarray, made: np.ndarray, box: Box) -> None:
         for piece in product(*(grid_of(n, most) for n, most in zip(made.shape, runner.block, strict=True))):
-            values = with_halo[tuple(slice(a, b + 2 * h) for (a, b), h in zip(piece, halo, strict=True))]
-            value = None if empty is None else empty(values)
             there = tuple(slice(a, b) for a, b in piece)
-            if value is None:
-                whole = [n - 2 * (h - k) for n, h, k in zip(values.shape, halo, kept, strict=True)]
-                made[there] = without_halo(through(runner, values, how), whole, piece, kept, edge)
-            else:
+            cut = tuple(slice(a, b + 2 * h) for (a, b), h in zip(piece, halo, strict=True))
+            inner = None
+            if how.own:
+                place = tuple((low + a, low + b) for (low, _), (a, b) in zip(box, piece, strict=True))
+                seen, whole = (_ending(each, halo, array.shape) for each in (place, box))
+                cut = (*(slice(a - low, b - low) for (a, b), (low, _) in zip(seen, whole, strict=True)), cut[2])
+                inner = tuple(slice(a - low, b - low) for (a, b), (low, _) in zip(place, seen, strict=False))
+            values = with_halo[cut]
+            value = None if empty is None else empty(values)
+            if value is not None:
                 made[there] = value
+            elif inner is not None:
+                made[there] = through(runner, values, how)[inner]
+            else:
+                lengths = [n - 2 * (h - k) for n, h, k in zip(values.shape, halo, kept, strict=True)]
+                made[there] = without_halo(through(runner, values, how), lengths, piece, kept, edge)
 
     def one(box: Box) -> str:
-        with_halo = read_block(array, box, halo, edge)
+        if how.own:
+            with_halo = read_block(array, (*_ending(box, halo, array.shape), box[2]), (0, 0, halo[2]), edge)
+        else:
+            with_halo = read_block(array, box, halo, edge)
         made = np.empty(tuple(b - a for a, b in box), np.float32)
         while True:
             try:
-                pieces(with_halo, made)
+                pieces(with_halo, made, box)
                 break
             except torch.OutOfMemoryError:
                 if runner.device == "cpu":
@@ -280,6 +297,11 @@ def run_network(
     if plan().scheduler == "slurm" and not isinstance(result, np.ndarray):
         return result, run_all(one, grid, shared=True)[-1]
     return result, [one(box) for box in grid][-1]
+
+
+def _ending(box: Box, halo: Sequence[int], shape: Sequence[int]) -> Box:
+    """Return where a box of slices with its halo begins and ends along their two axes, inside the slices."""
+    return tuple((max(0, a - h), min(n, b + h)) for (a, b), h, n in list(zip(box, halo, shape, strict=True))[:2])
 
 
 def grid_of(size: int, most: int) -> list[tuple[int, int]]:

@@ -30,7 +30,7 @@ CONFIG = {
     "stages": STAGES,
     "quarantine": {"tolerate": 0.2},
     "report": {"pictures": 60, "odd_z": 3.5},
-    "denoise": {"default": {"method": "dct"}, "CT": {"method": "redcnn", "weights": "zoo/denoise/redcnn"}},
+    "denoise": {"default": {"method": "dct"}, "CT": {"method": "half_grid_unet", "weights": "zoo/denoise/low_dose"}},
     "superresolve": {"default": {"weights": "zoo/superresolve/srcnn3d"}},
 }
 
@@ -221,7 +221,7 @@ def _write(
         "stage": stage,
         "version": 1,
         "section": CONFIG.get(stage, {"default": {}}),
-        "models": {"zoo/denoise/redcnn": {"sha256": CARD["sha256"], "card": CARD, "shown": training_shown()}} if learned else {},
+        "models": {"zoo/denoise/low_dose": {"sha256": CARD["sha256"], "card": CARD, "shown": training_shown()}} if learned else {},
         "software": {"cohortex": "0.1.0", "python": "3.11.9", "numpy": "2.4.6", "torch": "2.13.0"},
         "device": "cpu",
         "counts": {},

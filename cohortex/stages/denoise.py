@@ -24,6 +24,9 @@ NETWORKS = tuple(entry.name for entry in registry.entries("denoise"))
 OUTSIDE, MOST_OUTSIDE = 0.02, 0.5
 """Share of the foreground beyond a model's window of intensities from which an image is warned of, and from which it is not for it."""
 
+LEAST_SPAN = 0.01
+"""An image whose intensities span less than this share of a model's window is in other units."""
+
 NOISE_SLACK = 1.5
 """Noise may be so many times below or above what a model was trained on before an image is warned of."""
 
@@ -135,7 +138,8 @@ def beyond_training(card: Mapping[str, Any], look: Survey, modality: str, sigma:
     Raises
     ------
     Skip
-        ``no-fit`` when most of the foreground lies beyond a model's window: the image is in other units, or of something else.
+        ``no-fit`` when most of the foreground lies beyond a model's window, or all of the image within a hundredth of it: the image is in
+        other units, or of something else.
     """
     from cohortex.models.intensity import unit_range_of, values_for
 
@@ -143,6 +147,12 @@ def beyond_training(card: Mapping[str, Any], look: Survey, modality: str, sigma:
     low, high = unit_range_of(look, values)
     words = []
     if values["kind"] == "window":
+        if look.high - look.low < LEAST_SPAN * (high - low):
+            raise Skip(
+                "no-fit",
+                f"Not denoised: the values of the image lie between {look.low:g} and {look.high:g}, but the model {card['name']} is for "
+                f"{low:g} to {high:g}; check the units of the image.",
+            )
         inside = look.of(look.data)[look.sample_inside]
         beyond = float(np.mean((inside < low) | (inside > high))) if inside.size else 0.0
         if beyond > MOST_OUTSIDE:

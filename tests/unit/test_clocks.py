@@ -59,8 +59,8 @@ def test_what_a_run_before_left_in_the_future_is_found_too_and_rounding_is_not(c
     stamp.parent.mkdir(parents=True)
     stamp.touch()
     os.utime(stamp, (time.time() + 10**6, time.time() + 10**6))
-    files = list(clocks.read_by_jobs(config, ["zoo/denoise/redcnn"], ["b00001"]))
-    assert Path("zoo/denoise/redcnn") in files
+    files = list(clocks.read_by_jobs(config, ["zoo/denoise/low_dose"], ["b00001"]))
+    assert Path("zoo/denoise/low_dose") in files
     with pytest.raises(Refused, match=r"denoise/b00001/.snakemake_timestamp has .* 12 days ahead"):
         clocks.check_stamps(files, tmp_path)
     os.utime(stamp, (time.time() + 0.5, time.time() + 0.5))

@@ -111,6 +111,13 @@ def test_the_network_works_in_the_cards_window_and_leaves_the_rest(model, shape)
     assert made.content.history[-1]["model_sha256"] == folders.model_sha256(model)
 
 
+def test_an_image_in_other_units_than_the_models_window_is_left_alone(model):
+    models = stage.load({"default": REDCNN}, {"m": model}, "cpu")
+    with pytest.raises(Skip, match=r"between 0 and 1, but .* -1000 to 1000; check the units") as caught:
+        stage.denoise(image(np.random.default_rng(0).integers(0, 2, (9, 8, 3)), "CT"), REDCNN, models, 0)
+    assert caught.value.code == "no-fit"
+
+
 def test_a_model_that_does_not_fit_skips_with_the_reason(model):
     models = stage.load({"default": REDCNN}, {"m": model}, "cpu")
     with pytest.raises(Skip, match="cleaner is for CT, not for T1w") as caught:

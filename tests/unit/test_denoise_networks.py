@@ -1,12 +1,13 @@
 """The networks that remove noise: as large as their papers say, as far-sighted as they say, and the same in blocks as in one piece."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from cohortex.inference import channels_last, run_network
+from cohortex.inference import channels_last, run_network, way_of
 from cohortex.models import registry
 from cohortex.models.denoise.critics import ConvCritic, PatchCritic
 from cohortex.models.denoise.layers import ConvStack, ResidualStack, in_pieces, pooled_halo
@@ -25,6 +26,7 @@ SMALL = {
     "dp_resnet": {"filters": 4, "blocks": 1},
     "unet": {"features": [4, 6, 8]},
     "blind_spot": {"filters": 4, "depth": 2},
+    "half_grid_unet": {"features": [4, 6], "adjacent": 0, "scale": 1.0},
 }
 """Options that make a network small enough for a test."""
 
@@ -40,6 +42,7 @@ VARIANTS: list[tuple[str, dict]] = [
     ("unet", {"features": [4, 6], "adjacent": 1}),
     ("blind_spot", {"dimensions": 3, "filters": 3, "depth": 1}),
     ("blind_spot", {"filters": 4, "depth": 2, "hole": 1}),
+    ("half_grid_unet", {"features": [4, 6, 8], "adjacent": 2}),
 ]
 
 
@@ -121,6 +124,11 @@ BY_HAND = {
     "unet": sum(convolution(a, b) for a, b in [(1, 32), (32, 32), (32, 64), (64, 64), (64, 128), (128, 128)])
     + sum(convolution(a, b) for a, b in [(192, 64), (64, 64), (96, 32), (32, 32)])
     + convolution(32, 1, 1),
+    # five slices in cells of four pixels and the level; two residual blocks a level; what joins levels
+    "half_grid_unet": convolution(21, 64)
+    + sum(4 * convolution(width, width) for width in (64, 96, 96))
+    + sum(convolution(a, b, 4) + convolution(b, a, 4) for a, b in [(64, 96), (96, 96)])
+    + convolution(64, 4),
     # a branch: the convolution with a hole, four dilated ones each with a pointwise one, a pointwise one
     "blind_spot": sum(
         convolution(1, 32, k * k) + 4 * (convolution(32, 32) + convolution(32, 32, 1)) + convolution(32, 32, 1) for k in (3, 5)
@@ -399,3 +407,19 @@ def test_one_examples_answer_of_a_critic_does_not_depend_on_the_others():
 @pytest.mark.parametrize(("levels", "convolutions", "halo"), [(1, 3, 3), (2, 1, 6), (3, 1, 16), (3, 2, 24)])
 def test_the_halo_of_pooled_networks(levels, convolutions, halo):
     assert pooled_halo(levels, convolutions) == halo
+
+
+@pytest.mark.parametrize("shape", [(50, 37, 4), (8, 90, 3)])
+def test_a_network_that_pads_by_itself_sees_slices_as_they_end_and_is_the_same_in_blocks(shape):
+    options = {"features": [4, 6], "adjacent": 1, "scale": 1.0}
+    network = channels_last(stirred(built("half_grid_unet", options)))
+    array = np.random.default_rng(5).random(shape, dtype=np.float32)
+    way = way_of(network, expected("half_grid_unet", options), shape)
+    assert way.own
+    one = run_network(network, array, way.halo, way.block, way=way)[0]
+    with torch.no_grad():
+        beside = torch.from_numpy(np.pad(array, ((0, 0), (0, 0), (1, 1)), mode="reflect")).unfold(2, 3, 1).permute(2, 3, 0, 1)
+        wanted = network(beside)[:, 0].permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(one, wanted, atol=2e-5 * np.abs(wanted).max())
+    many = run_network(network, array, way.halo, (12, 16, 1), way=replace(way, block=(12, 16, 1)))[0]
+    np.testing.assert_allclose(many, one, atol=2e-5 * np.abs(one).max())

@@ -38,6 +38,7 @@ TINY: dict[str, tuple[dict, dict]] = {
     "dp_resnet": ({"filters": 3, "blocks": 1, "views": 20}, {"patch": [1, 1, 3]}),
     "unet": ({"features": [3, 4]}, {}),
     "blind_spot": ({"filters": 3, "depth": 1}, {}),
+    "half_grid_unet": ({"features": [4, 6]}, {}),
 }
 """Options that make a network small, and settings of its training and of its objective."""
 

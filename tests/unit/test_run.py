@@ -138,7 +138,7 @@ def test_space_is_asked_for_batches_that_are_not_exported_and_inodes_only_where_
             {"denoise": {"default": {"method": "redcnn", "weights": "zoo/superresolve/srcnn3d"}}},
             "is a model for superresolve, but denoise has it under weights",
         ),
-        ({"classify": {"default": {"weights": "zoo/denoise/redcnn"}}}, "is a model for denoise, but classify has it under weights"),
+        ({"classify": {"default": {"weights": "zoo/denoise/low_dose"}}}, "is a model for denoise, but classify has it under weights"),
         ({"regseg": {"default": {"weights": "not/there"}}}, "not/there/card.yaml is not there"),
         ({"classify": {"default": {"weights": "train", "target": "group"}}}, "have 0 values of it where two or more are wanted"),
     ],

@@ -139,4 +139,17 @@ ENTRIES = [
         options={"fine": 48, "coarse": 96, "blocks": 2},
         training={"objective": "squared_error"},
     ),
+    Entry(
+        task="denoise",
+        name="half_grid_unet",
+        paper=(
+            "This project's own. It takes up: Ronneberger O. et al., U-Net: convolutional networks for biomedical image segmentation, "
+            "MICCAI 2015, doi:10.1007/978-3-319-24574-4_28; Shi W. et al., Real-time single image and video super-resolution using an "
+            "efficient sub-pixel convolutional neural network, CVPR 2016, doi:10.1109/CVPR.2016.207"
+        ),
+        factory=f"{_AT}.half_grid_unet:half_grid_unet",
+        expects=Expects(dimensions=2, channels=5),
+        options={"features": [64, 96, 96], "adjacent": 2, "scale": 16.0},
+        training={"objective": "squared_error", "patch": 64, "rate": 6e-4},
+    ),
 ]
