@@ -62,6 +62,16 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         "ct_over_transform": (">=", 0),
         "ct_gain_whole_dose": (">=", 0),
     },
+    "superresolve": {
+        f"x{factor}_{name}": asked
+        for factor, least in ((2, 1.5), (4, 1.5), (6, 1.0))
+        for name, asked in {
+            "gain": (">=", least),
+            **dict.fromkeys(("low", "high", "real", "simulated", "srcnn3d")),
+            "over_srcnn3d": (">=", 0.0),
+        }.items()
+    },
+    "superresolve_proofs": {"proofs_holding": None, "proofs_total": None},
     "blocks": {"outofcore_time": ("<=", 1.2), "outofcore_equal": (">=", 1)},
     "scale": {
         "parse_s": ("<=", 1),
@@ -228,14 +238,16 @@ class Run:
     benchmark : str
     packages : sequence of str
         Whose versions count.
+    module : str, optional
+        Of the command, where it is not called as the benchmark.
     """
 
-    def __init__(self, benchmark: str, packages: Sequence[str]) -> None:
+    def __init__(self, benchmark: str, packages: Sequence[str], module: str = "") -> None:
         self.benchmark = benchmark
         self.start = time.monotonic()
         self.about = {
             "benchmark": benchmark,
-            "command": " ".join(["python -m", f"benchmarks.{benchmark}", *_shown(sys.argv[1:])]),
+            "command": " ".join(["python -m", f"benchmarks.{module or benchmark}", *_shown(sys.argv[1:])]),
             "date": datetime.now(UTC).date().isoformat(),
             "commit": commit(),
             "machine": machine(),

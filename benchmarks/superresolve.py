@@ -1,15 +1,15 @@
 """Through-plane super-resolution on brains that no training saw, held against cubic interpolation and SRCNN3D; and the proofs of its rows.
 
-    python -m benchmarks.superresolve [--scans ../shared/data] [--model zoo/superresolve/subslice] [--whole]
-    python -m benchmarks.superresolve --proof S06 [--steps 300]
+    python -m benchmarks.superresolve [--scans ../shared/data] [--model zoo/superresolve/subslice] [--whole] [--save FILE]
+    python -m benchmarks.superresolve --proof S06,S09 [--steps 1] [--save FILE]
 
 Without ``--proof``: every image is averaged over slices of 2, 4 and 6 voxels along an in-plane axis and made fine again; PSNR in the
 foreground, in dB over the cubic spline through the slices. The images are those that the card of the shipped model names as
 validation, and heads of the demo's own seed. In the middle 32 voxels of the other in-plane axis, or everywhere (``--whole``). Means
 over subjects, and over the real and the simulated ones apart, with 95 % intervals. Last line: FIGURE.
 
-With ``--proof``: the systems of a row are trained with equal small budgets on simulated heads and compared on others; the last line
-says whether the row's statement holds. ``--proof mismatch`` trains on one way of making slices and tests on the others (row S01).
+With ``--proof`` (rows, or all): the systems of a row are trained with small equal budgets on simulated heads and compared on others; the
+table says whether each row's statement holds, see `benchmarks.superresolve_proofs`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.workflow import ROOT
+from benchmarks.record import ROOT, Run, Table, add_save
 from cohortex.demo.make import TRUTH, make_demo
 from cohortex.demo.table import demo_rows
 from cohortex.items import Image
@@ -45,6 +45,8 @@ FACTORS = (2.0, 4.0, 6.0)
 SLAB = 32
 HEADS = 2
 """Of the demo."""
+
+GAINS = {"gain": "over the cubic spline", "srcnn3d": "SRCNN3D over the cubic spline", "over_srcnn3d": "over SRCNN3D"}
 
 
 def demo_heads(folder: Path, count: int, seed: int = 7, prefix: str = "demo", kinds: Sequence[str] = ("T1w",)) -> list[Image]:
@@ -114,11 +116,12 @@ def interval(subjects: Sequence[str], values: Sequence[float]) -> tuple[float, f
     return paired_interval(means, [0.0] * len(means))
 
 
-def compare(images: Sequence[Image], model: Loaded, other: Loaded, whole: bool) -> dict[str, float]:
-    """Print a row an image and factor; return the figures."""
-    print(f"| image | factor | cubic dB | agreeing spline | {other.card['name']} | {model.card['name']} | CPU s a fine megavoxel |")
-    print("|---|---|---|---|---|---|---|")
+def compare(images: Sequence[Image], model: Loaded, other: Loaded, whole: bool) -> tuple[dict[str, Table], dict[str, float]]:
+    """Print a row an image and factor; return the tables and the figures."""
+    columns = {"image": "", "factor": "", "cubic dB": ".2f", "agreeing spline": "+.2f", other.card["name"]: "+.2f"}
+    table = Table({**columns, model.card["name"]: "+.2f", "CPU s a fine megavoxel": ".1f"})
     figures: dict[str, float] = {}
+    gains: list[list[Any]] = []
     for factor in FACTORS:
         ours: list[float] = []
         theirs: list[float] = []
@@ -127,27 +130,25 @@ def compare(images: Sequence[Image], model: Loaded, other: Loaded, whole: bool) 
             _, _, other_db = gain_of(other, part, factor)
             with Stopwatch(model.network) as watch:
                 cubic_db, agreeing_db, db = gain_of(model, part, factor)
-            cost = 1e6 * watch.seconds / watch.voxels
             ours.append(db)
             theirs.append(other_db)
-            print(
-                f"| {image.id} | {factor:g} | {cubic_db:.2f} | {agreeing_db:+.2f} | {other_db:+.2f} | {db:+.2f} | {cost:.1f} |", flush=True
-            )
+            table.add(image.id, f"{factor:g}", cubic_db, agreeing_db, other_db, db, 1e6 * watch.seconds / watch.voxels)
         subjects = [image.subject for image in images]
-        for name, values in (("gain", ours), ("srcnn3d", theirs), ("over_srcnn3d", [a - b for a, b in zip(ours, theirs, strict=True)])):
+        more = [a - b for a, b in zip(ours, theirs, strict=True)]
+        for name, values in (("gain", ours), ("srcnn3d", theirs), ("over_srcnn3d", more)):
             mean, low, high = interval(subjects, values)
-            figures |= {f"x{factor:g}_{name}": mean}
+            figures[f"x{factor:g}_{name}"] = mean
+            gains.append([f"{factor:g}", GAINS[name], mean, low, high])
             if name == "gain":
                 figures |= {f"x{factor:g}_low": low, f"x{factor:g}_high": high}
                 for kind, wanted in (("real", False), ("simulated", True)):
                     rows = [(s, v) for s, v in zip(subjects, values, strict=True) if s.startswith("demo") is wanted]
                     figures |= {f"x{factor:g}_{kind}": interval(*zip(*rows, strict=True))[0]} if rows else {}
-    return figures
-
-
-def figure(values: Mapping[str, Any]) -> None:
-    """Print the last line."""
-    print("FIGURE", *(f"{name}={value:.2f}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()))
+    print()
+    summary = Table({"factor": "", "gain": "", "dB": "+.2f", "low": "+.2f", "high": "+.2f"})
+    for row in gains:
+        summary.add(*row)
+    return {"images": table, "gains": summary}, figures
 
 
 def main() -> None:
@@ -158,20 +159,23 @@ def main() -> None:
     parser.add_argument("--against", type=Path, default=ROOT / "zoo" / "superresolve" / "srcnn3d")
     parser.add_argument("--whole", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "cohortex-superresolve", help="heads and models")
-    parser.add_argument("--proof", default="", help="S02 to S11, or mismatch")
-    parser.add_argument("--steps", type=int, default=300, help="of each training of a proof")
+    parser.add_argument("--proof", default="", help="rows with commas, such as S02,S11, or all")
+    parser.add_argument("--steps", type=float, default=1.0, help="by what the steps of each training of a proof are multiplied")
+    add_save(parser)
     given = parser.parse_args()
     if given.proof:
-        from benchmarks import superresolve_proofs
+        from benchmarks.superresolve_proofs import prove
 
-        figure(superresolve_proofs.prove(given.proof, given.folder, given.steps))
+        prove([] if given.proof == "all" else given.proof.split(","), given.folder, given.steps, given.save)
         return
+    run = Run("superresolve", ["numpy", "torch"])
     images = demo_heads(given.folder / "demo", HEADS, kinds=("T1w", "CT"))
     if given.scans.is_dir():
         images = [image_at(s, n, m, b, "test", given.scans / f) for s, n, m, b, f in SCANS["validation"]] + images
     else:
         print(f"no real scans at {given.scans}: heads of the demo only")
-    figure(compare(images, loaded(given.model), loaded(given.against), given.whole))
+    tables, figures = compare(images, loaded(given.model), loaded(given.against), given.whole)
+    run.end(tables, figures, given.save)
 
 
 if __name__ == "__main__":

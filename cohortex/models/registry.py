@@ -74,6 +74,8 @@ class Entry:
     training : mapping
         How it is trained where nothing else is set: ``objective`` and its own settings, ``patch``, ``rate`` and so on. What a section says
         under ``training`` is laid over it.
+    slower : mapping
+        Beginnings of names of parameters, and the share of the learning rate with which these are trained.
     """
 
     task: str
@@ -84,6 +86,7 @@ class Entry:
     options: Mapping[str, Any] = field(default_factory=dict)
     parameters: int | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
+    slower: Mapping[str, float] = field(default_factory=dict)
 
 
 def expected(found: Entry, options: Mapping[str, Any]) -> Expects:

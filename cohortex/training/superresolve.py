@@ -82,7 +82,7 @@ def train_superresolve(images: Sequence[Image], section: Mapping[str, Any], seed
     entry = registry.entry("superresolve", name)
     given = {key: value for key, value in settings.get("training", {}).items() if value is not None}
     training = {**TRAINING, **entry.training, **given}
-    options = {**({"residual": training["residual"]} if name == "srcnn3d" else {}), **training["options"]}
+    options = {**{key: training[key] for key in entry.options if key in training}, **training["options"]}
     network = fresh(lambda: registry.build("superresolve", name, **options), seed)
     if hasattr(network, "first_weights"):
         network.first_weights(seed)  # pyright: ignore[reportCallIssue]
@@ -108,8 +108,6 @@ def train_superresolve(images: Sequence[Image], section: Mapping[str, Any], seed
     shape = shape_of(fed, network, training)
     length = None if fed.grid == "fine" else lambda factor: fine_length(shape, factor or fed.factor)
     one = drawer(scans, shape, fed, (low, high), manner)
-    # As Dong et al. (2014) found for the two-dimensional network: the last layer learns ten times slower.
-    slower = {"network.reconstruction": 0.1} if name == "srcnn3d" else None
     recipe, journal = train_on_patches(
         AtOnce(network, shape.edge, length),
         one,
@@ -119,7 +117,7 @@ def train_superresolve(images: Sequence[Image], section: Mapping[str, Any], seed
         seed,
         device,
         folder,
-        slower,
+        {f"network.{each}": share for each, share in entry.slower.items()},
         training["objective"],
         channels=True,
     )

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cohortex.models.superresolve import between
-from cohortex.models.superresolve.layers import first_weights, to_voxels
+from cohortex.models.superresolve.layers import Padding, first_weights, to_voxels
 
 FILTERS = (50, 100)
 """Of the two hidden layers."""
@@ -33,8 +33,8 @@ class VariationalConv3d(nn.Conv3d):
     Kingma, Salimans and Welling, Variational dropout and the local reparameterization trick, NeurIPS 2015, arXiv:1506.02557.
     """
 
-    def __init__(self, inward: int, outward: int, edge: int):
-        super().__init__(inward, outward, edge, padding=edge // 2)
+    def __init__(self, inward: int, outward: int, edge: int, padding_mode: Padding = "zeros"):
+        super().__init__(inward, outward, edge, padding=edge // 2, padding_mode=padding_mode)
         self.log_rate = nn.Parameter(torch.full((outward,), FIRST_RATE))
         self.noisy = False
         self.generator: torch.Generator | None = None
@@ -49,7 +49,7 @@ class VariationalConv3d(nn.Conv3d):
         if not self.noisy:
             return mean
         spread = self.rate()[:, None, None, None, None] * self.weight.square()
-        variance = nn.functional.conv3d(input.square(), spread, padding=self.padding)
+        variance = self._conv_forward(input.square(), spread, None)
         noise = torch.randn(mean.shape, generator=self.generator).to(mean)
         return mean + (variance + 1e-12).sqrt() * noise
 
@@ -68,7 +68,7 @@ class Espcn3d(nn.Module):
         self.factors = tuple(factors)
         layer = VariationalConv3d if dropout else _conv3d
         self.layers = nn.Sequential(
-            layer(channels, FILTERS[0], 3),
+            layer(channels, FILTERS[0], 3, "replicate"),
             nn.ReLU(inplace=True),
             layer(FILTERS[0], FILTERS[1], 1),
             nn.ReLU(inplace=True),
@@ -120,7 +120,8 @@ class BayesianEspcn(nn.Module):
         factors = (in_plane, in_plane, factor)
         self.mean = Espcn3d(channels, factors, dropout)
         self.variance = Espcn3d(channels, factors, False) if variance else None
-        first_weights(self, *([self.mean.layers[-1]] if residual else []))
+        heads = [*([self.mean.layers[0]] if residual else []), *([] if self.variance is None else [self.variance.layers[0]])]
+        first_weights(self, *([self.mean.layers[-1]] if residual else []), heads=heads)
         if dropout:
             # The rates are no weights of a convolution: they begin where they are told to.
             for layer in self.noisy_layers():
@@ -204,8 +205,8 @@ class BayesianEspcn(nn.Module):
         return made + between.spline(x, between.fine_positions(slices, slices * self.factor)) if self.residual else made
 
 
-def _conv3d(inward: int, outward: int, edge: int) -> nn.Conv3d:
-    return nn.Conv3d(inward, outward, edge, padding=edge // 2)
+def _conv3d(inward: int, outward: int, edge: int, padding_mode: Padding = "zeros") -> nn.Conv3d:
+    return nn.Conv3d(inward, outward, edge, padding=edge // 2, padding_mode=padding_mode)
 
 
 def bayesian_espcn(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cohortex.models.superresolve import between
-from cohortex.models.superresolve.layers import conv, first_weights, to_voxels
+from cohortex.models.superresolve.layers import conv, first_weights, sees, to_voxels
 
 
 class CardiacSr(nn.Module):
@@ -46,12 +46,12 @@ class CardiacSr(nn.Module):
             1, 1, (3, 3, 2 * factor - factor % 2), stride=(1, 1, factor), padding=(1, 1, factor // 2), bias=False
         )
         self.branch = nn.Sequential(
-            conv(1, width), nn.ReLU(inplace=True), conv(width, width), nn.ReLU(inplace=True), conv(width, width), nn.ReLU(inplace=True)
+            sees(1, width), nn.ReLU(inplace=True), conv(width, width), nn.ReLU(inplace=True), conv(width, width), nn.ReLU(inplace=True)
         )
         self.join = conv(width * self.views, width)
         self.detail = conv(width, width // 2)
         self.last = conv(width // 2, 1)
-        first_weights(self, self.last)
+        first_weights(self, self.last, heads=[self.branch[0]])
         with torch.no_grad():
             self.upsampling.weight.zero_()
             taps = 1 - (torch.arange(2 * factor - factor % 2) - (2 * factor - factor % 2 - 1) / 2).abs() / factor

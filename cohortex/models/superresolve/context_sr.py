@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from cohortex.models.superresolve.layers import conv, first_weights
+from cohortex.models.superresolve.layers import conv, first_weights, sees
 
 DILATIONS = (1, 2, 4, 8)
 """Of the context branch: it sees 15 voxels in every direction with four small convolutions."""
@@ -41,20 +41,22 @@ class ContextSr(nn.Module):
     def __init__(self, width: int = 24, context_width: int = 8, blocks: int = 3, context: bool = True, inputs: Sequence[str] = ("image",)):
         super().__init__()
         self.channels = len(inputs)
-        self.head = conv(self.channels, width)
+        self.head = sees(self.channels, width)
         self.blocks = nn.ModuleList(nn.Sequential(conv(width, width), nn.ReLU(inplace=True), conv(width, width)) for _ in range(blocks))
         self.last = conv(width, 1)
         self.context = None
         if context:
             layers: list[nn.Module] = []
             for index, dilation in enumerate(DILATIONS):
-                layers += [conv(context_width if index else self.channels, context_width, dilation=dilation), nn.ReLU(inplace=True)]
+                layer = conv(context_width, context_width, dilation=dilation) if index else sees(self.channels, context_width)
+                layers += [layer, nn.ReLU(inplace=True)]
             self.context = nn.Sequential(*layers, conv(context_width, 2 * width, (1, 1, 1)))
         first_weights(
             self,
             self.last,
             *([] if self.context is None else [self.context[-1]]),
             inner=[block[-1] for block in self.blocks],  # pyright: ignore
+            heads=[self.head, *([] if self.context is None else [self.context[0]])],
         )
 
     @property

@@ -9,7 +9,7 @@ from torch import nn
 
 from cohortex.models.superresolve import between
 from cohortex.models.superresolve.blocks import Blocks
-from cohortex.models.superresolve.layers import CUBE, PLANES, conv, first_weights
+from cohortex.models.superresolve.layers import CUBE, PLANES, conv, first_weights, sees
 
 
 def _shape(kernel: tuple[int, int, int] | None, index: int) -> tuple[int, int, int]:
@@ -92,7 +92,7 @@ class Csn(Blocks):
             raise ValueError(f"the channels are split into halves and quarters: {width} is no multiple of 4")
         kernel = None if planes else CUBE
         self.factor = factor
-        self.head = conv(1, width, CUBE)
+        self.head = sees(1, width)
         made: list[SplitUnit] | list[PlainUnit]
         if split:
             made = [SplitUnit(width // 2, kernel) for _ in range(blocks * units)]
@@ -102,7 +102,7 @@ class Csn(Blocks):
         self.blocks = nn.ModuleList(nn.Sequential(*made[i * units : (i + 1) * units]) for i in range(blocks))
         self.join = conv(blocks * width, width, (1, 1, 1))
         self.last = conv(width, factor, CUBE)
-        first_weights(self, self.last, inner=[layer for unit in made for layer in unit.sums])
+        first_weights(self, self.last, inner=[layer for unit in made for layer in unit.sums], heads=[self.head])
         # Every unit takes two layers; in planes only one of them looks along x, and one along y.
         deep = 2 * blocks * units
         self._halo = (2 + (deep // 2 if planes else deep), 2 + deep)

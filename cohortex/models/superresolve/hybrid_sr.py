@@ -7,7 +7,7 @@ from torch import nn
 
 from cohortex.models.superresolve import between
 from cohortex.models.superresolve.blocks import Blocks
-from cohortex.models.superresolve.layers import conv, first_weights
+from cohortex.models.superresolve.layers import conv, first_weights, sees
 
 
 class DensePath(nn.Module):
@@ -66,11 +66,12 @@ class HybridSr(Blocks):
     def __init__(self, factor: int = 2, width: int = 32, growth: int = 16, blocks: int = 3, branches: int = 3):
         super().__init__()
         self.factor = factor
-        self.head = conv(1, width)
+        self.head = sees(1, width)
         self.blocks = nn.ModuleList(HybridBlock(width, growth, branches) for _ in range(blocks))
         self.join = conv(blocks * width, width, (1, 1, 1))
         self.last = conv(width, factor)
-        first_weights(self, self.last, inner=[path.out for block in self.blocks for path in block.paths])  # pyright: ignore
+        inner = [path.out for block in self.blocks for path in block.paths]  # pyright: ignore
+        first_weights(self, self.last, inner=inner, heads=[self.head])  # pyright: ignore
         self.depth = 2 + blocks * branches
 
     @property

@@ -4,32 +4,47 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import torch
 from torch import nn
+
+Padding = Literal["zeros", "replicate"]
 
 CUBE = (3, 3, 3)
 PLANES = ((3, 1, 3), (1, 3, 3))
 """Kernels of convolutions in the two planes that hold the slice axis: x-z and y-z."""
 
 
-def conv(inward: int, outward: int, kernel: Sequence[int] = CUBE, dilation: int = 1) -> nn.Conv3d:
+CONTRAST = 4.0
+"""By what the first filters of layers that see an image are larger, since it differs little from voxel to voxel in a range of 0 to 1."""
+
+
+def conv(inward: int, outward: int, kernel: Sequence[int] = CUBE, dilation: int = 1, padding_mode: Padding = "zeros") -> nn.Conv3d:
     """Return a 3-D convolution whose output has the size of its input; edges of the kernel are odd."""
     size = (kernel[0], kernel[1], kernel[2])
     around = (size[0] // 2 * dilation, size[1] // 2 * dilation, size[2] // 2 * dilation)
-    return nn.Conv3d(inward, outward, size, padding=around, dilation=dilation)
+    return nn.Conv3d(inward, outward, size, padding=around, dilation=dilation, padding_mode=padding_mode)
 
 
-def first_weights(network: nn.Module, *last: nn.Module, inner: Iterable[nn.Module] = ()) -> None:
+def sees(inward: int, outward: int, kernel: Sequence[int] = CUBE) -> nn.Conv3d:
+    """Return the convolution of a layer that sees an image: beyond its faces the image goes on as it ends, for zeros would be an edge."""
+    return conv(inward, outward, kernel, padding_mode="replicate")
+
+
+def first_weights(network: nn.Module, *last: nn.Module, inner: Iterable[nn.Module] = (), heads: Iterable[nn.Module] = ()) -> None:
     """Give all convolutions He's first weights and no bias; those that end in a sum are smaller.
 
     Parameters
     ----------
     network : nn.Module
     *last : nn.Module
-        Layers whose output is added to the interpolation: a tenth, so that the network begins near the interpolation.
+        Layers whose output is added to the interpolation: a fortieth, so that the network begins near the interpolation.
     inner : iterable of nn.Module
         Layers whose output is added to features: three tenths, so that many blocks do not make the features grow.
+    heads : iterable of nn.Module
+        Layers that see an image whose missing detail is wanted: their filters sum to zero, as the detail does not depend on the mean, and
+        are `CONTRAST` times as large. Else a network learns for hundreds of steps to forget how bright the image is.
 
     References
     ----------
@@ -41,10 +56,14 @@ def first_weights(network: nn.Module, *last: nn.Module, inner: Iterable[nn.Modul
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     with torch.no_grad():
-        for share, modules in ((0.1, last), (0.3, inner)):
+        for share, modules in ((0.025, last), (0.3, inner)):
             for module in modules:
                 for parameter in module.parameters():
                     parameter.mul_(share)
+        for head in heads:
+            weight = head.weight
+            assert isinstance(weight, torch.Tensor)
+            weight.sub_(weight.flatten(1).mean(1).reshape(-1, *[1] * (weight.ndim - 1))).mul_(CONTRAST)
 
 
 def to_voxels(x: torch.Tensor, factors: Sequence[int]) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from cohortex.models.superresolve.layers import conv, first_weights
+from cohortex.models.superresolve.layers import conv, first_weights, sees
 
 EDGES = (3, 5, 7)
 """Of the kernels that lie side by side."""
@@ -16,7 +16,8 @@ class Scales(nn.Module):
 
     def __init__(self, inward: int, width: int, plane: int):
         super().__init__()
-        self.kernels = nn.ModuleList(conv(inward, width, (1, e, e) if plane else (e, 1, e)) for e in EDGES)
+        layer = sees if inward == 1 else conv
+        self.kernels = nn.ModuleList(layer(inward, width, (1, e, e) if plane else (e, 1, e)) for e in EDGES)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``3 * width`` channels."""
@@ -55,7 +56,8 @@ class Mglrl(nn.Module):
         )
         self.last = conv(wide, 1)
         inner = [block[-1] for block in self.blocks] if local_residual else []  # pyright: ignore
-        first_weights(self, *([self.last] if global_residual else []), inner=inner)
+        heads = self.head[0].kernels if global_residual else []
+        first_weights(self, *([self.last] if global_residual else []), inner=inner, heads=heads)  # pyright: ignore
 
     @property
     def halo(self) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from cohortex.models.superresolve.layers import PLANES, conv, first_weights
+from cohortex.models.superresolve.layers import PLANES, conv, first_weights, sees
 
 
 class Branch(nn.Module):
@@ -15,7 +15,7 @@ class Branch(nn.Module):
 
     def __init__(self, width: int, blocks: int):
         super().__init__()
-        self.head = conv(1, width)
+        self.head = sees(1, width)
         self.blocks = nn.ModuleList(
             nn.Sequential(conv(width, width, PLANES[0]), nn.ReLU(inplace=True), conv(width, width, PLANES[1])) for _ in range(blocks)
         )
@@ -83,7 +83,7 @@ class ProgressiveSr(nn.Module):
         self.stages = nn.ModuleList(Level(width, blocks, len(inputs) > 1) for _ in range(depth))
         branches = [module for module in self.modules() if isinstance(module, Branch)]
         inner = [block[-1] for branch in branches for block in branch.blocks]  # pyright: ignore
-        first_weights(self, *[stage.last for stage in self.stages], inner=inner)  # pyright: ignore[reportArgumentType]
+        first_weights(self, *[stage.last for stage in self.stages], inner=inner, heads=[b.head for b in branches])  # pyright: ignore
         self.blocks = blocks
 
     @property

@@ -31,7 +31,7 @@ class ResidualDenseNetwork(nn.Module):
 
     def __init__(self, channels: int, width: int, blocks: int, layers: int, growth: int):
         super().__init__()
-        self.first = nn.Conv2d(channels, width, 3, padding=1)
+        self.first = nn.Conv2d(channels, width, 3, padding=1, padding_mode="replicate")
         self.second = nn.Conv2d(width, width, 3, padding=1)
         self.blocks = nn.ModuleList(ResidualDenseBlock(width, growth, layers) for _ in range(blocks))
         self.join = nn.Sequential(nn.Conv2d(blocks * width, width, 1), nn.Conv2d(width, width, 3, padding=1))

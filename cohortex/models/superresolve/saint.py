@@ -128,7 +128,7 @@ class Saint(nn.Module):
         self.fusing = ResidualDenseNetwork(2, *fusing)
         self.last = nn.Conv2d(fusing[0], 1, 3, padding=1)
         inner = [layer for trunk in (self.marginal, self.fusing) for layer in trunk.sums()]
-        first_weights(self, self.last, inner=inner)
+        first_weights(self, self.last, inner=inner, heads=[self.marginal.first, self.fusing.first])
 
     @property
     def halo(self) -> tuple[int, int, int]:

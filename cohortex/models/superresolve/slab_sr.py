@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from cohortex.models.superresolve.layers import conv, first_weights
+from cohortex.models.superresolve.layers import conv, first_weights, sees
 
 
 class SlabSr(nn.Module):
@@ -40,14 +40,14 @@ class SlabSr(nn.Module):
         super().__init__()
         if slab % 2 == 0 or slab < 3:
             raise ValueError(f"a slab has its slice in the middle: 3, 5, 7, ... slices, not {slab}")
-        inside: list[nn.Module] = [conv(1, width, (3, 3, 1)), nn.ReLU(inplace=True)]
+        inside: list[nn.Module] = [sees(1, width, (3, 3, 1)), nn.ReLU(inplace=True)]
         for _ in range(layers):
             inside += [conv(width, width, (3, 3, 1)), nn.ReLU(inplace=True)]
         self.slice = nn.Sequential(*inside)
         twin = ((3, 1, 1), (1, 3, 1))
         self.slab = nn.ModuleList(conv(width, width, (1, 1, 3) if fusion else twin[i % 2]) for i in range(slab // 2))
         self.last = conv(width, 1, (3, 3, 1))
-        first_weights(self, self.last, inner=self.slab)
+        first_weights(self, self.last, inner=self.slab, heads=[self.slice[0]])
         plain, joins = layers + 2, slab // 2
         self._halo = (plain, plain, joins) if fusion else (plain + (joins + 1) // 2, plain + joins // 2, 0)
 
