@@ -1,6 +1,6 @@
 """The bake-offs of every network of a task, as pages: on simulated heads, and on real scans where ../shared/data is there.
 
-    python -m benchmarks.zoo [denoise] [superresolve] [--candidates redcnn,...] [--subjects 12] [--steps 100] [--minutes 0.3]
+    python -m benchmarks.zoo [denoise] [superresolve] [--candidates redcnn,...] [--subjects 8] [--steps 400] [--minutes 0.15]
         [--images 4] [--edge 64 64 12] [--only demo,real] [--cores 2] [--folder DIR] [--out docs/zoo]
 
 Runs `snakemake bakeoff_<task>` (docs/bakeoff.md), of both tasks at once where none is named, and writes ``<out>/<task>.md`` with command,
@@ -187,9 +187,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="*", help="denoise, superresolve; both by default")
     parser.add_argument("--candidates", default="", help="names of networks, with commas; all by default")
-    parser.add_argument("--subjects", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--minutes", type=float, default=0.3)
+    parser.add_argument("--subjects", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--minutes", type=float, default=0.15)
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--edge", type=int, nargs=3, default=[64, 64, 12])
     parser.add_argument("--only", default="demo,real")
