@@ -72,6 +72,7 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         }.items()
     },
     "superresolve_proofs": {"proofs_holding": None, "proofs_total": None},
+    "denoise_proofs": {"proofs_holding": None, "proofs_total": None},
     "blocks": {"outofcore_time": ("<=", 1.2), "outofcore_equal": (">=", 1)},
     "scale": {
         "parse_s": ("<=", 1),
