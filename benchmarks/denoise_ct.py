@@ -141,7 +141,7 @@ def body(name: str, folder: Path, factors: tuple[int, int, int], level: float, s
     truth = middle(averaged(np.asarray(volume.data[...], np.float32), factors))
     spacing = tuple(float(a) * b for a, b in zip(volume.spacing, factors, strict=True))
     rng = np.random.default_rng(seed)
-    added, other = (quantum_noise(truth, spacing[0], level, rng, foreground(truth), "hann", 0.1) for _ in range(2))
+    added, other = (quantum_noise(truth, spacing[0], level, rng, foreground(truth), "hann", 0.1, 8) for _ in range(2))
     return cropped(name, "a real abdomen", truth, truth + added, other, (spacing[0], spacing[1], spacing[2]))
 
 

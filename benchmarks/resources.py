@@ -42,7 +42,7 @@ from cohortex.stages import STAGES
 from cohortex.tables import read_table
 
 SINGLE, PAIR = "b00001", "b00002"
-MODELS = {"denoise": "zoo/denoise/low_dose", "superresolve": "zoo/superresolve/srcnn3d"}
+MODELS = {"superresolve": "zoo/superresolve/srcnn3d"}
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,7 @@ METHODS: dict[str, dict[str, Mapping[str, Any]]] = {
         "plain": {"bias_field": False},
         "n4": {"bias_field": True},
     },
-    "denoise": {
-        "none": {"method": "none"},
-        "half_grid_unet": {"method": "half_grid_unet", "weights": MODELS["denoise"]},
-        "transform": {"method": "transform"},
-    },
+    "denoise": {"none": {"method": "none"}, "transform": {"method": "transform"}},
     "superresolve": {
         "none": {"method": "none"},
         "spline": {"method": "spline"},
@@ -98,7 +94,6 @@ METHODS: dict[str, dict[str, Mapping[str, Any]]] = {
 }
 """The settings of every line of ``needs.tsv``; the last of a stage is what the next one is given."""
 FEW = {
-    ("denoise", "half_grid_unet"): ("slab", "96", "181"),
     ("denoise", "none"): ("picture", "96", "181"),
     ("superresolve", "none"): ("96", "181"),
     ("preprocess", "plain filters"): ("picture", "96", "181"),

@@ -253,7 +253,7 @@ def prove(rows: Sequence[str], folder: Path, steps: float, save: Path | None) ->
         statement, proof = PROOFS[row]
         began = cpu_s()
         found = proof(have)
-        minutes = f"{(cpu_s() - began) / 60:.1f} CPU min"
+        minutes = f"{(cpu_s() - began) / 60:.1f} CPU min, commit {run.about['commit']}"
         table.add(row, statement, "; ".join([*found.figures, minutes]), found.verdict)
     table.rows[:] = merged(table.rows, save)
     run.about["command"] = f"python -m benchmarks.superresolve --proof {','.join(row[0] for row in table.rows)}"

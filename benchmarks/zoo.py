@@ -1,6 +1,6 @@
 """The bake-offs of every network of a task, as pages: on simulated heads, and on real scans where ../shared/data is there.
 
-    python -m benchmarks.zoo [denoise] [superresolve] [--candidates redcnn,...] [--subjects 12] [--steps 100] [--minutes 0.3]
+    python -m benchmarks.zoo [denoise] [superresolve] [--candidates redcnn,...] [--subjects 8] [--steps 40] [--minutes 5]
         [--images 4] [--edge 64 64 12] [--only demo,real] [--cores 2] [--folder DIR] [--out docs/zoo]
 
 Runs `snakemake bakeoff_<task>` (docs/bakeoff.md), of both tasks at once where none is named, and writes ``<out>/<task>.md`` with command,
@@ -48,28 +48,31 @@ GREYS = 48
 """Of a picture in the page."""
 
 ABOUT = (
-    "All networks of the registry, each trained within the same few seconds of one core with patches one at a time, and the shipped model "
-    "folders (`_shipped`), whose trainings took longer. redcnn and wavelet_cnn are narrower here than in their papers. So the order of the "
-    "trained ones says which learn fast; it is not what they reach: for that, give the bake-off of your own cohort more minutes."
+    "All networks of the registry, each trained for the same few steps of one small patch, which takes some seconds on one core, and the "
+    "shipped model folders (`_shipped`), whose trainings took longer. redcnn, wavelet_cnn and all critics are narrower here than in their "
+    "papers. So the order of the trained ones says which learn fast; it is not what they reach: for that, give the bake-off of your own "
+    "cohort a budget of minutes."
 )
+
+CRITIC = {"critic_steps": 1, "width": 16, "hidden": 128}
 
 SMALL: dict[str, dict[str, dict[str, Any]]] = {
     "denoise": {
         "": {"batch": 1},
-        "redcnn": {"options": {"filters": 32}},
+        "redcnn": {"options": {"filters": 48}},
         "wavelet_cnn": {"options": {"filters": 16}, "patch": 32},
-        "wgan_vgg": {"objective": {"name": "wgan_features", "critic_steps": 1, "feature_steps": 20}, "patch": 48},
-        "smgan": {"objective": {"name": "wgan_structure", "critic_steps": 1}, "patch": [32, 32, 11]},
-        "noise_gan": {"patch": 48},
+        "wgan_vgg": {"objective": {"name": "wgan_features", "feature_steps": 30, "feature_width": 8, **CRITIC}, "patch": 48},
+        "smgan": {"objective": {"name": "wgan_structure", **CRITIC}, "patch": [48, 48, 11]},
+        "noise_gan": {"objective": {"name": "least_squares_gan", "width": 16}, "patch": 48},
         "dp_resnet": {"patch": [1, 1, 3]},
     },
     "superresolve": {
         "": {"batch": 1, "patch": 16, "slices": 6, "around": 3, "rate": 2e-3},
         "srcnn3d": {"patch": 12, "rate": 1e-3},
-        "progressive_sr": {"objective": {"name": "progressive_gan_features", "critic_steps": 1, "feature_steps": 20}},
+        "progressive_sr": {"objective": {"name": "progressive_gan_features", "feature_steps": 30, "feature_width": 8, "width": 8}},
     },
 }
-"""What is smaller than usual, so that a training of seconds has more than a few steps: of all networks, and of some."""
+"""What is smaller than usual, so that a step takes a fraction of a second: of all networks, and of some."""
 
 
 def candidates(task: str, cohort: str) -> list[dict[str, Any]]:
@@ -184,9 +187,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="*", help="denoise, superresolve; both by default")
     parser.add_argument("--candidates", default="", help="names of networks, with commas; all by default")
-    parser.add_argument("--subjects", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--minutes", type=float, default=0.3)
+    parser.add_argument("--subjects", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--edge", type=int, nargs=3, default=[64, 64, 12])
     parser.add_argument("--only", default="demo,real")

@@ -113,6 +113,7 @@ def quantum_noise(
     inside: np.ndarray,
     kernel: Literal["ram-lak", "hann"] = "hann",
     smooth: float = 0.0,
+    rounds: int = 2,
 ) -> np.ndarray:
     """Return what few photons add to a scan: the slices are projected, photons counted, and the change reconstructed.
 
@@ -129,6 +130,8 @@ def quantum_noise(
         Of the filtered backprojection.
     smooth : float
         What each bin of the changed projections takes from either neighbour: 0 leaves the kernel as it is, 0.25 makes a soft one.
+    rounds : int
+        How often the number of photons is corrected by the noise that the middle slice gets: 2 come within a half where few photons pass.
 
     Returns
     -------
@@ -145,8 +148,8 @@ def quantum_noise(
 
     middle = slice(hu.shape[2] // 2, hu.shape[2] // 2 + 1)
     photons = PHOTONS
-    # Variance goes with one over the photons but for what electronics add; twice is near enough.
-    for _ in range(2):
+    # Variance goes with one over the photons but for what electronics add, and for rays that no photon passes.
+    for _ in range(rounds):
         photons = float(np.clip(photons * (rms(noise(rays[:, :, middle], photons), inside[:, :, middle]) / level) ** 2, FEWEST, MOST))
     return noise(rays, photons)
 

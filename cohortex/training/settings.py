@@ -29,12 +29,12 @@ NETWORK = "redcnn"
 
 
 def denoise_network(section: Mapping[str, Any]) -> str:
-    """Return the network that ``weights: train`` trains: that of ``default``, else of the first modality that names one."""
+    """Return the network that ``weights: train`` trains: that of ``default``, else of the first modality that names one and no folder."""
     names = {entry.name for entry in registry.entries("denoise")}
     for modality in ("default", *section):
-        method = settings_for(section, modality).get("method")
-        if method in names:
-            return str(method)
+        settings = settings_for(section, modality)
+        if settings.get("method") in names and (modality == "default" or settings.get("weights") in (None, "train")):
+            return str(settings["method"])
     return NETWORK
 
 

@@ -68,5 +68,9 @@ def test_pieces_of_a_record_come_together(tmp_path, monkeypatch, capsys):
         run("N99", True)
 
 
+def test_every_row_has_its_turn():
+    assert sorted(denoise_proofs.QUICK) == sorted(denoise_proofs.STATEMENTS)
+
+
 def test_a_system_is_over_others_by_what_is_asked():
     assert over(30.4, [30.0, 29.0], 0.3) and not over(30.2, [30.0, 29.0], 0.3) and not over(30.0, [30.0])
