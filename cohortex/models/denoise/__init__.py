@@ -150,7 +150,7 @@ ENTRIES = [
         factory=f"{_AT}.frame_unet_2d:frame_unet_2d",
         expects=Expects(dimensions=2, values=NOISE_UNITS),
         options={"fine": 32, "coarse": 64, "blocks": 2},
-        training={"objective": "recorrupted", "batch": 8, "patch": 48, "rate": 2e-3},
+        training={"objective": "recorrupted", "batch": 8, "patch": 48, "rate": 5e-4},
     ),
     Entry(
         task="denoise",

@@ -68,7 +68,8 @@ class FrameUnet2d(nn.Module):
         self.noise, self.correction = conv(2, fine, count, 1), conv(2, fine, 4, 1)
         he_weights(self)
         self.analysis = nn.Parameter(frame * level)
-        self.synthesis = nn.Parameter((frame / level).flip((2, 3)).transpose(0, 1).contiguous() / (EDGE // 2) ** 2)
+        # Of the size of the analysis: a step of the optimiser, which is alike for all parameters, would be a large share of smaller ones.
+        self.synthesis = nn.Parameter((frame / level).flip((2, 3)).transpose(0, 1).contiguous())
         self.threshold = nn.Parameter(torch.full((1, count, 1, 1), THRESHOLD))
         # A pixel is made of windows that begin up to three cells before it, and so is the pilot in them; three convolutions and the place
         # within four pixels reach four cells further, each block two of twice the width.
@@ -113,7 +114,9 @@ class FrameUnet2d(nn.Module):
 
     def made(self, coefficients: torch.Tensor) -> torch.Tensor:
         """Return the cells that coefficients of windows make."""
-        return functional.conv2d(functional.pad(coefficients, [SPARE // 2] * 4), self.synthesis)
+        made = functional.conv2d(functional.pad(coefficients, [SPARE // 2] * 4), self.synthesis)
+        # So many windows hold a pixel.
+        return made / (EDGE // 2) ** 2
 
 
 class _Residual(nn.Module):
