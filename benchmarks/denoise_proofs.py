@@ -9,10 +9,13 @@ Slices have 96 x 96 pixels of 2 to 3.1 mm; noise of 5 % of the dose is added to 
 about 90 HU. PSNR is that of 2600 HU in the foreground, as a mean over patients. N01 alone is of MR: heads as the demo's MR scanner sees
 them, with white noise.
 
-Networks are trained by the stage's own training on scans with the whole dose's noise (``target: scan``, ``noise: dose``), a minute or two
-each on one core. They are as wide as in the papers where a count is published (redcnn, wavelet_cnn, wgan_vgg, smgan); smaller than in
-the papers are patches, batches, steps, all critics, and dp_resnet and noise_gan. Twins have the same seed, batches, patches and steps. The
-competing filters are tuned on the validation patients, and are told the true level of the noise.
+Networks are trained by the stage's own training on scans with the whole dose's noise (``target: scan``, ``noise: dose``), for half a minute
+to two minutes each on one core. They are as wide as in the papers where a count is published (redcnn, wavelet_cnn, wgan_vgg, smgan);
+smaller than in the papers are patches, batches, steps, all critics, and dp_resnet and noise_gan. Twins have the same seed, batches,
+patches and steps. The three networks that give what is to be taken away, or bands, for a squared error compute in bfloat16 while they are
+trained (sinogram_attention, dp_resnet, wavelet_cnn), all others in float32. WGAN-VGG's loss has the squared error beside the distance of
+features, and a critic that counts a thousandth of either: the features have unit variance, which VGG's have not, and there are 500
+steps. The competing filters are tuned on the validation patients, and are told the true level of the noise.
 
 ``--steps`` multiplies the steps of every training. With ``--save`` the rows that the record has already are kept beside the new ones. Last
 line: FIGURE, over all rows of the record.
@@ -93,7 +96,7 @@ def over(ours: float, others: Sequence[float], by_db: float = 0.0) -> bool:
 
 
 def wgan(have: Data, objective: str | Mapping[str, Any] | None = None) -> Loaded:
-    """Return the generator of WGAN-VGG, trained for its own objective or another one."""
+    """Return the generator of WGAN-VGG, trained for its own objective, or for another one as its twin."""
     own = {"name": "wgan_features", "feature_steps": 300, "feature_weight": 1.0, "pixel_weight": 1.0, "critic_weight": 1e-3, **CRITIC}
     return have.trained("wgan_vgg", 500, objective=objective or own, batch=2, patch=48)
 
