@@ -25,7 +25,7 @@ from cohortex.filters.gaussian import gaussian
 
 Finish = Literal["images", "moving-from-fixed", "fixed-from-moving", "mind"]
 
-PLAIN, SURE, ENOUGH = 0.8, 0.6, 0.4
+PLAIN, SURE, ENOUGH = 0.8, 0.7, 0.6
 """Agreements, see above."""
 AHEAD = 0.02
 """By how much a predicted contrast has to agree better than the images as they are."""

@@ -77,7 +77,7 @@ def register(
     spacing_mm : float
         Edge of a voxel; decides at which levels the search begins.
     start : (3, X, Y, Z) array, optional
-        A displacement in voxels to begin with, from a network say: only the finest of the levels and the last steps follow.
+        A displacement in voxels to begin with, from a network say: only the two finest levels and the last steps follow.
     finish : {"auto", "images", "moving-from-fixed", "fixed-from-moving", "mind", "none"}
         What the last steps compare; auto chooses as `cohortex.registration.finish` says.
     symmetric : bool
@@ -107,7 +107,7 @@ def register(
     both = [zero(here.shape, 2 * factors[0])] * (2 if symmetric else 1)
     used = factors
     if start is not None:
-        used = factors[-1:]
+        used = factors[-2:]
         begun = np.pad(np.asarray(start, np.float32), [(0, 0), *padding], mode="edge")
         both = [fitted(begun, 2 * used[0])]
         both += [inverse_of(both[0])] if symmetric else []

@@ -372,7 +372,8 @@ def test_a_pair_without_a_model_still_gets_its_affine(section):
         replace(i, modality="T2w", id=i.id.replace("CT", "T2w")) if i.modality == "CT" else i for i in subject_of("b", 1, "test", False)
     ]
     made = regseg(images, section, {}, 5)
-    assert {m.tag for m in made if m.tag} == {"warped", "affine"}
+    # And a field where Gauss-Newton finds one that mutual information confirms.
+    assert {m.tag for m in made if m.tag} - {"field"} == {"warped", "affine"}
     assert all(m.status == "ok" for m in made)
 
 

@@ -82,19 +82,22 @@ def test_itk_composes_what_is_written_and_resamples_once_to_the_same_image(scans
 
 
 class Rough(torch.nn.Module):
-    """Says one displacement for any pair."""
+    """Says one displacement, in voxels."""
 
     def __init__(self, voxels: torch.Tensor) -> None:
         super().__init__()
         self.voxels = voxels
 
     def forward(self, pair: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.interpolate(self.voxels, size=pair.shape[2:], mode="trilinear")
+        assert pair.shape[2:] == self.voxels.shape[2:]
+        return self.voxels
 
 
 def test_what_a_network_says_is_improved_by_gauss_newton(scans, wanted):
     fixed, moving = prepare(scans[0], AFFINE, "T1w"), prepare(scans[1], AFFINE, "T2w")
-    rough = Rough(0.8 * torch.ones(1, 3, 4, 4, 4))
+    grid = fixed.box(6.0)
+    told = grids.field_on(grid, grids.Displacement(3 * scans[2], grids.Grid(SHAPE, AFFINE))) * np.float32(0.7 / 6)
+    rough = Rough(torch.from_numpy(np.moveaxis(told, -1, 0).copy())[None])
     chosen = wanted | {"affine": {"method": "none", "starts": ["header"]}}
     chosen["deformable"] = wanted["deformable"] | {"refine_with": "gauss_newton"}
     better = register(fixed, moving, "rigid", chosen, rough, 6.0)
@@ -102,7 +105,7 @@ def test_what_a_network_says_is_improved_by_gauss_newton(scans, wanted):
     assert better.displacement is not None
     moves = np.moveaxis(grids.field_on(grids.Grid(SHAPE, AFFINE), better.displacement), -1, 0)
     inside = scans[0] > 60
-    assert np.linalg.norm(moves - 3 * scans[2], axis=0)[inside].mean() < 0.5 * 3 * np.linalg.norm(scans[2], axis=0)[inside].mean()
+    assert np.linalg.norm(moves - 3 * scans[2], axis=0)[inside].mean() < 0.24 * 3 * np.linalg.norm(scans[2], axis=0)[inside].mean()
 
 
 def test_the_affine_alone_can_be_asked_for(scans, wanted):

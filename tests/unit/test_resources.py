@@ -84,6 +84,8 @@ def test_a_volume_that_does_not_stay_in_memory_takes_what_the_plan_says():
         ("regseg", {"weights": None, "deformable": {"method": "network"}}, "CT", (), "affine"),
         ("regseg", {"weights": "zoo/regseg/heads", "deformable": {"method": "network"}}, "CT", (), "network"),
         ("regseg", {"weights": None, "deformable": {"method": "instance"}}, "CT", (), "instance"),
+        ("regseg", {"weights": None, "deformable": {"method": "network", "otherwise": "none"}}, "CT", (), "affine"),
+        ("regseg", {"weights": None, "deformable": {"method": "network", "otherwise": "gauss_newton"}}, "CT", (), "instance"),
         ("classify", {"features": False}, "CT", (), "none"),
         ("acquire", {}, "CT", (), ""),
     ],
