@@ -70,7 +70,8 @@ INTENDED = (
 LIMITS = (
     "Not for CT, for images with values around zero (phase, maps, z-scores), for noise that varies much over the image (parallel imaging "
     "at high factors) or is strongly correlated; detail below the noise is smoothed as by every denoiser. Trained on few real brains. "
-    "Where its gain over the transform or BM4D, under metrics, is not above zero, these are the better choice. Not for clinical use."
+    "On average it is about level with BM4D, not better (metrics): on a 1 mm T1 of a skull-stripped brain it was 0.2 dB behind at 5 % and "
+    "0.4 dB at 10 %. Where quality counts more than time BM4D is as good a choice or a better one. Not for clinical use."
 )
 
 
