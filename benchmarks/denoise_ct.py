@@ -50,9 +50,6 @@ WINDOW = (-160.0, 240.0)
 BODY_HU = 30.0
 """Noise of the real scan at a quarter of the dose."""
 
-SLICES = 8
-"""Of each scan, from its middle."""
-
 BM3D = """
 import sys, time
 import numpy as np
@@ -114,13 +111,13 @@ def scanned(number: int, seed: int) -> CTScan:
     return ct_scan(make_head({"diagnosis": DIAGNOSES[number % 3], "age": int(rng.integers(22, 85))}, rng), rng)
 
 
-def head(number: int, seed: int, dose: float) -> Scan:
+def head(number: int, seed: int, dose: float, slices: int) -> Scan:
     """Return the middle of the demo's scan of a head; `dose` is a multiple of that which the demo's scanner gives."""
     from cohortex.demo.scans import APERTURE, CT_SPACING, ELECTRONIC, VIEWS
     from cohortex.physics import ct
 
     scan, rng = scanned(number, seed), np.random.default_rng([seed, number, 1])
-    truth, noisy = middle(scan.clean), middle(scan.image).astype(np.float32)
+    truth, noisy = middle(scan.clean, slices), middle(scan.image, slices).astype(np.float32)
     # Other noise of the same kind: the reconstruction is scanned again. At another dose it is the scan itself.
     angles, shape = ct.view_angles(VIEWS), (truth.shape[0], truth.shape[1])
     rays = ct.aperture(ct.radon(ct.hu_to_mu(truth), angles, CT_SPACING[0]), APERTURE)
@@ -130,7 +127,7 @@ def head(number: int, seed: int, dose: float) -> Scan:
     return cropped(f"head {number}", "simulated heads", truth, noisy, other, CT_SPACING)
 
 
-def body(name: str, folder: Path, factors: tuple[int, int, int], level: float, seed: int) -> Scan | None:
+def body(name: str, folder: Path, factors: tuple[int, int, int], level: float, seed: int, slices: int) -> Scan | None:
     """Return a real scan with less dose; None where it is not there."""
     from cohortex.io import read
 
@@ -138,16 +135,16 @@ def body(name: str, folder: Path, factors: tuple[int, int, int], level: float, s
         print(f"{folder.name} is absent", file=sys.stderr)
         return None
     volume = read(folder)[0]
-    truth = middle(averaged(np.asarray(volume.data[...], np.float32), factors))
+    truth = middle(averaged(np.asarray(volume.data[...], np.float32), factors), slices)
     spacing = tuple(float(a) * b for a, b in zip(volume.spacing, factors, strict=True))
     rng = np.random.default_rng(seed)
     added, other = (quantum_noise(truth, spacing[0], level, rng, foreground(truth), "hann", 0.1, 8) for _ in range(2))
     return cropped(name, "a real abdomen", truth, truth + added, other, (spacing[0], spacing[1], spacing[2]))
 
 
-def middle(image: np.ndarray) -> np.ndarray:
-    """Return the slices in the middle of a scan."""
-    spare = max(0, image.shape[2] - SLICES)
+def middle(image: np.ndarray, slices: int) -> np.ndarray:
+    """Return so many slices from the middle of a scan."""
+    spare = max(0, image.shape[2] - slices)
     return image[..., spare // 2 : image.shape[2] - (spare - spare // 2)]
 
 
@@ -186,7 +183,7 @@ def filtered(name: str, scan: Scan, settings: Mapping[str, Any]) -> np.ndarray:
     return run(scan.noisy, scan.spacing, **settings)
 
 
-MULTIPLES = (1.0, 1.4, 2.0)
+MULTIPLES = (1.0, 1.5, 2.2)
 """Of the level, and of the spectrum's root, that BM3D is told."""
 
 WHITE, COLOURED = "BM3D", "BM3D, spectrum"
@@ -195,7 +192,7 @@ WHITE, COLOURED = "BM3D", "BM3D, spectrum"
 def by_bm3d(python: str, scan: Scan, name: str, multiple: float, few: bool = False) -> tuple[np.ndarray, float]:
     """Return what BM3D makes of the slices of a scan, or of some of them, and its CPU seconds."""
     told = np.float64(multiple * scan.level()) if name == WHITE else multiple**2 * scan.spectrum.astype(np.float64)
-    slices = np.moveaxis(scan.noisy, 2, 0)[:: SLICES // 2 if few else 1]
+    slices = np.moveaxis(scan.noisy, 2, 0)[:: two_of(scan) if few else 1]
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "noisy.npz", Path(folder) / "found.npy"
         np.savez(source, slices=slices.astype(np.float64), told=told)
@@ -205,9 +202,14 @@ def by_bm3d(python: str, scan: Scan, name: str, multiple: float, few: bool = Fal
         return np.ascontiguousarray(np.moveaxis(np.load(target), 0, 2)), float(done.stdout.split()[-1])
 
 
+def two_of(scan: Scan) -> int:
+    """Return how far two slices of a scan are apart."""
+    return -(-scan.truth.shape[2] // 2)
+
+
 def few_slices(scan: Scan) -> Scan:
     """Return those slices of a scan that BM3D is tuned on."""
-    step = SLICES // 2
+    step = two_of(scan)
     return replace(scan, truth=scan.truth[..., ::step], noisy=scan.noisy[..., ::step], inside=scan.inside[..., ::step])
 
 
@@ -240,6 +242,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=ROOT / "zoo" / "denoise" / "low_dose", help="the model folder")
     parser.add_argument("--scans", type=Path, default=ROOT.parent / "shared" / "data", help="the folder of real test scans")
     parser.add_argument("--heads", type=int, default=4, help="simulated heads")
+    parser.add_argument("--slices", type=int, default=8, help="of each scan, from its middle")
     parser.add_argument("--bm3d", help="a Python in whose environment the package bm3d is installed")
     add_save(parser)
     options = parser.parse_args()
@@ -251,13 +254,13 @@ def main() -> None:
     chest, abdomen = options.scans / "chest-ct-dicom" / "LIDC-IDRI-0314", options.scans / "abdomen-ct-mr" / "example_ct_dicom"
 
     def abdomen_at(dose: float) -> Scan | None:
-        return body("abdomen", abdomen, (2, 2, 1), BODY_HU / dose**0.5, 90001)
+        return body("abdomen", abdomen, (2, 2, 1), BODY_HU / dose**0.5, 90001, options.slices)
 
     real = abdomen_at(1.0)
-    scans = [head(number, 90001, 1.0) for number in range(options.heads)] + ([] if real is None else [real])
-    settings = {"simulated heads": tuned(head(0, 90002, 1.0), options.bm3d)}
+    scans = [head(number, 90001, 1.0, options.slices) for number in range(options.heads)] + ([] if real is None else [real])
+    settings = {"simulated heads": tuned(head(0, 90002, 1.0, options.slices), options.bm3d)}
     if real is not None:
-        other = body("chest", chest, (2, 2, 3), BODY_HU, 90002)
+        other = body("chest", chest, (2, 2, 3), BODY_HU, 90002, options.slices)
         settings[real.kind] = tuned(other, options.bm3d) if other is not None else settings["simulated heads"]
 
     names = [*FILTERS, "transform", *((WHITE, COLOURED) if options.bm3d else ())]
@@ -296,7 +299,7 @@ def main() -> None:
     doses = Table({"scan": "", "dose": "", "noise HU": ".1f", "noisy dB": ".2f", "transform dB": ".2f", "network dB": ".2f"})
     changes = []
     for share, times in (("tenth", 0.4), ("half", 2.0), ("whole", 4.0), ("four times the whole", 16.0)):
-        for scan in (head(0, 90001, times), abdomen_at(times)):
+        for scan in (head(0, 90001, times, options.slices), abdomen_at(times)):
             if scan is not None:
                 place = settings[scan.kind]["transform"]
                 shrunk = filtered("transform", scan, choices(scan)["transform"][place])

@@ -194,7 +194,7 @@ def with_record(folder: Path, record: Path) -> None:
     table = json.loads(record.read_text(encoding="utf-8"))["tables"]["gains"]["rows"]
     added = []
     for kind, scans, *gain in table:
-        values = (float(f"{value:.3g}") for value in gain)
+        values = (None if value is None else float(f"{value:.3g}") for value in gain)
         named = dict(zip(("value", "low", "high"), values, strict=True))
         added.append(
             {

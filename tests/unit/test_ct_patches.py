@@ -1,5 +1,7 @@
 """What the shipped CT denoiser learned from, how it was trained, and the shipped weights themselves."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -143,3 +145,17 @@ def test_the_shipped_weights_compute_alike_in_bfloat16(noisy):
         with torch.autocast("cpu", torch.bfloat16):
             half = network(x)
     assert same_image(full, half)
+
+
+def test_what_the_benchmark_measured_goes_into_the_card_once(tmp_path):
+    folders.write_model(
+        tmp_path / "m", {**folders.read_card(SHIPPED), "metrics": []} | {"sha256": "0" * 64}, folders.read_model(SHIPPED)[1]
+    )
+    record = tmp_path / "denoise_ct.json"
+    rows = [["simulated heads", "4", 0.9123, 0.5, 1.3], ["a real abdomen", "1", 4.2, None, None]]
+    record.write_text(json.dumps({"tables": {"gains": {"rows": rows}}}))
+    for _ in range(2):
+        zoo_ct.with_record(tmp_path / "m", record)
+    metrics = folders.read_card(tmp_path / "m")["metrics"]
+    assert [(m["value"], m["low"], m["n"]) for m in metrics] == [(0.912, 0.5, 4), (4.2, None, 1)]
+    assert folders.model_sha256(tmp_path / "m") == folders.model_sha256(SHIPPED)
