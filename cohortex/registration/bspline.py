@@ -21,7 +21,7 @@ class Spline:
     shape: tuple[int, int, int]
     """Of the finest grid."""
 
-    def tables(self, factor: int = 1) -> list[np.ndarray]:
+    def tables(self, factor: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return first coefficient (n,) int64 and weights (n, 4) float32 for the voxels of each axis of a grid coarser by `factor`."""
         found: list[np.ndarray] = []
         for n in self.shape:
@@ -31,7 +31,8 @@ class Spline:
             u = 1 - t
             weights = np.stack([u**3 / 6, 2 / 3 - t * t * (2 - t) / 2, 2 / 3 - u * u * (2 - u) / 2, t**3 / 6], axis=1)
             found += [first, weights.astype(np.float32)]
-        return found
+        a, b, c, d, e, f = found
+        return a, b, c, d, e, f
 
     def displacement(self, factor: int = 1) -> np.ndarray:
         """Return the displacement (3, X, Y, Z) float32 at the voxels of a grid coarser by `factor`, in voxels of that grid."""
@@ -71,7 +72,7 @@ def through(values: np.ndarray, spacing: int, shape: Sequence[int]) -> Spline:
 
     found = np.asarray(values, np.float32)
     for axis in (1, 2, 3):
-        found = spline_filter1d(found, 3, axis, output=np.float32, mode="mirror")
+        found = spline_filter1d(found, 3, axis, output=np.float32, mode="mirror")  # pyright: ignore[reportArgumentType]
     return Spline(np.ascontiguousarray(found), spacing, (int(shape[0]), int(shape[1]), int(shape[2])))
 
 

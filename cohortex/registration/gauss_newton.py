@@ -129,7 +129,7 @@ def register(
             chosen += "" if chosen == "mind" else "+mind"
         weight = (MIND_SMOOTH if chosen == "mind" else FINISH_SMOOTH) * smooth
         for n, spline in enumerate(both):
-            terms = pairs if n == 0 else [pair[::-1] for pair in pairs]
+            terms = pairs if n == 0 else [(moving, fixed) for fixed, moving in pairs]
             both[n] = improved(spline, terms, inside.astype(np.uint8), 1, FINISH_ITERATIONS, weight)
         both = _agreed(both)
     dense = [unfolded(spline).displacement()[(slice(None), *(slice(n) for n in shape))] for spline in both]

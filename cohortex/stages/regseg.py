@@ -212,6 +212,8 @@ def _registered(pair: Pair, subject: Subject, users: Mapping[str, Image], words:
     moving = pair.moving
     fixed = pair.fixed
     settings = settings_for(subject.section, moving.modality)
+    if not pair.deform:
+        settings["deformable"] = {**settings["deformable"], "method": "none"}
     target, here = (fixed.volume, subject.of(fixed)) if fixed is not None else _template()
     found, said = _pose(here, subject.of(moving), pair, settings, _pair_model(pair, subject), seed)
     grid, name, to = Grid(target.shape, target.affine), subject.names[moving.id], _space(pair)

@@ -15,11 +15,12 @@ TEMPLATE_SPACE = "MNI152NLin2009aSym"
 
 @dataclass(frozen=True)
 class Pair:
-    """A moving image, what it is brought to (None: the template), and how much freedom it has (rigid | affine)."""
+    """A moving image, what it is brought to (None: the template), how much freedom it has (rigid | affine), and whether it may be deformed."""
 
     moving: Image
     fixed: Image | None
     freedom: str
+    deform: bool = True
 
 
 def pairs_of(images: Sequence[Image], rules: Sequence[Mapping[str, Any]]) -> list[Pair]:
@@ -33,7 +34,7 @@ def pairs_of(images: Sequence[Image], rules: Sequence[Mapping[str, Any]]) -> lis
         Tried in order; an image moves by the first rule that finds it a fixed image, and only once. Keys: ``moving``
         (list of modalities, or ``any``), ``fixed`` (list of modalities in order of preference, ``same`` for an earlier visit of the same
         modality, or ``template``), ``within`` (``session``: both from one session; ``subject``, the default: the same session is
-        preferred), ``affine`` (rigid | affine; affine for the template, else rigid).
+        preferred), ``affine`` (rigid | affine; affine for the template, else rigid), ``deform`` (true).
 
     Returns
     -------
@@ -50,7 +51,8 @@ def pairs_of(images: Sequence[Image], rules: Sequence[Mapping[str, Any]]) -> lis
             to_template = rule["fixed"] == TEMPLATE
             fixed = None if to_template else _fixed_for(moving, scans, rule, found)
             if fixed is not None or to_template:
-                found[moving.id] = Pair(moving, fixed, rule.get("affine", "affine" if to_template else "rigid"))
+                freedom = rule.get("affine", "affine" if to_template else "rigid")
+                found[moving.id] = Pair(moving, fixed, freedom, bool(rule.get("deform", True)))
     return [found[k] for k in sorted(found)]
 
 
