@@ -140,7 +140,7 @@ def test_it_is_trained_from_noisy_scans_and_applied_to_scans_of_any_scale(tmp_pa
     np.testing.assert_allclose(other.content.array(), 500 * one.content.array(), atol=0.2)
     assert one.measures["noise_sigma_after"] < 0.6 * one.measures["noise_sigma_before"]
     with pytest.raises(Skip, match="is for T1w, not for CT"):
-        stage.denoise(scan("4", modality="CT"), chosen["default"], models, 0)
+        stage.denoise(scan("4", modality="CT"), {**chosen["default"], "otherwise": "none"}, models, 0)
 
 
 def test_the_bias_of_magnitudes_is_undone_where_a_model_makes_means(tmp_path):

@@ -59,15 +59,18 @@ def test_a_network_without_a_variance_learns_by_the_squared_error():
 
 
 def trained(name, options, objective, steps, rate=3e-3):
-    """Return a network trained on one patch, the patch, its target and the curves."""
+    """Return a network trained on one patch whose target has other noise in every step, the patch, a target and the curves."""
     network = loop.fresh(lambda: registry.build("superresolve", name, **options), 1)
     rng = np.random.default_rng(0)
     smooth = np.cumsum(np.cumsum(rng.normal(size=(2, network.channels, 10, 10, 10)), 3), 4).astype(np.float32)
     smooth = (smooth - smooth.min()) / np.ptp(smooth)
     target = smooth[:, :1] if network.grid == "fine" else np.repeat(smooth[:, :1], 2, 4)
-    noisy = target + 0.1 * rng.normal(size=target.shape).astype(np.float32)
-    curves = loop.fit(network, lambda *_: (smooth, noisy), objectives.build(objective), steps=steps, seed=3, batch=2, rate=rate)
-    return network, smooth, noisy, curves
+
+    def noisy(draw):
+        return target + 0.1 * draw.normal(size=target.shape).astype(np.float32)
+
+    curves = loop.fit(network, lambda draw, _: (smooth, noisy(draw)), objectives.build(objective), steps=steps, seed=3, batch=2, rate=rate)
+    return network, smooth, noisy(rng), curves
 
 
 def test_a_training_by_likelihood_finds_the_noise_of_its_target():
