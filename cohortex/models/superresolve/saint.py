@@ -171,7 +171,8 @@ class Saint(nn.Module):
     def _view(self, x: torch.Tensor, positions: torch.Tensor, factor: float) -> torch.Tensor:
         """Return the detail that planes along the second spatial axis show, (n, 1, x, y, count)."""
         n, _, size, rows, slices = x.shape
-        around = nn.functional.pad(x[:, 0], (0, 0, 0, 0, 1, 1))
+        # Beyond its faces the image goes on as it ends.
+        around = torch.cat([x[:, 0, :1], x[:, 0], x[:, 0, -1:]], 1)
         planes = around.unfold(1, 3, 1).permute(0, 1, 4, 2, 3).reshape(n * size, 3, rows, slices)
         made = self._in_groups(planes, lambda group: self.meta(self.marginal(group), positions, factor), self.marginal)
         return made.reshape(n, size, 1, rows, -1).transpose(1, 2)
