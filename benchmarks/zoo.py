@@ -4,9 +4,10 @@
         [--images 4] [--edge 64 64 12] [--only demo,real] [--cores 2] [--folder DIR] [--out docs/zoo]
 
 Runs `snakemake bakeoff_<task>` (docs/bakeoff.md), of both tasks at once where none is named, and writes a section of each cohort into
-``<out>/<task>.md``, with command, commit and machine, and a picture of it beside the page. Candidates are the networks of the registry, each trained, and the model
-folders of ``zoo/<task>`` as they are. The simulated heads are half training, a quarter validation and a quarter test subjects of a seed
-of their own; the real scans are dealt out by subject below. With --folder, what is done already is not done again. Last line: FIGURE.
+``<out>/<task>.md``, with command, commit and machine, and a picture of it beside the page. Candidates are the networks of the registry,
+each trained, and the model folders of ``zoo/<task>`` as they are. The simulated heads are half training, a quarter validation and a
+quarter test subjects of a seed of their own; the real scans are dealt out by subject below. With --folder, what is done already is not
+done again. Last line: FIGURE.
 """
 
 from __future__ import annotations
