@@ -1,6 +1,6 @@
 """How well a network trained on simulated motion sees it, and whether an order from easy to hard helps.
 
-    python -m benchmarks.motion [--seeds 5] [--heads 16] [--held-out 10] [--steps 400] [--data ../shared/data] [--save FILE]
+    python -m benchmarks.motion [--seeds 3] [--heads 16] [--held-out 10] [--steps 400] [--data ../shared/data] [--save FILE]
 
 Slices of simulated T1w heads are spoiled in k-space (cohortex.training.motion). For each seed the same network learns the same
 examples in two orders, sorted from severe to slight motion and as they were drawn, and is judged by the AUC on slices of heads that
@@ -68,7 +68,7 @@ def main() -> None:
     import torch
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--heads", type=int, default=16)
     parser.add_argument("--held-out", type=int, default=10)
     parser.add_argument("--steps", type=int, default=400)

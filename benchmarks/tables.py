@@ -4,7 +4,7 @@
 ``python -m benchmarks.tables --run [BENCHMARK ...] [--bm4d PYTHON] [--bm3d PYTHON] [--slurm]`` measures first, on a machine that should
 have nothing else to do; PYTHON is that of another environment, which has the package. Without names it measures what stands on
 docs/performance.md: about 15 minutes, of which `blocks` takes 9, 17 GB of memory and 20 GB of disk. Those of the other pages are named:
-`scale` (7 minutes), `overhead` (14, with ``--slurm`` 25), `faults` (15), `motion` (4); how long the others took stands on their page.
+`scale` (7 minutes), `overhead` (14, with ``--slurm`` 25), `faults` (15), `motion` (2); how long the others took stands on their page.
 
 A place for a table is ``<!-- measured: BENCHMARK TABLE -->`` to ``<!-- end -->``, without a table's name one for all of a benchmark;
 ``<!-- measured: figures -->`` is that of all figures of the page.

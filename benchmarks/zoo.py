@@ -3,10 +3,11 @@
     python -m benchmarks.zoo [denoise] [superresolve] [--candidates redcnn,...] [--subjects 8] [--steps 40] [--minutes 5]
         [--images 4] [--edge 64 64 12] [--only demo,real] [--cores 2] [--folder DIR] [--out docs/zoo]
 
-Runs `snakemake bakeoff_<task>` (docs/bakeoff.md), of both tasks at once where none is named, and writes ``<out>/<task>.md`` with command,
-commit and machine, and a picture of each cohort beside it. Candidates are the networks of the registry, each trained, and the model
-folders of ``zoo/<task>`` as they are. The simulated heads are half training, a quarter validation and a quarter test subjects of a seed
-of their own; the real scans are dealt out by subject below. With --folder, what is done already is not done again. Last line: FIGURE.
+Runs `snakemake bakeoff_<task>` (docs/bakeoff.md), of both tasks at once where none is named, and writes a section of each cohort into
+``<out>/<task>.md``, with command, commit and machine, and a picture of it beside the page. Candidates are the networks of the registry,
+each trained, and the model folders of ``zoo/<task>`` as they are. The simulated heads are half training, a quarter validation and a
+quarter test subjects of a seed of their own; the real scans are dealt out by subject below. With --folder, what is done already is not
+done again. Last line: FIGURE.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ ABOUT = (
     "All networks of the registry, each trained for the same few steps of one small patch, which takes some seconds on one core, and the "
     "shipped model folders (`_shipped`), whose trainings took longer. redcnn, wavelet_cnn and all critics are narrower here than in their "
     "papers. So the order of the trained ones says which learn fast; it is not what they reach: for that, give the bake-off of your own "
-    "cohort a budget of minutes."
+    "cohort a budget of minutes. What the figures mean: [bakeoff.md](../bakeoff.md)."
 )
 
 CRITIC = {"critic_steps": 1, "width": 16, "hidden": 128}
@@ -146,34 +147,36 @@ def run(given: argparse.Namespace, cohort: str, folder: Path) -> Path:
     return folder / "results" / "bakeoff"
 
 
-def section(pages: Path, cohort: str, task: str, out: Path) -> list[str]:
-    """Return the lines of a cohort's section, and leave its picture beside the page."""
+def section(pages: Path, cohort: str, task: str, out: Path, words: Sequence[str]) -> str:
+    """Return a cohort's section, and leave its picture beside the page."""
     from PIL import Image
 
     name = f"{task}-{cohort}.png"
     with Image.open(pages / "pictures" / "compared.png") as picture:
         # Fewer greys: the pictures are kept in the repository.
         picture.quantize(GREYS).save(out / name, optimize=True)
-    words = (pages / "leaderboard.md").read_text(encoding="utf-8").split("\n", 1)[1]
-    words = re.sub(r"^## ", "### ", words, flags=re.MULTILINE).replace("pictures/compared.png", name)
-    return [f"## {TITLES[cohort]}", "", words.strip(), ""]
+    board = (pages / "leaderboard.md").read_text(encoding="utf-8").split("\n", 1)[1]
+    board = re.sub(r"^## ", "### ", board, flags=re.MULTILINE).replace("pictures/compared.png", name)
+    host, command = machine(), " ".join(["python -m benchmarks.zoo", *words])
+    about = f"`{command}`, commit {commit()}, {datetime.now(UTC).date().isoformat()}, {host['processor']} with {host['cores']} cores."
+    return "\n".join([f"## {TITLES[cohort]}", "", about, "", board.strip(), ""])
 
 
-def page(task: str, words: Sequence[str], sections: Sequence[str]) -> str:
-    """Return a page: how it came about, then the sections of the cohorts."""
-    host = machine()
-    lines = [
-        f"# Zoo: {task}",
-        "",
-        f"`python -m benchmarks.zoo {' '.join(words)}`".replace(" `", "`")
-        + f", commit {commit()}, {datetime.now(UTC).date().isoformat()}, {host['processor']} with {host['cores']} cores. "
-        "What the figures mean: [bakeoff.md](../bakeoff.md).",
-        "",
-        ABOUT,
-        "",
-        *sections,
-    ]
-    return "\n".join(lines).rstrip() + "\n"
+def page(task: str, text: str, made: Mapping[str, str]) -> str:
+    """Return a page with new sections in place of those of the same cohorts; the others stay as they are.
+
+    Parameters
+    ----------
+    task : str
+    text : str
+        The page as it was; empty where there was none.
+    made : mapping
+        Cohort to its section.
+    """
+    found = re.split(r"^(?=## )", text, flags=re.MULTILINE)
+    kept = {cohort: each for cohort, title in TITLES.items() for each in found if each.startswith(f"## {title}\n")}
+    sections = [(kept | dict(made))[cohort].strip() for cohort in TITLES if cohort in kept or cohort in made]
+    return "\n\n".join([f"# Zoo: {task}", ABOUT, *sections]) + "\n"
 
 
 def told(arguments: Sequence[str]) -> list[str]:
@@ -205,13 +208,13 @@ def main() -> None:
         print("the optional folder of real scans (../shared/data) is not here: simulated heads only")
         cohorts.remove("real")
     given.out.mkdir(parents=True, exist_ok=True)
-    sections: dict[str, list[str]] = {task: [] for task in given.tasks}
+    made: dict[str, dict[str, str]] = {task: {} for task in given.tasks}
     figures: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for cohort in cohorts:
             pages = run(given, cohort, (given.folder or Path(temporary)) / cohort)
             for task in given.tasks:
-                sections[task] += section(pages / task, cohort, task, given.out)
+                made[task][cohort] = section(pages / task, cohort, task, given.out, told(sys.argv[1:]))
                 rows = read_table(pages / task / "leaderboard.tsv")
                 best = next((row for row in rows if row["chosen"]), None)
                 of = f"{task}_{cohort}"
@@ -219,7 +222,9 @@ def main() -> None:
                 if best is not None:
                     figures |= {f"{of}_chosen": best["system"], f"{of}_psnr_gain": best["psnr_gain"] or "0"}
     for task in given.tasks:
-        (given.out / f"{task}.md").write_text(page(task, told(sys.argv[1:]), sections[task]), encoding="utf-8")
+        path = given.out / f"{task}.md"
+        before = path.read_text(encoding="utf-8") if path.is_file() else ""
+        path.write_text(page(task, before, made[task]), encoding="utf-8")
     print("FIGURE", *(f"{name}={value}" for name, value in figures.items()))
 
 

@@ -146,10 +146,18 @@ def _system(config: Mapping[str, Any], task: str, entry: str | Mapping[str, Any]
     if method in networks:
         # One budget for all: a system's own training settings say everything but how long.
         training = {**base.get("training", {}), **own.pop("training", {}), **config["bakeoff"][task]["training"]}
+        fixed = {} if task == "denoise" else _at_factor(method, config["bakeoff"][task]["factor"])
+        training = {**training, "options": {**fixed, **training.get("options", {})}} if fixed else training
         base |= {"weights": "train", **own, "method": method, "training": training}
         return System(task, name, "network", {**section, "default": base})
     base.pop("training", None)
     return System(task, name, "method", {**section, "default": {**base, "weights": None, **own, "method": method}})
+
+
+def _at_factor(network: str, factor: int) -> dict[str, int]:
+    """Return the option of a network that is built for one factor: that of the pairs."""
+    found = next(entry for entry in entries("superresolve") if entry.name == network)
+    return {} if found.expects.any_factor or "factor" not in found.options else {"factor": factor}
 
 
 def edges_of(edge: int | Sequence[int]) -> list[int]:

@@ -71,6 +71,15 @@ def test_settings_of_a_modality_hold_but_not_its_choice_of_a_method(config):
     assert system_named(config, "denoise", "transform").section["CT"] == {"strength": 0.5}
 
 
+def test_a_network_for_one_factor_is_trained_for_that_of_the_pairs(config):
+    own = {"mine": {"method": "csn", "training": {"options": {"factor": 2}}}}
+    config["bakeoff"]["superresolve"] |= {"factor": 3, "candidates": ["csn", "cardiac_sr", "saint", "srcnn3d", own]}
+    found = {system.name: system.section["default"]["training"] for system in systems_of(config, "superresolve") if system.trains}
+    assert {name: training.get("options", {}).get("factor") for name, training in found.items()} == {
+        "csn": 3, "cardiac_sr": 3, "saint": None, "srcnn3d": None, "mine": 2,
+    }  # fmt: skip
+
+
 def test_a_model_folder_is_not_trained(config):
     config["bakeoff"]["superresolve"]["candidates"] = [{"shipped": {"method": "srcnn3d", "weights": "zoo/superresolve/srcnn3d"}}, "srcnn3d"]
     found = {system.name: system for system in systems_of(config, "superresolve")}

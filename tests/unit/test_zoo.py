@@ -41,12 +41,18 @@ def test_candidates_can_be_named():
     assert asked["superresolve"]["candidates"] == [{"subslice_shipped": {"method": "subslice", "weights": "zoo/superresolve/subslice"}}]
 
 
-def test_the_page_says_how_it_came_about_and_names_no_folder():
-    text = zoo.page("denoise", zoo.told(["denoise", "--folder", "/somewhere", "--steps", "9", "--out", "there"]), ["## Simulated heads"])
-    assert (
-        "`python -m benchmarks.zoo denoise --steps 9`, commit" in text and "somewhere" not in text and text.endswith("## Simulated heads\n")
-    )
-    assert "`python -m benchmarks.zoo`, commit" in zoo.page("denoise", [], [])
+def test_the_command_names_no_folder():
+    assert zoo.told(["denoise", "--folder", "/somewhere", "--steps", "9", "--out", "there"]) == ["denoise", "--steps", "9"]
+
+
+def test_new_sections_take_the_place_of_those_of_the_same_cohort():
+    first = zoo.page("denoise", "", {"real": "## Real scans\n\nold real\n\n### Leaderboard\n\nx"})
+    assert first.startswith("# Zoo: denoise\n\nAll networks") and first.endswith("### Leaderboard\n\nx\n")
+    second = zoo.page("denoise", first, {"demo": "## Simulated heads\n\nnew demo"})
+    assert second.index("new demo") < second.index("old real") and second.endswith("### Leaderboard\n\nx\n")
+    third = zoo.page("denoise", second, {"real": "## Real scans\n\nnew real"})
+    assert "new demo" in third and "new real" in third and "old real" not in third
+    assert zoo.page("denoise", third, {}) == third
 
 
 def test_real_subjects_are_in_one_split_and_their_scans_are_there(shared_data, tmp_path):
@@ -61,7 +67,8 @@ def test_a_section_is_the_leaderboard_below_a_heading_with_a_picture_of_few_grey
     (pages / "pictures").mkdir(parents=True)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 900), dtype=np.uint8)).save(pages / "pictures" / "compared.png")
     (pages / "leaderboard.md").write_text("# Bake-off\n\n- fact\n\n## Leaderboard\n\n![x](pictures/compared.png)\n")
-    lines = "\n".join(zoo.section(pages, "demo", "denoise", tmp_path))
-    assert lines.startswith("## Simulated heads\n\n- fact") and "### Leaderboard" in lines and "![x](denoise-demo.png)" in lines
+    lines = zoo.section(pages, "demo", "denoise", tmp_path, ["--steps", "9"])
+    assert lines.startswith("## Simulated heads\n\n`python -m benchmarks.zoo --steps 9`, commit ")
+    assert "- fact" in lines and "### Leaderboard" in lines and "![x](denoise-demo.png)" in lines
     with Image.open(tmp_path / "denoise-demo.png") as picture:
         assert picture.size == (900, 300) and len(picture.getcolors()) <= zoo.GREYS
