@@ -15,7 +15,7 @@ TEMPLATE_SPACE = "MNI152NLin2009aSym"
 
 @dataclass(frozen=True)
 class Pair:
-    """A moving image, what it is brought to (None: the template), how much freedom it has (rigid | affine), and whether it may be deformed."""
+    """A moving image, what it is brought to (None: the template), its freedom (rigid | affine), and whether it may be deformed."""
 
     moving: Image
     fixed: Image | None
