@@ -265,7 +265,7 @@ def main() -> None:
     """Print the tables and the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scans", type=Path, default=ROOT.parent / "shared" / "data", help="the folder of real test scans")
-    parser.add_argument("--steps", type=int, default=200, help="of every training")
+    parser.add_argument("--steps", type=int, default=300, help="of every training")
     parser.add_argument("--minutes", type=float, default=12.0, help="after so many no further training is begun")
     parser.add_argument("--only", nargs="*", help="names of systems; no figures of the others")
     add_save(parser)
