@@ -436,3 +436,9 @@ def test_a_network_that_pads_by_itself_sees_slices_as_they_end_and_is_the_same_i
     np.testing.assert_allclose(one, wanted, atol=2e-5 * np.abs(wanted).max())
     many = run_network(network, array, way.halo, (12, 16, 1), way=replace(way, block=(12, 16, 1)))[0]
     np.testing.assert_allclose(many, one, atol=2e-5 * np.abs(one).max())
+
+
+def test_networks_whose_entry_says_units_of_the_noise_say_so_to_their_objectives_too():
+    for found in registry.entries("denoise"):
+        network = registry.build("denoise", found.name)
+        assert getattr(network, "in_noise_units", False) == (found.expects.values == registry.NOISE_UNITS), found.name

@@ -50,6 +50,9 @@ class FrameUnet(nn.Module):
     halo = 40
     """An output voxel depends on input voxels at most 37 away; a multiple of `multiple`, so that blocks keep the grid of the windows."""
 
+    in_noise_units = True
+    """Its input's noise has a standard deviation of 1."""
+
     multiple = 4
     """Blocks of a volume begin at multiples of it, or the windows of a block would not be those of the volume."""
 
