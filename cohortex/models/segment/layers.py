@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from cohortex.models.denoise.layers import conv, cut_to
 NORMS = ("none", "batch", "instance", "group")
 
 
-class SegmentationNetwork(nn.Module):
+class SegmentationNetwork(nn.Module, ABC):
     """A network whose output is the logits of every class at every voxel of its input.
 
     ``forward(x)`` takes (n, channels, ...) of any size and returns (n, classes, ...) of that size. ``outputs(x)`` returns a list: the same
@@ -47,9 +48,9 @@ class SegmentationNetwork(nn.Module):
         self.multiple, self.corner = multiple, corner
         self.outputs_weights: tuple[float, ...] = (1.0,)
 
+    @abstractmethod
     def compute(self, x: torch.Tensor, deep: bool) -> list[torch.Tensor]:
         """Return the logits, and with `deep` those of the further heads, of an input of fitting size; each of any size."""
-        raise NotImplementedError
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits (n, classes, ...)."""
