@@ -248,7 +248,7 @@ ENTRIES = [
         3,
         1,
         2,
-        {"layers": 25, "features": 32, "hidden": 192, "dropout": 0.5},
+        {"layers": 25, "features": 32, "hidden": 192, "dropout": 0.5, "kernels": "planes"},
         loss="cross_entropy",
         fixed=True,
     ),

@@ -25,17 +25,32 @@ class TriPlanar(SegmentationNetwork):
     features, hidden : int
     dropout : float
         Before the dense layers.
+    kernels : {"planes", "plane", "cubes"}
+        The last two are the twins that three planes are held against: one plane (across the last axis) alone, and one row of
+        3 x 3 x 3 convolutions; both have as many features in all as the three planes.
     """
 
-    def __init__(self, channels: int = 1, classes: int = 2, layers: int = 25, features: int = 32, hidden: int = 192, dropout: float = 0.5):
+    def __init__(
+        self,
+        channels: int = 1,
+        classes: int = 2,
+        layers: int = 25,
+        features: int = 32,
+        hidden: int = 192,
+        dropout: float = 0.5,
+        kernels: str = "planes",
+    ):
         super().__init__(3, channels, classes)
+        shapes = {"planes": [(1, 3, 3), (3, 1, 3), (3, 3, 1)], "plane": [(3, 3, 1)], "cubes": [(3, 3, 3)]}
+        if kernels not in shapes:
+            raise ValueError(f"kernels is planes, plane or cubes, not {kernels!r}")
         self.planes = nn.ModuleList()
-        for across in range(3):
-            kernel = tuple(1 if axis == across else 3 for axis in range(3))
+        width = 3 * features // len(shapes[kernels])
+        for kernel in shapes[kernels]:
             row: list[nn.Module] = []
             for number in range(layers):
-                row.append(shaped_conv(3, features if number else channels, features, kernel))
-                row += [norm_of("batch", 3, features), nn.ELU(inplace=True)]
+                row.append(shaped_conv(3, width if number else channels, width, kernel))
+                row += [norm_of("batch", 3, width), nn.ELU(inplace=True)]
             self.planes.append(nn.Sequential(*row))
         self.dense = nn.Sequential(
             nn.Dropout(dropout),
@@ -54,7 +69,13 @@ class TriPlanar(SegmentationNetwork):
 
 
 def triplanar(
-    channels: int = 1, classes: int = 2, layers: int = 25, features: int = 32, hidden: int = 192, dropout: float = 0.5
+    channels: int = 1,
+    classes: int = 2,
+    layers: int = 25,
+    features: int = 32,
+    hidden: int = 192,
+    dropout: float = 0.5,
+    kernels: str = "planes",
 ) -> TriPlanar:
     """Build the tri-planar network."""
-    return TriPlanar(channels, classes, layers, features, hidden, dropout)
+    return TriPlanar(channels, classes, layers, features, hidden, dropout, kernels)

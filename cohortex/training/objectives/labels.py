@@ -57,7 +57,9 @@ def cross_entropy(
     return functional.cross_entropy(logits, labels.long(), weight=each, label_smoothing=smoothing)
 
 
-def weighted_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, power: float = 0.5, most: float = 20.0) -> torch.Tensor:
+def weighted_cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor, power: float = 0.5, most: float = 20.0, unlabelled: int | None = None
+) -> torch.Tensor:
     """Return cross-entropy with classes weighted by how rare they are in the batch, to a power, the mean over voxels being 1.
 
     Parameters
@@ -66,7 +68,16 @@ def weighted_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, power: fl
         0: all alike; 1: each class counts alike.
     most : float
         Largest weight.
+    unlabelled : int, optional
+        What voxels have that nobody labelled: they do not count, so that a few labelled slices of a volume can be learnt from (Cicek et
+        al., MICCAI 2016).
     """
+    if unlabelled is not None:
+        known = labels != unlabelled
+        logits, labels = logits.movedim(1, -1)[known].T[None], labels[known][None]
+        if not labels.numel():
+            # nothing to learn from, and gradients all the same
+            return logits.sum()
     share = torch.bincount(labels.reshape(-1).long(), minlength=logits.shape[1]).to(logits) / labels.numel()
     raw = torch.where(share > 0, share.clamp_min(1e-9) ** -power, torch.zeros_like(share))
     weights = (raw / (raw * share).sum()).clamp(max=most)
@@ -300,7 +311,7 @@ def multi_scale_l1(
 
 LOSSES: dict[str, tuple[Callable[..., torch.Tensor], dict[str, Any]]] = {
     "cross_entropy": (cross_entropy, {"weights": None, "smoothing": 0.0}),
-    "weighted_cross_entropy": (weighted_cross_entropy, {"power": 0.5, "most": 20.0}),
+    "weighted_cross_entropy": (weighted_cross_entropy, {"power": 0.5, "most": 20.0, "unlabelled": None}),
     "border_cross_entropy": (border_cross_entropy, {"weight": 10.0, "sigma": 5.0}),
     "binary_cross_entropy": (binary_cross_entropy, {}),
     "likelihood": (likelihood, {}),
