@@ -37,7 +37,7 @@ from cohortex.threads import set_threads
 UNET = {"features": [16, 32, 64, 128], "valid": False, "norm": "batch"}
 VGG = {"features": [16, 32, 64, 64, 64], "hidden": 128, "norm": "batch"}
 RESNET = {"depth": [2, 2, 2, 2], "width": 16}
-SPOTS = {"kind": "spots", "steps": 350}
+SPOTS = {"kind": "spots", "steps": 300}
 
 
 def count_of(name: str) -> int:
@@ -61,8 +61,8 @@ def duel(
 
 def unet(have: Data) -> Found:
     """Row T10: the published count; weights at borders keep touching cells apart."""
-    plain = have.trained("unet", "cells", UNET, loss="cross_entropy", steps=250)
-    weighted = have.trained("unet", "cells", UNET, loss={"name": "border_cross_entropy", "weight": 10.0, "sigma": 3.0}, steps=250)
+    plain = have.trained("unet", "cells", UNET, loss="cross_entropy", steps=100)
+    weighted = have.trained("unet", "cells", UNET, loss={"name": "border_cross_entropy", "weight": 10.0, "sigma": 3.0}, steps=100)
     each = {
         name: [separated(case.labels, net(case)) for case in have.test("cells")] for name, net in (("plain", plain), ("weighted", weighted))
     }
@@ -110,7 +110,7 @@ def vnet(have: Data) -> Found:
     """Row T14: the Dice loss above weighted cross-entropy where less than 1 % is foreground."""
     options = {"features": [4, 8, 16, 32], "depths": [1, 2, 2, 2], "norm": "batch"}
     nets = [
-        have.trained("vnet", "rare", options, loss=loss, steps=200, batch=2, patch=48)
+        have.trained("vnet", "rare", options, loss=loss, steps=150, batch=2, patch=32)
         for loss in ("squared_dice", {"name": "weighted_cross_entropy", "power": 1.0, "most": 1000.0})
     ]
     figures, over = duel(have, "rare", nets[0], nets[1], ("Dice loss", "weighted cross-entropy"))
@@ -131,9 +131,9 @@ def sparse(have: Data) -> Found:
 
     options = {"features": [8, 16, 32], "growing": True, "upsampling": "transposed"}
     loss = {"name": "weighted_cross_entropy", "unlabelled": 255}
-    whole = have.trained("unet3d", "T1w", options, loss=loss, steps=250, batch=2, patch=48)
+    whole = have.trained("unet3d", "T1w", options, loss=loss, steps=150, batch=2, patch=32)
     some = [few(case) for case in have.train("T1w")]
-    part = have.trained("unet3d", "T1w", options, loss=loss, steps=250, batch=2, patch=48, cases=some, called="few slices")
+    part = have.trained("unet3d", "T1w", options, loss=loss, steps=150, batch=2, patch=32, cases=some, called="few slices")
     a, b = (mean(have.scores(net, "T1w")) for net in (part, whole))
     known = float(np.mean([(case.labels < 255).mean() for case in some]))
     figures = {"few slices Dice": a, "all labels Dice": b, "share of labelled voxels": known}
@@ -324,9 +324,9 @@ def pspnet(have: Data) -> Found:
 def windows(have: Data) -> Found:
     """Row T40: no worse than the U-Net; shifted windows above windows that stay."""
     options = {"dimensions": 2, "features": 12, "depths": [2, 2, 2], "heads": [3, 6, 12], "window": 4}
-    ours, still = (have.trained("swin_unetr", "slices", {**options, "shift": on}, steps=350) for on in (True, False))
+    ours, still = (have.trained("swin_unetr", "slices", {**options, "shift": on}, steps=300) for on in (True, False))
     figures, over = duel(have, "slices", ours, still, ("shifted", "not shifted"))
-    more, least = duel(have, "slices", ours, have.trained("unet", "slices", UNET, steps=350), ("shifted", "U-Net"))
+    more, least = duel(have, "slices", ours, have.trained("unet", "slices", UNET, steps=300), ("shifted", "U-Net"))
     more["difference to U-Net"] = more.pop("difference of Dice")
     return Found({**figures, **more}, {"shift helps": over > 0, "no worse than U-Net": least >= 0})
 
@@ -334,14 +334,14 @@ def windows(have: Data) -> Found:
 def triplanar(have: Data) -> Found:
     """Row T01: three planes above one, in less than a third of the time of cubes; one network for MR and CT within .02 of two."""
     base = {"layers": 6, "features": 12, "hidden": 48}
-    run: dict[str, Any] = {"steps": 200, "batch": 2, "patch": 32, "loss": "cross_entropy"}
+    run: dict[str, Any] = {"steps": 120, "batch": 2, "patch": 24, "loss": "cross_entropy"}
     three, one, cubes = (have.trained("triplanar", "T1w", {**base, "kernels": kind}, **run) for kind in ("planes", "plane", "cubes"))
     figures, over = duel(have, "T1w", three, one, ("three planes", "one plane"))
     cases = have.test("T1w")[:2]
     share = three.seconds_each(cases) / cubes.seconds_each(cases)
     figures |= {"cubes Dice": mean(have.scores(cubes, "T1w")), "time of cubes": share}
     both = have.trained(
-        "triplanar", "T1w", base, **{**run, "steps": 400}, cases=[*have.train("T1w"), *have.train("CT")], called="MR and CT"
+        "triplanar", "T1w", base, **{**run, "steps": 240}, cases=[*have.train("T1w"), *have.train("CT")], called="MR and CT"
     )
     alone = {"T1w": three, "CT": have.trained("triplanar", "CT", base, **run)}
     drops = {kind: mean(have.scores(net, kind)) - mean(have.scores(both, kind)) for kind, net in alone.items()}

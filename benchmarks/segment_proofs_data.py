@@ -81,18 +81,18 @@ def rare(cases: list[Case]) -> list[Case]:
     return made
 
 
-def cells(split: str, count: int, edge: int = 96) -> list[Case]:
+def cells(split: str, count: int, edge: int = 64) -> list[Case]:
     """Return pictures of ellipses that all but touch: labels 0 and 1, objects apart by a pixel or two of background."""
     made = []
     for number in range(count):
         rng = np.random.default_rng([SEED, 3, ("train", "test").index(split), number])
-        sites = rng.uniform(0, edge, (26, 2))
+        sites = rng.uniform(0, edge, (16, 2))
         y, x = np.indices((edge, edge))
         away = np.sort(np.hypot(*(np.stack([y, x])[:, None] - sites.T[:, :, None, None])), axis=0)
         # half way between two sites there is a gap; far away from all of them there is background
-        inside = (away[1] - away[0] > 2.2) & (away[0] < 11)
+        inside = (away[1] - away[0] > 1.5) & (away[0] < 11)
         labels = np.asarray(ndi.binary_opening(inside)).astype(np.uint8)
-        image = ndi.gaussian_filter(labels.astype(np.float32), 1.2) + rng.normal(0, 0.2, labels.shape)
+        image = ndi.gaussian_filter(labels.astype(np.float32), 1.0) + rng.normal(0, 0.35, labels.shape)
         made.append(Case(_standardised(image), labels))
     return made
 
