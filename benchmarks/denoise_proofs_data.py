@@ -51,8 +51,8 @@ EDGE, SLICES, PIXEL_MM = 96, 12, 2.0
 NOISE_HU, DOSE = 15.0, 0.05
 """Noise of a scan with the whole dose, as `noise_sigma` measures it, and the dose of the noisy scans."""
 
-MR_NOISE = 0.15
-"""Of the MR images, whose foreground has its 99th percentile at 1."""
+MR_NOISE, MR_LESS = 0.3, 0.15
+"""Of the MR images, whose foreground has its 99th percentile at 1: heavy noise, as CNN-DAE is for, and half of it."""
 
 JUDGE_STEPS = 400
 """Of the encoder that distances of features are measured with."""
@@ -112,6 +112,15 @@ class Case:
     def correlation(self, made: np.ndarray) -> float:
         """Return the correlation of what was taken away with the true image, in the foreground."""
         return float(np.corrcoef((self.noisy - made)[self.inside], self.truth[self.inside])[0, 1])
+
+    def correlation_of_error(self, made: np.ndarray) -> float:
+        """Return the least correlation that a mean of what the truth may be, given the noisy image, has with an error of this size.
+
+        The error of such a mean is uncorrelated with the mean itself, so what it took away has the covariance of the error's
+        variance with the truth: whoever errs has some, even where the noise has none.
+        """
+        error, taken = (made - self.truth)[self.inside], (self.noisy - made)[self.inside]
+        return float(error.var() / (taken.std() * self.truth[self.inside].std()))
 
     @property
     def sigma(self) -> float:
@@ -230,9 +239,9 @@ class Data:
 
     # --- MR ---
 
-    def mr_cases(self, kind: str) -> list[Case]:
+    def mr_cases(self, kind: str, noise: float = MR_NOISE) -> list[Case]:
         """Return the heads of `validation` or `test` as the demo's MR scanner sees them, with white noise; `train` to learn from."""
-        if f"MR {kind}" not in self.found:
+        if f"MR {kind} {noise}" not in self.found:
             images = [image for image in self.heads if image.modality == "T1w"]
             first, count = {"train": (0, TRAIN), "validation": (TRAIN, VALIDATION), "test": (TRAIN + VALIDATION, TEST)}[kind]
             made = []
@@ -241,11 +250,11 @@ class Data:
                 inside = np.asarray(foreground(array))
                 truth = array / np.float32(np.percentile(array[inside], 99))
                 case = Case(image.subject, "T1w", truth, truth, inside, image.volume.spacing, 0.0, 1.0)
-                made.append(noisier(case, "white", np.random.default_rng([SEED, 4, number])))
-            self.found[f"MR {kind}"] = made
-        return self.found[f"MR {kind}"]
+                made.append(noisier(case, "white", noise, np.random.default_rng([SEED, 4, number])))
+            self.found[f"MR {kind} {noise}"] = made
+        return self.found[f"MR {kind} {noise}"]
 
-    def mr_autoencoder(self, steps: int) -> Callable[[Case], np.ndarray]:
+    def mr_autoencoder(self, steps: int, noise: float = MR_NOISE) -> Callable[[Case], np.ndarray]:
         """Return CNN-DAE as a function of a patient, trained as in its paper: clean images, and the same with noise drawn anew.
 
         The stage's training adds noise to scans that have some; clean images have none, so the steps of that training are taken here.
@@ -253,10 +262,12 @@ class Data:
         entry = registry.entry("denoise", "cnn_dae")
         network = fresh(lambda: registry.build("denoise", "cnn_dae"), SEED)
         scans = [
-            Scan(case.truth, MR_NOISE, False, 0.0, 1.0, places(case.inside, np.random.default_rng(SEED))) for case in self.mr_cases("train")
+            Scan(case.truth, noise, False, 0.0, 1.0, places(case.inside, np.random.default_rng(SEED))) for case in self.mr_cases("train")
         ]
         draw = sampler(scans, shape_of(network, entry.expects, 64, "pairs"))
-        fit(network, draw, SquaredError(), steps=max(1, round(self.steps * steps)), batch=4, seed=SEED, rate=entry.training["rate"])
+        fit(
+            network, draw, SquaredError(), steps=max(1, round(self.steps * steps)), batch=2, seed=SEED, rate=2e-3, optimiser="muon"
+        )  # fmt: skip
 
         def restore(case: Case) -> np.ndarray:
             way = way_of(network, entry.expects, case.noisy.shape)
@@ -347,16 +358,16 @@ def noisy_case(name: str, clean: np.ndarray, spacing: tuple[float, float, float]
     return Case(name, "CT", clean, clean + noise, inside, spacing, CT_WINDOW["low"], CT_WINDOW["high"])
 
 
-def noisier(case: Case, kind: str, rng: np.random.Generator) -> Case:
-    """Return a patient with other noise of standard deviation `MR_NOISE`: ``white``, ``impulse`` (pixels at 0 or 1), or ``correlated``."""
+def noisier(case: Case, kind: str, level: float, rng: np.random.Generator) -> Case:
+    """Return a patient with other noise of a standard deviation: ``white``, ``impulse`` (pixels at 0 or 1), or ``correlated``."""
     noise = rng.standard_normal(case.truth.shape)
     if kind == "correlated":
         noise = ndimage.gaussian_filter(noise, (1, 1, 0))
         noise /= noise.std()
-    noisy = case.truth + MR_NOISE * noise
+    noisy = case.truth + level * noise
     if kind == "impulse":
         extreme = rng.integers(0, 2, case.truth.shape)
         # as many pixels as give the same mean squared error in the foreground
-        share = MR_NOISE**2 / np.mean((extreme - case.truth)[case.inside] ** 2)
+        share = level**2 / np.mean((extreme - case.truth)[case.inside] ** 2)
         noisy = np.where(rng.random(case.truth.shape) < share, extreme, case.truth)
     return replace(case, noisy=noisy.astype(np.float32))

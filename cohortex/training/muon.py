@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
+from torch import nn
 
 MOMENTUM = 0.95
 """Share of the running mean of gradients kept at each step."""
@@ -16,6 +17,9 @@ FIRST, SECOND, TINY = 0.9, 0.999, 1e-8
 
 DECAY = 0.01
 """Weight decay, times the learning rate."""
+
+FASTER = 2.5
+"""Learning rate of the kernels over that of the others, where nothing else is said (`of_kernels`)."""
 
 
 class Muon(torch.optim.Optimizer):
@@ -76,6 +80,21 @@ class Muon(torch.optim.Optimizer):
         state["square"].lerp_(gradient.square(), 1 - SECOND)
         spread = (state["square"] / (1 - SECOND**steps)).sqrt_().add_(TINY)
         parameter.mul_(1 - rate * DECAY).addcdiv_(state["mean"], spread, value=-rate / (1 - FIRST**steps))
+
+
+def of_kernels(network: nn.Module, groups: Iterable[dict[str, Any]], rate: float) -> Muon:
+    """Return `Muon` for a network: orthogonal steps for every kernel between several channels, AdamW's for all else.
+
+    The layers that take up an image and that give it have one channel on one side: they have no singular values to speak of.
+
+    Parameters
+    ----------
+    network : nn.Module
+    groups, rate
+        See `Muon`.
+    """
+    kernels = [each for each in network.parameters() if each.ndim > 2 and min(each.shape[:2]) > 1]
+    return Muon(groups, rate, kernels, FASTER)
 
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,8 @@ class CnnDae(nn.Module):
     a convolution with nearest-neighbour upsampling before it, twice; the last of these has one filter and a sigmoid. ReLU elsewhere.
     Input and output are (n, 1, rows, columns) of any size.
 
-    The sigmoid cannot give values above 1, of which images scaled by percentiles have some: pixels above 1 are passed on as they are.
+    The sigmoid ends at `CnnDae.span`, above 1: images scaled by percentiles have values beyond it, and so has noise around what is
+    bright, which has to go as well. Pixels above the span are passed on as they are.
 
     Parameters
     ----------
@@ -24,6 +25,9 @@ class CnnDae(nn.Module):
         Of all layers but the last (64 in the paper).
     output : {"sigmoid", "linear"}
     """
+
+    span = 1.5
+    """Largest value of the sigmoid's output."""
 
     halo = pooled_halo(3, 1)
     multiple = 4
@@ -46,7 +50,7 @@ class CnnDae(nn.Module):
         y = torch.relu_(self.middle(y))
         y = torch.relu_(self.up[0](functional.interpolate(y, scale_factor=2)))
         y = cut_to(self.up[1](functional.interpolate(y, scale_factor=2)), x.shape[2:])
-        return y if self.output == "linear" else torch.where(x > 1, x, torch.sigmoid(y))
+        return y if self.output == "linear" else torch.where(x > self.span, x, self.span * torch.sigmoid(y))
 
 
 def cnn_dae(filters: int = 64, output: str = "sigmoid") -> CnnDae:
