@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -278,7 +278,7 @@ def fit(
     ema: float = 0.99,
     clip: float = 1.0,
     slower: Mapping[str, float] | None = None,
-    optimiser: str = "adam",
+    optimiser: Literal["adamw", "muon"] = "adamw",
 ) -> Curves:
     """Train a network in place: warm-up and cosine, clipped gradients; at the end it has the averaged weights.
 
@@ -292,7 +292,7 @@ def fit(
     sampler : callable
     objective : Objective or callable
         What is made small (`cohortex.training.objectives`), whose own networks learn beside this one and are in the checkpoint; or a
-        plain ``loss(output, target)``, a scalar. AdamW is the optimiser where the objective has no other.
+        plain ``loss(output, target)``, a scalar.
     steps : int
         Steps of the optimiser; the learning rate follows them.
     seed : int
@@ -312,8 +312,8 @@ def fit(
         Largest norm of the gradient.
     slower : mapping, optional
         Beginnings of names of parameters, and the share of the learning rate that these take.
-    optimiser : {"adam", "muon"}
-        The objective's own, which is AdamW or Adam in most cases; or orthogonal steps for kernels (`cohortex.training.muon`).
+    optimiser : {"adamw", "muon"}
+        adamw: that of the objective, AdamW where it has no other; muon: `cohortex.training.muon.muon`.
 
     Returns
     -------
@@ -326,7 +326,7 @@ def fit(
     """
     import torch
 
-    from cohortex.training.muon import of_kernels
+    from cohortex.training.muon import muon
     from cohortex.training.objectives.objective import Objective, Plain, Start
 
     network.to(device).train()
@@ -339,7 +339,7 @@ def fit(
     checkpoint, clock = checkpoint or Checkpoint(), Clock(minutes)
     aim = objective if isinstance(objective, Objective) else Plain(objective)
     aim.begin(Start(network, sampler, steps, batch, rate, seed, device, checkpoint))
-    stepper = of_kernels(network, members, rate) if optimiser == "muon" else aim.optimiser(members, rate)
+    steps_by = muon(network, members, rate) if optimiser == "muon" else aim.optimiser(members, rate)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     curves, losses, told, first = Curves(), [], {}, 0
     found = checkpoint.load()
@@ -348,7 +348,7 @@ def fit(
         network.load_state_dict(tensors_of("network", tensors))
         for name, value in tensors_of("average", tensors).items():
             average[name].copy_(value)
-        restore_optimiser(stepper, tensors_of("optimiser", tensors))
+        restore_optimiser(steps_by, tensors_of("optimiser", tensors))
         aim.restore(tensors_of("objective", tensors))
         first, losses, curves.validation, told, clock.used_s = (note[key] for key in ("step", "losses", "validation", "told", "seconds"))
     drawn: list[tuple[Any, Any]] = []
@@ -374,13 +374,13 @@ def fit(
 
     def keep(done: int) -> None:
         tensors = tensors_under("network", network.state_dict()) | tensors_under("average", average)
-        tensors |= tensors_under("objective", aim.state()) | tensors_under("optimiser", optimiser_tensors(stepper))
+        tensors |= tensors_under("objective", aim.state()) | tensors_under("optimiser", optimiser_tensors(steps_by))
         note = {"step": done, "losses": losses, "validation": curves.validation, "told": told, "seconds": clock.seconds()}
         checkpoint.save(tensors, note)
 
     curves.steps = take_steps(
         network,
-        stepper,
+        steps_by,
         loss_of,
         steps,
         called="training",

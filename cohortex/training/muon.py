@@ -19,7 +19,20 @@ DECAY = 0.01
 """Weight decay, times the learning rate."""
 
 FASTER = 2.5
-"""Learning rate of the kernels over that of the others, where nothing else is said (`of_kernels`)."""
+"""Learning rate of the kernels over that of the others, where nothing else is said; found for the shipped MR denoiser."""
+
+
+def muon(network: nn.Module, groups: Iterable[dict[str, Any]], rate: float, faster: float = FASTER) -> Muon:
+    """Return `Muon` for a network: orthogonal steps for convolutions from several channels to several.
+
+    Parameters
+    ----------
+    network : nn.Module
+    groups : iterable of dict
+        Of its parameters, with ``params`` and perhaps ``lr``.
+    rate, faster : float
+    """
+    return Muon(groups, rate, [p for p in network.parameters() if p.ndim > 2 and min(p.shape[:2]) > 1], faster)
 
 
 class Muon(torch.optim.Optimizer):
@@ -80,21 +93,6 @@ class Muon(torch.optim.Optimizer):
         state["square"].lerp_(gradient.square(), 1 - SECOND)
         spread = (state["square"] / (1 - SECOND**steps)).sqrt_().add_(TINY)
         parameter.mul_(1 - rate * DECAY).addcdiv_(state["mean"], spread, value=-rate / (1 - FIRST**steps))
-
-
-def of_kernels(network: nn.Module, groups: Iterable[dict[str, Any]], rate: float) -> Muon:
-    """Return `Muon` for a network: orthogonal steps for every kernel between several channels, AdamW's for all else.
-
-    The layers that take up an image and that give it have one channel on one side: they have no singular values to speak of.
-
-    Parameters
-    ----------
-    network : nn.Module
-    groups, rate
-        See `Muon`.
-    """
-    kernels = [each for each in network.parameters() if each.ndim > 2 and min(each.shape[:2]) > 1]
-    return Muon(groups, rate, kernels, FASTER)
 
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:

@@ -48,7 +48,7 @@ def train_on_patches(
         Given a generator it returns a patch and what the network is to make of it, float32 without batch and channel; or what else the
         objective reads (`objectives.Kind.reads`). Each may be a tuple of arrays.
     training : mapping
-        ``steps``, ``batch``, ``minutes`` and ``rate`` of the section, and ``optimiser`` where it has one.
+        ``steps``, ``batch``, ``minutes`` and ``rate`` of the section, and ``optimiser`` where it names one.
     images, section, seed
         What makes it the same training.
     device : str
@@ -104,9 +104,9 @@ def train_on_patches(
             seed=seed + number,
             device=device,
             slower=slower,
+            optimiser=training.get("optimiser") or "adamw",
             validate=validate,
             checkpoint=journal.of(f"network.{phase}" if phase else "network"),
-            optimiser=training.get("optimiser", "adam"),
         )
         recipe = _after(recipe, curves.recipe(), phase)
     for each, parameter in network.named_parameters():

@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 from cohortex.training.checkpoint import optimiser_tensors, restore_optimiser
-from cohortex.training.muon import DECAY, Muon, orthogonal
+from cohortex.training.loop import fit
+from cohortex.training.muon import DECAY, FASTER, Muon, muon, orthogonal
+from cohortex.training.objectives.pixel import squared_error
 
 
 @pytest.mark.parametrize("shape", [(16, 40), (40, 16), (24, 24)])
@@ -86,3 +88,24 @@ def test_its_state_is_kept_by_a_checkpoint():
     for number in range(2, 4):
         step(second, fresh, number)
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), second.state_dict().values(), strict=True))
+
+
+def test_a_training_may_be_told_to_take_orthogonal_steps():
+    """The kernel between channels changes as the optimiser itself says; that from one channel as by AdamW."""
+    network = nn.Sequential(nn.Conv3d(1, 4, 3), nn.Conv3d(4, 4, 1), nn.Conv3d(4, 1, 1))
+    assert list(muon(network, [{"params": list(network.parameters())}], 1e-3).kernels) == [id(network[1].weight)]
+    x = np.random.default_rng(0).random((2, 1, 5, 5, 5), np.float32)
+    made: dict[str, dict[str, torch.Tensor]] = {}
+    for optimiser in ("adamw", "muon"):
+        torch.manual_seed(0)
+        trained = nn.Sequential(nn.Conv3d(1, 4, 3), nn.Conv3d(4, 4, 1), nn.Conv3d(4, 1, 1))
+        first = {name: value.clone() for name, value in trained.state_dict().items()}
+        fit(
+            trained, lambda rng, count: (x, x[:, :, 1:4, 1:4, 1:4]), squared_error, steps=1, seed=0, rate=1e-2, ema=0.0, optimiser=optimiser
+        )
+        made[optimiser] = {name: value - first[name] for name, value in trained.state_dict().items()}
+    # One output channel and one step: the gradient has rank one.
+    size = float(torch.linalg.svdvals(made["muon"]["1.weight"].flatten(1))[0])
+    assert 0.6 < size / (1e-2 * FASTER * 0.2 * 2) < 1.3
+    assert float(made["adamw"]["1.weight"].abs().min()) > 0.9e-2
+    assert torch.allclose(made["muon"]["0.weight"], made["adamw"]["0.weight"], atol=2e-4)
