@@ -19,6 +19,7 @@ from cohortex.models.regseg import grid as grids
 from cohortex.models.regseg.deform import Prepared, labels_on, prepare, refine, to_mm
 from cohortex.models.regseg.pair import names_of, pairs_of
 from cohortex.models.regseg.register import register
+from cohortex.models.regseg.similarity import Similarity
 from cohortex.stages.regseg import load, regseg
 from cohortex.training import regseg as training
 from cohortex.training import regseg_data
@@ -312,7 +313,7 @@ def test_gradients_reach_only_the_part_whose_turn_it_is(trained, section):
     material = training.gather(images, section["default"], 3)
     nets = training._networks(section["default"], material, "cpu")
     weights = {"smooth": 1.0, "dice": 1.0, "consistency": 1.0}
-    run = training.Run(material, nets, weights, [(1, 1)], 16, 16, 2, 1e-3, "cpu", np.random.default_rng(0), Clock())
+    run = training.Run(material, nets, weights, Similarity("mind_ssc", [(1, 1)]), 16, 16, 2, 1e-3, "cpu", np.random.default_rng(0), Clock())
     parts = {"register": nets.register, **nets.segment}
     unlabelled = next(c for c in material.cases if not c.labelled)
     training.predict(run, [unlabelled])
