@@ -151,6 +151,12 @@ def _networks(settings: Mapping[str, Any], material: Material, device: str) -> N
 
 def pretrain(run: Run, steps: int, segment_steps: int) -> None:
     """Step 1: the registration alone on all pairs, each segmentation alone on the labelled images."""
+    pretrain_registration(run, steps)
+    pretrain_segmentations(run, segment_steps)
+
+
+def pretrain_registration(run: Run, steps: int) -> None:
+    """Let the registration learn from all pairs, by the similarity alone."""
     run.nets.freeze_all_but(run.nets.register)
     note, checkpoint, keep = _take_up(run, "register")
     _repeat(
@@ -164,6 +170,10 @@ def pretrain(run: Run, steps: int, segment_steps: int) -> None:
         keep=keep,
     )
     keep(run.steps["register"])
+
+
+def pretrain_segmentations(run: Run, steps: int) -> None:
+    """Let each segmentation learn from the labelled images."""
     run.nets.freeze_all_but(*run.nets.segment.values())
     names = [name for name in run.nets.learners() if name != "register"]
     # The networks know nothing of each other yet: side by side on a thread each they are done in two thirds of the time. Several
@@ -172,7 +182,7 @@ def pretrain(run: Run, steps: int, segment_steps: int) -> None:
     workers = min(threads, len(names)) if run.device == "cpu" and team().size == 1 else 1
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(1, threads // workers),)) as pool:
         own = [replace(run, rng=rng) for rng in run.rng.spawn(len(names))]
-        list(pool.map(_pretrain_segmentation, own, names, [segment_steps] * len(own)))
+        list(pool.map(_pretrain_segmentation, own, names, [steps] * len(own)))
     torch.set_num_threads(threads)
 
 
@@ -297,6 +307,7 @@ def alternate(run: Run, rounds: int, turn: int, patience: int) -> list[dict[str,
         for name, network in list(networks.items())[place.part :]:
             loss_of = lambda n=network: segmentation_loss(run, n)  # noqa: E731
             if name == "register":
+                run.flows.clear()
                 predict(run, [c for c in chosen if not c.labelled][: run.predicted] if run.linked else [])
                 usable = [c for c in chosen if c.labelled or c.subject in run.soft or not run.linked]
                 loss_of = lambda cases=usable: registration_loss(run, draw(run, cases))  # noqa: E731
@@ -362,7 +373,7 @@ def _repeat(
     network = run.nets.named()[name]
 
     def count(done: int, loss: float) -> None:
-        run.steps[name] += 1
+        run.steps[name] = run.steps.get(name, 0) + 1
 
     take_steps(
         network,

@@ -33,6 +33,9 @@ from cohortex.training.regseg_data import (
 )
 from cohortex.training.team import team
 
+REMEMBERED = 32
+"""Most displacements of the frozen registration that are kept during the segmentations' turns: about 4 MB each for a head."""
+
 
 @dataclass
 class Nets:
@@ -98,6 +101,7 @@ class Run:
     journal: Journal = field(default_factory=Journal)
     steps: dict[str, int] = field(default_factory=dict)
     soft: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    flows: dict[str, torch.Tensor] = field(default_factory=dict)
     optimisers: dict[int, torch.optim.Optimizer] = field(default_factory=dict)
 
     def split(self, split: str) -> list[Case]:
@@ -161,8 +165,7 @@ def _consistency_crop(run: Run, network: nn.Module, case: Case) -> torch.Tensor:
     cut = tuple(slice(a, a + s) for a, s in zip(low, size, strict=True))
     crops = [torch.from_numpy(x[cut].astype(np.float32))[None, None].to(run.device) for x in (case.fixed_fine, case.moving_fine)]
     with torch.no_grad():
-        pair = torch.cat([torch.from_numpy(x.astype(np.float32))[None, None] for x in (case.fixed, case.moving)], dim=1).to(run.device)
-        flow = run.nets.register(pair)
+        flow = _flow(run, case)
         to_coarse = np.linalg.inv(case.grid.affine) @ fine.affine
         axes = [
             torch.arange(a, a + s, dtype=torch.float32) * float(to_coarse[i, i]) + float(to_coarse[i, 3])
@@ -185,6 +188,17 @@ def _consistency_crop(run: Run, network: nn.Module, case: Case) -> torch.Tensor:
             # The other segmentation says how much foreground there is: the learning network may not empty itself to agree.
             loss = loss + foreground_kept(mine, other.detach()[:, 1:].sum((1, 2, 3, 4)))
     return loss
+
+
+def _flow(run: Run, case: Case) -> torch.Tensor:
+    """Return what the frozen registration says of a pair; the first pairs of a turn are remembered."""
+    if case.subject in run.flows:
+        return run.flows[case.subject]
+    pair = torch.cat([torch.from_numpy(x.astype(np.float32))[None, None] for x in (case.fixed, case.moving)], dim=1).to(run.device)
+    flow = run.nets.register(pair)
+    if len(run.flows) < REMEMBERED:
+        run.flows[case.subject] = flow
+    return flow
 
 
 def learnt_from(run: Run, network: nn.Module) -> list[Labelled]:
@@ -212,14 +226,19 @@ def labelled_loss(run: Run, network: nn.Module, weights: torch.Tensor | None = N
 def _soft_labels(run: Run, case: Case) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the labels of both images on the coarse grid: true ones, or what the frozen segmentations said before the turn."""
     if case.labelled and case.subject not in run.soft:
-        assert case.fixed_labels is not None
-        assert case.moving_labels is not None
-        classes = run.material.classes
-        run.soft[case.subject] = (
-            soft_labels(case.fixed_labels, case.fine_grid, case.grid, classes).to(run.device),
-            soft_labels(case.moving_labels, case.fine_grid, case.grid, classes).to(run.device),
-        )
+        run.soft[case.subject] = true_labels(run, case)
     return run.soft[case.subject]
+
+
+def true_labels(run: Run, case: Case) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the true labels of both images as shares on the coarse grid, (1, K, X, Y, Z)."""
+    assert case.fixed_labels is not None
+    assert case.moving_labels is not None
+    fixed, moving = (
+        soft_labels(known, case.fine_grid, case.grid, run.material.classes).to(run.device)
+        for known in (case.fixed_labels, case.moving_labels)
+    )
+    return fixed, moving
 
 
 def predict(run: Run, cases: Sequence[Case]) -> None:

@@ -2,8 +2,9 @@
 
 Heinrich et al., MIND: modality independent neighbourhood descriptor, Medical Image Analysis 16(7), 2012, and Towards
 realtime multimodal fusion for image-guided interventions using self-similarities, MICCAI 2013 (the twelve-channel
-self-similarity context, SSC, which compares neighbours with each other instead of with the voxel itself). `multiscale_mind_loss` is the structural loss of MC-RSNet: several patch radii and dilations,
-equal weights (the review that names the loss fixes neither).
+self-similarity context, SSC, which compares neighbours with each other instead of with the voxel itself).
+`multiscale_mind_loss` is the structural loss of MC-RSNet: several patch radii and dilations, equal weights (the review that
+names the loss fixes neither).
 """
 
 from __future__ import annotations
