@@ -20,6 +20,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def similarities(trials: Trials) -> Found:
 
 
 def consistency(trials: Trials) -> Found:
-    """Row J04: without it Dice is lower on pairs without labels; the two networks agree more after the displacement than before training."""
+    """Row J04: without it Dice is lower on pairs without labels; the two segmentations agree more than before."""
     ours, without = trials.rows(JOINT), trials.rows(replace(JOINT, consistency=0.0))
     trials.show("joint, no consistency", without)
     told, (_, low, _) = more(score(ours), score(without))
@@ -176,7 +177,7 @@ def labelled(trials: Trials) -> Found:
         trials.show(f"joint, N = {n}" if n != JOINT.labelled else "joint, N = 10 of these seeds", rows)
         scores.append(score(rows))
         words.append(f"N = {n}: {scores[-1].mean():.3f}")
-    for few, many in zip(scores, scores[1:], strict=False):
+    for few, many in pairwise(scores):
         told, (_, _, high) = more(many, few)
         words.append(f"next {told}")
         fine &= high > 0

@@ -13,12 +13,12 @@ from cohortex.registration.fields import inverse, least_jacobian
 from cohortex.training.regseg_data import Case, Labelled, Material
 
 SEED = 60001
-SHAPE = (32, 40, 32)
-SPACING_MM = 5.0
+SHAPE = (24, 32, 24)
+SPACING_MM = 6.5
 CLASSES = 6
 """Air, CSF, grey matter, white matter, bone, other soft tissue: the heads have no lesions."""
-KNOTS_MM = 40.0
-BEND_MM = 7.0
+KNOTS_MM = 45.0
+BEND_MM = 9.0
 """Mean length of the displacement in the head, before `TURN_DEG` and `SHIFT_MM`."""
 TURN_DEG, SHIFT_MM = 2.0, 2.0
 """Spread of what an affine alignment leaves."""

@@ -50,15 +50,15 @@ SEGMENT: dict[str, dict[str, Any]] = {
 class Budget:
     """How long everything learns."""
 
-    steps: int = 240
+    steps: int = 400
     segment_steps: int = 240
-    rounds: int = 5
-    turn: int = 24
-    patience: int = 5
+    rounds: int = 6
+    turn: int = 20
+    patience: int = 6
     rate: float = 4e-3
-    turn_rate: float = 1e-3
-    batch: int = 2
-    crop: int = 24
+    turn_rate: float = 5e-4
+    batch: int = 3
+    crop: int = 16
 
 
 @dataclass(frozen=True)
