@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage as ndi
@@ -80,7 +82,7 @@ def subject(number: int, seed: int) -> Subject:
     return Subject(f"{seed}-{number:03d}", images, labels[0], labels[1], inverse(backward))
 
 
-def _bend(rng: np.random.Generator):  # type: ignore[no-untyped-def]
+def _bend(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
     """Return a random map of points (3, n) in mm: splines through random knots, and a rigid remainder."""
     from cohortex.models.regseg.affine import rotation
 
@@ -108,7 +110,7 @@ def _scanned(clean: np.ndarray, modality: str, rng: np.random.Generator) -> np.n
     if modality == "CT":
         made = clean + ndi.gaussian_filter(rng.standard_normal(SHAPE), 0.5) / 0.42 * 5.0
         return normalised(made, "CT", intensity_range(made, "CT")).astype(np.float16)
-    bias = ndi.zoom(rng.normal(0, 0.15, (3, 3, 3)), [n / 3 for n in SHAPE], order=2)
+    bias = np.asarray(ndi.zoom(rng.normal(0, 0.15, (3, 3, 3)), [n / 3 for n in SHAPE], order=2))
     scaled = np.clip(clean / np.percentile(clean, 99.5), 0, 1) ** np.exp(rng.uniform(-0.25, 0.25)) * np.exp(bias)
     made = np.abs(scaled + rng.normal(0, 0.03, SHAPE))
     return normalised(made, "T1w", (0.0, float(np.percentile(made, 99.5)))).astype(np.float16)
@@ -123,10 +125,11 @@ def subjects(count: int, seed: int, folder: Path) -> list[Subject]:
             images = [{m: found[f"{i}/{m}"] for m in MODALITIES} for i in range(count)]
             return [Subject(str(name), own, *rest) for name, own, rest in zip(found["names"], images, parts, strict=True)]
     made = [subject(number, seed) for number in range(count)]
-    arrays = {f"{i}/{m}": s.images[m] for i, s in enumerate(made) for m in MODALITIES}
+    arrays: dict[str, Any] = {f"{i}/{m}": s.images[m] for i, s in enumerate(made) for m in MODALITIES}
     arrays |= {f"{i}/{part}": getattr(s, part) for i, s in enumerate(made) for part in ("labels", "moving_labels", "flow")}
+    arrays["names"] = np.array([s.name for s in made])
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(path.with_suffix(".tmp.npz"), names=np.array([s.name for s in made]), **arrays)
+    np.savez(path.with_suffix(".tmp.npz"), **arrays)
     path.with_suffix(".tmp.npz").replace(path)
     return made
 

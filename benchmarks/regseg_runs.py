@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,6 @@ def _pretrained(run: Run, setup: Setup, seed: int, folder: Path) -> None:
     }
     for part, (what, spent) in parts.items():
         path = folder / f"{part}-{_key([what, [budget[k] for k in (*spent, 'rate')]], seed)}.safetensors"
-        names = [name for name in run.nets.named() if name.startswith(part)]
         if path.is_file():
             from safetensors.torch import load_file
 
@@ -170,7 +169,6 @@ def _pretrained(run: Run, setup: Setup, seed: int, folder: Path) -> None:
             save_file({k: t.clone() for k, t in state.items()}, path.with_suffix(".tmp"))
             path.with_suffix(".tmp").replace(path)
         run.nets.restore({**run.nets.state(), **state})
-        assert names
     run.optimisers.clear()
     run.steps.clear()
 
@@ -239,6 +237,6 @@ def _short(setup: Setup) -> str:
     return ", ".join(f"{k} {v}" for k, v in own.items()) or "joint"
 
 
-def column(rows: list[Mapping[str, float]], name: str) -> np.ndarray:
+def column(rows: Sequence[Mapping[str, float]], name: str) -> np.ndarray:
     """Return a measure of all subjects."""
     return np.array([row[name] for row in rows], float)
