@@ -83,6 +83,16 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         "ct_over_transform": (">=", 0),
         "ct_gain_whole_dose": (">=", 0),
     },
+    "regseg": {
+        "joint_gain_ct": (">=", 0),
+        "joint_gain_mr": (">=", 0),
+        "joint_gain_registration": (">=", 0),
+        "joint_over_alone_ct": None,
+        "joint_over_alone_mr": None,
+        "joint_over_alone_registration": None,
+        "proofs_holding": None,
+        "proofs_total": None,
+    },
     "blocks": {"outofcore_time": ("<=", 1.2), "outofcore_equal": (">=", 1)},
     "scale": {
         "parse_s": ("<=", 1),

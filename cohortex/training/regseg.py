@@ -29,6 +29,7 @@ from cohortex.errors import Refused
 from cohortex.inference import channels_last
 from cohortex.items import DEMO_SITE, Image
 from cohortex.models import registry
+from cohortex.models.regseg.similarity import similarity_of
 from cohortex.training import cards
 from cohortex.training.checkpoint import (
     Checkpoint,
@@ -108,7 +109,7 @@ def train_regseg(images: Sequence[Image], section: Mapping[str, Any], seed: int,
         material,
         nets,
         budget["weights"],
-        [(int(r), int(d)) for r, d in settings["deformable"]["scales"]],
+        similarity_of(budget["similarity"], settings["deformable"]["scales"]),
         int(budget["crop"]),
         int(budget["register_crop"]),
         int(budget["batch"]),
@@ -116,9 +117,13 @@ def train_regseg(images: Sequence[Image], section: Mapping[str, Any], seed: int,
         device,
         team().generator(seed),
         clock,
-        open_journal(folder, images, section, seed),
+        turn_rate=float(budget["turn_rate"]),
+        linked=bool(budget["linked"]),
+        predicted=int(budget["predicted"]),
+        journal=open_journal(folder, images, section, seed),
     )
-    pretrain(run, int(budget["steps"]), int(budget["segment_steps"]))
+    if budget["pretrain"]:
+        pretrain(run, int(budget["steps"]), int(budget["segment_steps"]))
     history = alternate(run, int(budget["rounds"]), int(budget["turn"]), int(budget["patience"]))
     nets.freeze_all_but()
     final = evaluate(run, run.split("validation") or run.split("train"))
@@ -133,18 +138,25 @@ def train_regseg(images: Sequence[Image], section: Mapping[str, Any], seed: int,
 def _networks(settings: Mapping[str, Any], material: Material, device: str) -> Nets:
     register = registry.build("regseg", settings["network"]["name"], **settings["network"].get("options", {}))
     given = {**settings["segment_network"].get("options", {}), "channels": 1, "classes": material.classes}
-    name = settings["segment_network"]["name"]
+    name, shared = settings["segment_network"]["name"], bool(settings["segment_network"].get("shared"))
     if registry.expected(registry.entry("segment", name), given).dimensions != 3:
         raise Refused(
             f"regseg.default.segment_network: {name} is a network of two dimensions, and volumes are segmented; give it the option "
             "dimensions: 3, or name another one."
         )
-    segment = {m: registry.build("segment", name, **given) for m in sorted(set(material.modalities))}
-    return Nets(register.to(device), {m: channels_last(n.to(device)) for m, n in segment.items()})
+    modalities = sorted(set(material.modalities))
+    made = [channels_last(registry.build("segment", name, **given).to(device)) for _ in (modalities[:1] if shared else modalities)]
+    return Nets(register.to(device), dict(zip(modalities, made * len(modalities) if shared else made, strict=False)))
 
 
 def pretrain(run: Run, steps: int, segment_steps: int) -> None:
     """Step 1: the registration alone on all pairs, each segmentation alone on the labelled images."""
+    pretrain_registration(run, steps)
+    pretrain_segmentations(run, segment_steps)
+
+
+def pretrain_registration(run: Run, steps: int) -> None:
+    """Let the registration learn from all pairs, by the similarity alone."""
     run.nets.freeze_all_but(run.nets.register)
     note, checkpoint, keep = _take_up(run, "register")
     _repeat(
@@ -158,14 +170,19 @@ def pretrain(run: Run, steps: int, segment_steps: int) -> None:
         keep=keep,
     )
     keep(run.steps["register"])
+
+
+def pretrain_segmentations(run: Run, steps: int) -> None:
+    """Let each segmentation learn from the labelled images."""
     run.nets.freeze_all_but(*run.nets.segment.values())
+    names = [name for name in run.nets.learners() if name != "register"]
     # The networks know nothing of each other yet: side by side on a thread each they are done in two thirds of the time. Several
     # processes speak to each other after every step, of one network at a time.
     threads = torch.get_num_threads()
-    workers = min(threads, len(run.nets.segment)) if run.device == "cpu" and team().size == 1 else 1
+    workers = min(threads, len(names)) if run.device == "cpu" and team().size == 1 else 1
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(1, threads // workers),)) as pool:
-        own = [replace(run, rng=rng) for rng in run.rng.spawn(len(run.nets.segment))]
-        list(pool.map(_pretrain_segmentation, own, run.nets.segment, [segment_steps] * len(own)))
+        own = [replace(run, rng=rng) for rng in run.rng.spawn(len(names))]
+        list(pool.map(_pretrain_segmentation, own, names, [steps] * len(own)))
     torch.set_num_threads(threads)
 
 
@@ -200,18 +217,18 @@ def _take_up(run: Run, name: str) -> tuple[dict[str, Any], Checkpoint, Callable[
     return note, checkpoint, keep
 
 
-def _pretrain_segmentation(run: Run, modality: str, steps: int) -> None:
-    name, network, learnt = f"segment.{modality}", run.nets.segment[modality], round(0.6 * steps)
+def _pretrain_segmentation(run: Run, name: str, steps: int) -> None:
+    network, learnt = run.nets.named()[name], round(0.6 * steps)
     note, checkpoint, keep = _take_up(run, name)
     network.train()
     if not note.get("settled"):
         # Rare labels are weighed up until they are found, and then no longer, or there would be too much of them.
-        weights = _class_weights(run, modality)
+        weights = _class_weights(run, network)
         _repeat(
             run,
             name,
             learnt,
-            lambda: labelled_loss(run, modality, weights),
+            lambda: labelled_loss(run, network, weights),
             first=note["step"],
             batch=run.batch,
             schedule=lambda share: _schedule(0.6 * share),
@@ -219,14 +236,14 @@ def _pretrain_segmentation(run: Run, modality: str, steps: int) -> None:
             keep=keep,
         )
         # A crop is not a head: the last part is learnt with the norms fixed, as they are when a whole image is segmented.
-        _settle(run, modality)
+        _settle(run, network)
         note["settled"] = True
     network.eval()
     _repeat(
         run,
         name,
         steps - learnt,
-        lambda: labelled_loss(run, modality),
+        lambda: labelled_loss(run, network),
         first=max(0, note["step"] - learnt),
         batch=run.batch,
         schedule=lambda share: _schedule(0.6 + 0.4 * share),
@@ -236,9 +253,9 @@ def _pretrain_segmentation(run: Run, modality: str, steps: int) -> None:
     keep(run.steps[name])
 
 
-def _class_weights(run: Run, modality: str) -> torch.Tensor:
+def _class_weights(run: Run, network: nn.Module) -> torch.Tensor:
     """Return a weight for every class, by the root of how rare it is, at most 20, the mean over voxels 1 before that limit."""
-    counts = sum(np.bincount(i.labels.ravel(), minlength=run.material.classes) for i in learnt_from(run, modality))
+    counts = sum(np.bincount(i.labels.ravel(), minlength=run.material.classes) for i in learnt_from(run, network))
     share = np.maximum(counts / np.sum(counts), 1e-9)
     weights = share**-0.5 / np.sum(share**0.5)
     return torch.from_numpy(np.minimum(weights, 20.0).astype(np.float32)).to(run.device)
@@ -250,14 +267,13 @@ def _schedule(share: float) -> float:
 
 
 @torch.no_grad()
-def _settle(run: Run, modality: str) -> None:
+def _settle(run: Run, network: nn.Module) -> None:
     """Give the batch norms the plain means over some batches instead of the running ones, which follow the last few."""
-    network = run.nets.segment[modality]
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm3d)]
     for count in range(1, SETTLING + 1 if norms else 1):
         for norm in norms:
             norm.momentum = 1 / count
-        network(labelled_batch(run, modality)[0])
+        network(labelled_batch(run, network)[0])
     team().average([b for b in network.buffers() if b.is_floating_point()], 1 / team().size)
 
 
@@ -265,7 +281,8 @@ def alternate(run: Run, rounds: int, turn: int, patience: int) -> list[dict[str,
     """Steps 2 to 4; leaves the networks of the best round in place and returns the validation scores, pre-training first."""
     looked_at = (run.split("validation") or run.split("train"))[:VALIDATED]
     run.nets.freeze_all_but()
-    cases, networks, checkpoint = run.split("train"), run.nets.named(), run.journal.of("turns")
+    cases, networks, checkpoint = run.split("train"), run.nets.learners(), run.journal.of("turns")
+    rate = None if run.turn_rate is None else run.turn_rate / run.rate
     place, kept = _where_it_stood(run, checkpoint)
     if not place.history:
         place.history.append(_score(evaluate(run, looked_at)))
@@ -290,12 +307,14 @@ def alternate(run: Run, rounds: int, turn: int, patience: int) -> list[dict[str,
         for name, network in list(networks.items())[place.part :]:
             loss_of = lambda n=network: segmentation_loss(run, n)  # noqa: E731
             if name == "register":
-                predict(run, [c for c in chosen if not c.labelled][:8])
-                usable = [c for c in chosen if c.labelled or c.subject in run.soft]
+                run.flows.clear()
+                predict(run, [c for c in chosen if not c.labelled][: run.predicted] if run.linked else [])
+                usable = [c for c in chosen if c.labelled or c.subject in run.soft or not run.linked]
                 loss_of = lambda cases=usable: registration_loss(run, draw(run, cases))  # noqa: E731
             run.nets.freeze_all_but(network)
             batch = 1 if name == "register" else run.batch
-            _repeat(run, name, turn, loss_of, first=place.step, batch=batch, checkpoint=checkpoint, keep=keep)
+            schedule = None if rate is None else (lambda share, rate=rate: rate)
+            _repeat(run, name, turn, loss_of, first=place.step, batch=batch, schedule=schedule, checkpoint=checkpoint, keep=keep)
             place.part, place.step = place.part + 1, 0
         run.nets.freeze_all_but()
         place.history.append(_score(evaluate(run, looked_at)))
@@ -317,7 +336,7 @@ def _where_it_stood(run: Run, checkpoint: Checkpoint) -> tuple[Place, dict[str, 
         return Place(), {}
     tensors, note = found
     run.nets.restore(tensors_of("networks", tensors))
-    for name, network in run.nets.named().items():
+    for name, network in run.nets.learners().items():
         restore_optimiser(run.optimiser(network), tensors_of(f"optimiser.{name}", tensors))
     own = note["ranks"][team().rank]
     run.rng.bit_generator.state = own["rng"]
@@ -354,7 +373,7 @@ def _repeat(
     network = run.nets.named()[name]
 
     def count(done: int, loss: float) -> None:
-        run.steps[name] += 1
+        run.steps[name] = run.steps.get(name, 0) + 1
 
     take_steps(
         network,

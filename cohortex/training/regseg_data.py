@@ -96,6 +96,7 @@ def gather(images: Sequence[Image], settings: Mapping[str, Any], seed: int) -> M
             "rows of role `labels`, or name a trained model under `weights`."
         )
     splits = _splits(chosen)
+    labels = _at_most_labelled(chosen, labels, splits, settings["training"]["labelled"])
     cases: list[Case] = []
     single: list[Labelled] = []
     for pair in chosen:
@@ -128,6 +129,21 @@ def _at_most(pairs: Sequence[Pair], labels: Mapping[str, Image], most: int) -> l
         groups.setdefault((pair.moving.row.get("split", ""), pair.moving.id in labels), []).append(pair)
     share = min(1.0, most / max(1, len(pairs)))
     return [pair for group in groups.values() for pair in group[: max(1, round(share * len(group)))]]
+
+
+def _at_most_labelled(
+    pairs: Sequence[Pair], labels: Mapping[str, Image], splits: Mapping[str, str], most: int | None
+) -> Mapping[str, Image]:
+    """Return the labels without those of training pairs beyond the first so many that have some: N of the M pairs."""
+    if most is None:
+        return labels
+    having = [p for p in pairs if splits[p.moving.subject] == "train" and _ids(p) & labels.keys()]
+    dropped = {i for p in having[most:] for i in _ids(p)}
+    return {i: image for i, image in labels.items() if i not in dropped}
+
+
+def _ids(pair: Pair) -> set[str]:
+    return {image.id for image in (pair.moving, pair.fixed) if image is not None}
 
 
 def _splits(pairs: Sequence[Pair]) -> dict[str, str]:
@@ -178,9 +194,10 @@ def coarser(probabilities: torch.Tensor, fine: Grid, grid: Grid) -> torch.Tensor
     shift = torch.tensor(to_fine[:3, 3], dtype=torch.float32).reshape(3, 1, 1, 1)
     axes = [torch.arange(n, dtype=torch.float32) for n in grid.shape]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij")) * scale + shift
-    # Averaging before looking up keeps thin layers that fall between the coarse points.
-    smooth = torch.nn.functional.avg_pool3d(probabilities, 3, stride=1, padding=1, count_include_pad=False)
-    out = sample(smooth, points[None].to(probabilities.device), exact=False)
+    if float(grid.spacing[0]) > float(fine.spacing[0]):
+        # Averaging before looking up keeps thin layers that fall between the coarse points.
+        probabilities = torch.nn.functional.avg_pool3d(probabilities, 3, stride=1, padding=1, count_include_pad=False)
+    out = sample(probabilities, points[None].to(probabilities.device), exact=False)
     upper = torch.tensor(fine.shape).reshape(3, 1, 1, 1) - 0.5
     inside = ((points > -0.5) & (points < upper)).all(dim=0).to(out)
     background = torch.zeros_like(out)

@@ -14,9 +14,9 @@ from torch import nn
 
 from cohortex.measures.registration import folding_percent
 from cohortex.measures.segmentation import dice, mean_of
-from cohortex.models.regseg.deform import displaced_mind_loss
 from cohortex.models.regseg.losses import consistency_loss, dice_loss, diffusion, folding_loss, foreground_kept, soft_dice
 from cohortex.models.regseg.segment import class_probabilities
+from cohortex.models.regseg.similarity import Similarity
 from cohortex.models.regseg.warp import sample, warp
 from cohortex.training.checkpoint import Journal
 from cohortex.training.loop import Clock
@@ -33,10 +33,13 @@ from cohortex.training.regseg_data import (
 )
 from cohortex.training.team import team
 
+REMEMBERED = 32
+"""Most displacements of the frozen registration that are kept during the segmentations' turns: about 4 MB each for a head."""
+
 
 @dataclass
 class Nets:
-    """The three networks: one that registers, one a modality that segments."""
+    """The three networks: one that registers, one a modality that segments; two where one segments both modalities."""
 
     register: nn.Module
     segment: dict[str, nn.Module]
@@ -44,6 +47,11 @@ class Nets:
     def named(self) -> dict[str, nn.Module]:
         """Return the networks as ``register`` and ``segment.<modality>``."""
         return {"register": self.register, **{f"segment.{modality}": network for modality, network in self.segment.items()}}
+
+    def learners(self) -> dict[str, nn.Module]:
+        """Return `named` with each network once: one that segments both modalities goes by the first of them."""
+        seen: dict[int, str] = {}
+        return {name: n for name, n in self.named().items() if seen.setdefault(id(n), name) == name}
 
     def freeze_all_but(self, *kept: nn.Module) -> None:
         """Let gradients reach only the networks named. All are in evaluation mode: a batch norm is the fixed map that a user gets."""
@@ -62,12 +70,24 @@ class Nets:
 
 @dataclass
 class Run:
-    """What the turns share."""
+    """What the turns share.
+
+    Attributes
+    ----------
+    similarity : Similarity
+        What the registration learns from beside labels.
+    turn_rate : float, optional
+        Learning rate of the turns; None leaves the optimisers' own.
+    linked : bool
+        False leaves out what links the networks: each goes on alone in its turns.
+    predicted : int
+        Most unlabelled pairs that are segmented before a registration turn, which learns from those.
+    """
 
     material: Material
     nets: Nets
     weights: Mapping[str, float]
-    scales: list[tuple[int, int]]
+    similarity: Similarity
     crop: int
     register_crop: int
     batch: int
@@ -75,9 +95,13 @@ class Run:
     device: str
     rng: np.random.Generator
     clock: Clock
+    turn_rate: float | None = None
+    linked: bool = True
+    predicted: int = 8
     journal: Journal = field(default_factory=Journal)
     steps: dict[str, int] = field(default_factory=dict)
     soft: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    flows: dict[str, torch.Tensor] = field(default_factory=dict)
     optimisers: dict[int, torch.optim.Optimizer] = field(default_factory=dict)
 
     def split(self, split: str) -> list[Case]:
@@ -93,10 +117,10 @@ class Run:
 
 def registration_loss(run: Run, case: Case, pretraining: bool = False) -> torch.Tensor:
     """Return the loss of the registration turn for one pair; the segmentations enter as fixed soft labels only."""
-    soft = None if pretraining else _soft_labels(run, case)
+    soft = None if pretraining or not run.linked else _soft_labels(run, case)
     fixed, moving, mask, soft = _crop(run, *bent_pair(case, run.material.modalities, run.rng, soft, run.device))
     flow = run.nets.register(torch.cat([fixed, moving], dim=1))
-    loss = displaced_mind_loss(fixed, moving, flow, run.scales, mask)
+    loss = run.similarity(fixed, moving, flow, mask)
     loss = loss + run.weights["smooth"] * diffusion(flow) + folding_loss(flow)
     if soft is not None:
         moved = warp(soft[1], flow)
@@ -122,11 +146,13 @@ def _crop(
 
 
 def segmentation_loss(run: Run, network: nn.Module) -> torch.Tensor:
-    """Return the loss of the segmentation turn: a labelled crop of this modality, and a crop of an unlabelled pair."""
-    modality = next(m for m, n in run.nets.segment.items() if n is network)
-    loss = run.weights["dice"] * labelled_loss(run, modality)
+    """Return the loss of the segmentation turn: labelled crops of the network's modality, and a crop of an unlabelled pair.
+
+    The labelled crops are in every batch: agreement alone does not say where anything is.
+    """
+    loss = run.weights["dice"] * labelled_loss(run, network)
     unlabelled = [c for c in run.split("train") if not c.labelled] or run.split("train")
-    if run.weights["consistency"] > 0:
+    if run.linked and run.weights["consistency"] > 0:
         loss = loss + run.weights["consistency"] * _consistency_crop(run, network, draw(run, unlabelled))
     return loss
 
@@ -139,8 +165,7 @@ def _consistency_crop(run: Run, network: nn.Module, case: Case) -> torch.Tensor:
     cut = tuple(slice(a, a + s) for a, s in zip(low, size, strict=True))
     crops = [torch.from_numpy(x[cut].astype(np.float32))[None, None].to(run.device) for x in (case.fixed_fine, case.moving_fine)]
     with torch.no_grad():
-        pair = torch.cat([torch.from_numpy(x.astype(np.float32))[None, None] for x in (case.fixed, case.moving)], dim=1).to(run.device)
-        flow = run.nets.register(pair)
+        flow = _flow(run, case)
         to_coarse = np.linalg.inv(case.grid.affine) @ fine.affine
         axes = [
             torch.arange(a, a + s, dtype=torch.float32) * float(to_coarse[i, i]) + float(to_coarse[i, 3])
@@ -158,28 +183,42 @@ def _consistency_crop(run: Run, network: nn.Module, case: Case) -> torch.Tensor:
             probabilities.append(torch.softmax(own(seen.contiguous(memory_format=torch.channels_last_3d)), dim=1))
     fixed, moving = probabilities
     loss = consistency_loss(fixed, warp(moving, moved), inside.to(fixed))
-    mine, other = (fixed, moving) if network is run.nets.segment[fixed_name] else (moving, fixed)
-    # The frozen network says how much foreground there is: the learning one may not empty itself to agree.
-    return loss + foreground_kept(mine, other.detach()[:, 1:].sum((1, 2, 3, 4)))
+    for name, mine, other in ((fixed_name, fixed, moving), (moving_name, moving, fixed)):
+        if run.nets.segment[name] is network:
+            # The other segmentation says how much foreground there is: the learning network may not empty itself to agree.
+            loss = loss + foreground_kept(mine, other.detach()[:, 1:].sum((1, 2, 3, 4)))
+    return loss
 
 
-def learnt_from(run: Run, modality: str) -> list[Labelled]:
-    """Return the labelled images of a modality that are learnt from."""
-    return [i for i in run.material.labelled if i.modality == modality and i.split == "train"]
+def _flow(run: Run, case: Case) -> torch.Tensor:
+    """Return what the frozen registration says of a pair; the first pairs of a turn are remembered."""
+    if case.subject in run.flows:
+        return run.flows[case.subject]
+    pair = torch.cat([torch.from_numpy(x.astype(np.float32))[None, None] for x in (case.fixed, case.moving)], dim=1).to(run.device)
+    flow = run.nets.register(pair)
+    if len(run.flows) < REMEMBERED:
+        run.flows[case.subject] = flow
+    return flow
 
 
-def labelled_batch(run: Run, modality: str) -> tuple[torch.Tensor, torch.Tensor]:
+def learnt_from(run: Run, network: nn.Module) -> list[Labelled]:
+    """Return the labelled images that a segmentation network learns from: those of its modality, or of both."""
+    own = [modality for modality, each in run.nets.segment.items() if each is network]
+    return [i for i in run.material.labelled if i.modality in own and i.split == "train"]
+
+
+def labelled_batch(run: Run, network: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a batch of labelled crops (B, 1, n, n, n) and their labels (B, n, n, n)."""
-    items = learnt_from(run, modality)
+    items = learnt_from(run, network)
     drawn = [labelled_crop(items[int(run.rng.integers(len(items)))], run.crop, run.rng) for _ in range(team().share(run.batch))]
     images, labels = torch.cat([image for image, _ in drawn]), torch.stack([known for _, known in drawn])
     return images.to(run.device).contiguous(memory_format=torch.channels_last_3d), labels.to(run.device)
 
 
-def labelled_loss(run: Run, modality: str, weights: torch.Tensor | None = None) -> torch.Tensor:
+def labelled_loss(run: Run, network: nn.Module, weights: torch.Tensor | None = None) -> torch.Tensor:
     """Return the loss of a batch of labelled crops: Dice and cross-entropy, with a weight for every class where given."""
-    images, labels = labelled_batch(run, modality)
-    logits = run.nets.segment[modality](images)
+    images, labels = labelled_batch(run, network)
+    logits = network(images)
     entropy = nn.functional.cross_entropy(logits, labels.long(), weight=weights)
     return dice_loss(torch.softmax(logits, dim=1), one_hot(labels, run.material.classes)) + entropy
 
@@ -187,14 +226,19 @@ def labelled_loss(run: Run, modality: str, weights: torch.Tensor | None = None) 
 def _soft_labels(run: Run, case: Case) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the labels of both images on the coarse grid: true ones, or what the frozen segmentations said before the turn."""
     if case.labelled and case.subject not in run.soft:
-        assert case.fixed_labels is not None
-        assert case.moving_labels is not None
-        classes = run.material.classes
-        run.soft[case.subject] = (
-            soft_labels(case.fixed_labels, case.fine_grid, case.grid, classes).to(run.device),
-            soft_labels(case.moving_labels, case.fine_grid, case.grid, classes).to(run.device),
-        )
+        run.soft[case.subject] = true_labels(run, case)
     return run.soft[case.subject]
+
+
+def true_labels(run: Run, case: Case) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the true labels of both images as shares on the coarse grid, (1, K, X, Y, Z)."""
+    assert case.fixed_labels is not None
+    assert case.moving_labels is not None
+    fixed, moving = (
+        soft_labels(known, case.fine_grid, case.grid, run.material.classes).to(run.device)
+        for known in (case.fixed_labels, case.moving_labels)
+    )
+    return fixed, moving
 
 
 def predict(run: Run, cases: Sequence[Case]) -> None:

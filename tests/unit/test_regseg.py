@@ -19,6 +19,7 @@ from cohortex.models.regseg import grid as grids
 from cohortex.models.regseg.deform import Prepared, labels_on, prepare, refine, to_mm
 from cohortex.models.regseg.pair import names_of, pairs_of
 from cohortex.models.regseg.register import register
+from cohortex.models.regseg.similarity import Similarity
 from cohortex.stages.regseg import load, regseg
 from cohortex.training import regseg as training
 from cohortex.training import regseg_data
@@ -312,7 +313,7 @@ def test_gradients_reach_only_the_part_whose_turn_it_is(trained, section):
     material = training.gather(images, section["default"], 3)
     nets = training._networks(section["default"], material, "cpu")
     weights = {"smooth": 1.0, "dice": 1.0, "consistency": 1.0}
-    run = training.Run(material, nets, weights, [(1, 1)], 16, 16, 2, 1e-3, "cpu", np.random.default_rng(0), Clock())
+    run = training.Run(material, nets, weights, Similarity("mind_ssc", [(1, 1)]), 16, 16, 2, 1e-3, "cpu", np.random.default_rng(0), Clock())
     parts = {"register": nets.register, **nets.segment}
     unlabelled = next(c for c in material.cases if not c.labelled)
     training.predict(run, [unlabelled])
@@ -333,6 +334,19 @@ def test_gradients_reach_only_the_part_whose_turn_it_is(trained, section):
         after = nets.state()
         frozen = [k for k in before if not k.startswith("register." if turn == "register" else f"segment.{turn}.")]
         assert all(torch.equal(before[k], after[k]) for k in frozen)
+
+
+def test_labels_of_training_pairs_beyond_the_first_so_many_are_left_aside_those_of_validation_are_not(section):
+    images, labels = [], {}
+    for i, split in enumerate(["train", "train", "validation", "train", "train"]):
+        own = [thing(f"s{i}", modality, split=split) for modality in ("T1w", "CT")]
+        images += own
+        # The first training pair has none.
+        labels |= {image.id: image for image in own if i != 0}
+    pairs = pairs_of(images, section["default"]["pair"])
+    splits = regseg_data._splits(pairs)
+    kept = {n: {i.split("_")[0] for i in regseg_data._at_most_labelled(pairs, labels, splits, n)} for n in (None, 1, 2, 9)}
+    assert kept == {None: {"s1", "s2", "s3", "s4"}, 1: {"s1", "s2"}, 2: {"s1", "s2", "s3"}, 9: {"s1", "s2", "s3", "s4"}}
 
 
 def test_training_without_labels_is_refused(section):

@@ -155,16 +155,24 @@ def _smooth(control: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 def displaced_mind_loss(
     fixed: torch.Tensor, moving: torch.Tensor, flow: torch.Tensor | None, scales: Sequence[tuple[int, int]], mask: torch.Tensor
 ) -> torch.Tensor:
-    """Return E_msMIND of a fixed and a displaced moving image, compared half-way between the voxels.
+    """Return E_msMIND of a fixed and a displaced moving image, compared half-way between the voxels (`between`)."""
+    target, moved, weight = between(fixed, moving, flow, mask)
+    return multiscale_mind_loss(target, moved, scales, weight)
+
+
+def between(
+    fixed: torch.Tensor, moving: torch.Tensor, flow: torch.Tensor | None, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return a fixed image, a displaced moving image and a mask as they are half-way between the voxels.
 
     There both are the means of eight voxels where nothing moves, so the blur of interpolation rewards no displacement. `flow` is
-    (B, 3, X, Y, Z) in voxels, None for none; the other tensors are (B, 1, X, Y, Z).
+    (B, 3, X, Y, Z) in voxels, None for none; the other tensors are (B, 1, X, Y, Z); those returned are a voxel smaller along each axis.
     """
-    between = [torch.nn.functional.avg_pool3d(x, 2, stride=1) for x in (fixed, mask)]
+    target, weight = (torch.nn.functional.avg_pool3d(x, 2, stride=1) for x in (fixed, mask))
     if flow is None:
-        return multiscale_mind_loss(between[0], torch.nn.functional.avg_pool3d(moving, 2, stride=1), scales, between[1])
-    points = identity_points(tuple(between[0].shape[2:]), fixed.device) + 0.5 + torch.nn.functional.avg_pool3d(flow, 2, stride=1)
-    return multiscale_mind_loss(between[0], sample(moving, points, exact=False), scales, between[1])
+        return target, torch.nn.functional.avg_pool3d(moving, 2, stride=1), weight
+    points = identity_points(tuple(target.shape[2:]), fixed.device) + 0.5 + torch.nn.functional.avg_pool3d(flow, 2, stride=1)
+    return target, sample(moving, points, exact=False), weight
 
 
 def to_mm(displacement: torch.Tensor, grid: grids.Grid) -> grids.Displacement:
