@@ -14,6 +14,7 @@ from cohortex.bakeoff.kinds import KINDS, LABEL_MEASURES, Kind
 from cohortex.measures.intervals import paired_interval
 from cohortex.tables import column_word, read_table
 
+
 @dataclass(frozen=True)
 class Scored:
     """What one system left.

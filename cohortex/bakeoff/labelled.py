@@ -181,7 +181,7 @@ def labeller(system: System, folder: Path, config: Mapping[str, Any], device: st
     if card["task"] == "regseg":
         return _by_stage(folder, config, device, seed)
     if card["task"] != "segment" or "plan" not in card.get("extra", {}):
-        raise Refused(f"the model {card['name']} of {system.name} does not segment; name one of the task segment, or a joint model of regseg.")
+        raise Refused(f"the model {card['name']} of {system.name} does not segment; name one of the task segment or of regseg.")
     from cohortex.models.segment.plan import Plan
     from cohortex.training.segment import segmented
 
@@ -256,7 +256,8 @@ def score(
     rows, labels : list of dict
         Columns of the kind `segment` (`cohortex.bakeoff.kinds`) and `LABEL_COLUMNS`.
     pictures : dict
-        ``image`` within 0 and 1, ``truth`` and ``result`` (labels): the slice of the first test scan that most labels meet, (rows, columns).
+        ``image`` within 0 and 1, ``truth`` and ``result`` (labels): (rows, columns), the slice of the first test
+        scan that most labels meet.
     left_out : dict
         Scan to the reason why the system does not label it.
 

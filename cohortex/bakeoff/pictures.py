@@ -84,7 +84,7 @@ def signed(difference: np.ndarray, factor: float, about: int) -> np.ndarray:
 
 
 def outlined(picture: np.ndarray, labels: np.ndarray, about: int) -> np.ndarray:
-    """Return a picture of the range 0 to 1, (rows, columns), below the outlines of labels as colours, (rows, columns, 3) uint8, enlarged."""
+    """Return a picture of the range 0 to 1, enlarged, with the outlines of labels in colours, (rows, columns, 3) uint8."""
     found = np.repeat(grey(picture, about)[..., None], 3, axis=2)
     large = _enlarged(labels, about)
     edge = np.zeros(large.shape, bool)

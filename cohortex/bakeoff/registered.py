@@ -26,6 +26,9 @@ from cohortex.volume import Volume
 
 LOG = logging.getLogger("cohortex.bakeoff")
 
+LONG_S = 60.0
+"""CPU seconds of a pair beside which the compilation of all kernels is nothing."""
+
 OWN = ("folding_percent", "consistency_mm", "displacement_p95_mm", "labels_dice_before")
 """Measures of the stage that are taken over."""
 
@@ -87,7 +90,7 @@ def cases_of(images: Sequence[Image], section: Mapping[str, Any], asked: Mapping
         both = [p for p in own if all(image.id in labels for image in p)]
         for moving, fixed in _some(both or own, asked["images"]):
             known = [image for image in (moving, fixed) if image.id in labels]
-            wrong = next((f"{i.id}: {why}" for i in known if (why := trouble(i, labels[i.id], {}))), "")
+            wrong = next((("" if i is moving else f"{i.id}: ") + why for i in known if (why := trouble(i, labels[i.id], {}))), "")
             if wrong:
                 without[moving.id] = wrong
             else:
@@ -124,8 +127,8 @@ def score(
     Returns
     -------
     rows, labels : list of dict
-        Columns of the kind `regseg` (`cohortex.bakeoff.kinds`) and `cohortex.bakeoff.labelled.LABEL_COLUMNS`; labels are those of the moving
-        image, carried over, against those of the fixed one.
+        Columns of the kind `regseg` (`cohortex.bakeoff.kinds`) and `LABEL_COLUMNS`; labels are those of the moving image, carried over,
+        against those of the fixed one.
     pictures : dict
         Of the first test pair: ``image`` (the fixed one) and ``warped`` within 0 and 1, ``truth`` (labels of the fixed image) and
         ``result`` (labels carried over) where there are labels.
@@ -149,7 +152,7 @@ def score(
     pictured = next((case for case in cases if case.split == "test"), cases[0])
     for case in cases:
         given = [case.moving, case.fixed, *case.labels]
-        made, cpu_s = timed(lambda given=given: stage.regseg(given, section, models, seed), first=not rows)
+        made, cpu_s = timed(lambda given=given: stage.regseg(given, section, models, seed), not rows, LONG_S)
         try:
             found, each = measured(case, made, system.kind == "network", system.section["default"].get("labels", {}))
         except Skip as reason:
@@ -162,15 +165,15 @@ def score(
             parts = {"truth": case.true.get(case.fixed.id), "result": _array(made, "warpedlabels")}
             kept = {name: part for name, part in parts.items() if part is not None}
             pictures = shown(case.fixed, kept, kept.get("truth"), _volume(made, "warped"))
-        LOG.info("%s (%s): Dice of labels carried over %.4f, %.2f CPU s", case.moving.id, case.split, found.get("labels_dice", np.nan), cpu_s)
+        LOG.info(
+            "%s (%s): Dice of labels carried over %.4f, %.2f CPU s", case.moving.id, case.split, found.get("labels_dice", np.nan), cpu_s
+        )
     if left_out and not rows:
         raise Refused(f"it is for none of the {len(left_out)} pairs: {next(iter(left_out.values()))}")
     return rows, of_labels, pictures, left_out
 
 
-def measured(
-    case: Case, made: Sequence[Made], learned: bool, names: Mapping[str, str]
-) -> tuple[dict[str, float], list[dict[str, Any]]]:
+def measured(case: Case, made: Sequence[Made], learned: bool, names: Mapping[str, str]) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Return the measures of what the stage made of a pair, and a row of each label that was carried over.
 
     Parameters
@@ -190,7 +193,9 @@ def measured(
     word = next(each for each in made if each.of == case.moving.id and not each.tag and each.content is None)
     said = dict(word.measures)
     if learned and not str(said.get("deformed_by", "")).startswith("network"):
-        raise Skip("no-fit", f"the model has no registration of {case.moving.modality} to {case.fixed.modality} of this body part or spacing")
+        raise Skip(
+            "no-fit", f"the model has no registration of {case.moving.modality} to {case.fixed.modality} of this body part or spacing"
+        )
     found = {name: float(said[name]) for name in OWN if name in said}
     found |= {"mi": float(said["mi_after"]), "folding_percent": float(said.get("folding_percent", 0.0)), "jacobian_min": 1.0}
     field = _volume(made, "field")
@@ -207,7 +212,9 @@ def measured(
     if carried is not None and true is not None:
         about = {"subject": case.moving.subject, "image": case.moving.id, "split": case.split}
         of_each = {label: each for label, each in overlaps(true, carried, _labels(true, carried)).items() if np.isfinite(each["dice"])}
-        rows = [{**about, "label": label, "name": names.get(str(label), f"label{label}"), **_finite(each)} for label, each in of_each.items()]
+        rows = [
+            {**about, "label": label, "name": names.get(str(label), f"label{label}"), **_finite(each)} for label, each in of_each.items()
+        ]
         found["labels_dice"] = mean_of({label: each["dice"] for label, each in of_each.items()})
     return _finite(found), rows
 

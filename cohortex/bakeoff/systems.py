@@ -199,7 +199,9 @@ def _joint(config: Mapping[str, Any], name: str, own: Mapping[str, Any]) -> Syst
     given = own.get("network", {}).get("name", name if name in networks or not own else base["network"]["name"])
     if given not in networks:
         raise _unknown("regseg", given, networks | methods | {NOTHING["regseg"]})
-    mine = {"name": given, "options": own.get("network", {}).get("options", {})} if own.get("network") or name in networks else base["network"]
+    mine = (
+        {"name": given, "options": own.get("network", {}).get("options", {})} if own.get("network") or name in networks else base["network"]
+    )
     # A pair that its network is not for is left out: what stands in for it would be another system.
     deformable = {**own.get("deformable", {}), "method": "network", "otherwise": "none"}
     training = {**base["training"], **asked["training"], **own.get("training", {}), "minutes": asked["training"]["minutes"]}
@@ -218,7 +220,9 @@ def _over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 
 def _unknown(task: str, name: str, known: set[str]) -> Refused:
     near = difflib.get_close_matches(name, sorted(known), 1)
-    return Refused(f"bakeoff.{task} names {name}, " + (f"did you mean {near[0]}?" if near else f"but there are: {', '.join(sorted(known))}."))
+    return Refused(
+        f"bakeoff.{task} names {name}, " + (f"did you mean {near[0]}?" if near else f"but there are: {', '.join(sorted(known))}.")
+    )
 
 
 def _at_factor(network: str, factor: int) -> dict[str, int]:

@@ -62,7 +62,7 @@ def told_of_model(folder: Path) -> dict[str, Any]:
         # its networks learn in turns: said are the steps of the one that registers
         done = recipe.get("run", {}).get("steps", {}).get("register")
         ended = "minutes" if recipe.get("out_of_time") else ""
-        parameters = sum(registry.count_parameters(load_network(folder, "cpu", part)) for part in card.get("parts", {}))
+        parameters = sum(each.numel() for part in card.get("parts", {}) for each in load_network(folder, "cpu", part).parameters())
     else:
         parameters = registry.count_parameters(registry.build(card["task"], card["network"], **card.get("options", {})))
     return {

@@ -52,9 +52,9 @@ def facts(board: Board, config: Mapping[str, Any]) -> list[str]:
         said.append("Of one subject there is no interval: nothing is known of how the differences vary.")
     if any(line.about.get("simulated") for line in board.lines):
         said.insert(0, "Simulated data: images of the demo's generator. No figure here says how well a method works on a patient.")
-    of_use = {"segment": "has labels of use", "regseg": "has a pair of use"}.get(board.task, "make a pair")
+    of_use = {"segment": "have labels of use", "regseg": "have a pair of use"}.get(board.task, "make a pair")
     if board.split != "test":
-        lacking = f"The cohort has no test subjects that {_plural(of_use)}: "
+        lacking = f"The cohort has no test subjects that {of_use}: "
         said.append(f"{lacking}these are the figures of those that the choice was made by.")
     if board.chosen:
         heading = kind.measures[board.ranked_by].heading.removesuffix(" dB")
@@ -63,7 +63,7 @@ def facts(board: Board, config: Mapping[str, Any]) -> list[str]:
             f"{board.chosen}."
         )
     else:
-        said.append(f"The cohort has no validation subjects that {_plural(of_use)}, so nothing was chosen.")
+        said.append(f"The cohort has no validation subjects that {of_use}, so nothing was chosen.")
     said += _of_training(board, asked["training"])
     said += {"denoise": _of_denoising, "superresolve": _of_slices, "segment": _of_labels, "regseg": _of_pairs}[board.task](asked)
     thing = "scans" if board.task == "segment" else kind.thing + "s"
@@ -73,21 +73,20 @@ def facts(board: Board, config: Mapping[str, Any]) -> list[str]:
         if line.about.get("left_out")
     ]
     if board.without:
-        what = {"segment": "Labelled scans that are left out", "regseg": "Pairs that are left out"}.get(board.task, "Images that make no pair")
+        what = {"segment": "Labelled scans left out", "regseg": "Pairs left out"}.get(board.task, "Images that make no pair")
         said.append(f"{what}: {len(board.without)}, such as {_first(board.without)}.")
     return said
 
 
-def _plural(words: str) -> str:
-    return words.replace("has ", "have ", 1)
-
-
 def _of_training(board: Board, budget: Mapping[str, Any]) -> list[str]:
     if board.task != "regseg":
-        return [f"Every network was trained with the same budget: {budget['steps']} steps, at most {_time(budget['minutes'])}{_alike(board)}."]
+        return [
+            f"Every network was trained with the same budget: {budget['steps']} steps, at most {_time(budget['minutes'])}{_alike(board)}."
+        ]
     return [
-        f"Every joint model was trained for {budget['steps']} steps of its registration and {budget['segment_steps']} of each segmentation, "
-        f"then for {budget['rounds']} rounds of {budget['turn']} steps of each, unless its own settings say otherwise; at most "
+        f"Every joint model was trained for {budget['steps']} steps of its registration and {budget['segment_steps']} of each segmentation"
+        f", then for {_counted(budget['rounds'], 'round')} of {_counted(budget['turn'], 'step')} of each, unless its own "
+        f"settings say otherwise; at most "
         f"{_time(budget['minutes'])}{_alike(board)}."
     ]
 
@@ -120,22 +119,22 @@ def _of_lesions(asked: Mapping[str, Any], unless: str) -> str:
 
 def _of_labels(asked: Mapping[str, Any]) -> list[str]:
     return [
-        "The truth is the labels of the cohort, on the grid of each scan. All networks have the spacing, the range of values, the patch and the "
-        "batch of one plan, made by the training scans; planned_unet is built by it, too. A network of two dimensions sees slices of the "
-        "patch, so fewer voxels a step.",
-        "Means are over labels first, then over scans and subjects. A label that only truth or result has overlaps by 0; distances of surfaces "
-        "are means over the labels that both have, and labels missed are those of the truth that the result lacks altogether. Precision is "
-        "the share of a label's voxels that are true, recall the share of the true ones that were found.",
+        "The truth is the labels of the cohort, on the grid of each scan. All networks have the spacing, the range of values, the patch "
+        "and the batch of one plan, made by the training scans, where their own settings say no other; planned_unet is built by it, too. A "
+        "network of two dimensions sees slices of the patch, so fewer voxels a step.",
+        "Means are over labels first, then over scans and subjects. A label that only truth or result has overlaps by 0; distances of "
+        "surfaces are means over the labels that both have, and labels missed are those of the truth that the result lacks altogether. "
+        "Precision is the share of a label's voxels that are true, recall the share of the true ones that were found.",
     ]
 
 
 def _of_pairs(asked: Mapping[str, Any]) -> list[str]:
     return [
-        "A system is given what the stage regseg is given, and what it leaves is measured: affine is the start alone, which all others have. "
-        "Labels carried over are those that the cohort has of the moving image, against those of the fixed one; segmentations are those of "
-        "the joint models against the cohort's labels, and agreement is the overlap of both after registration.",
-        "Folding is the share of the body's voxels where the deformation folds. The inverse-consistency error is known where both directions "
-        "were estimated. A deformation that does not raise the mutual information is left out by the stage.",
+        "A system is given what the stage regseg is given, and what it leaves is measured: affine is the start alone, which all others "
+        "have. Labels carried over are those that the cohort has of the moving image, against those of the fixed one; segmentations are "
+        "those of the joint models against the cohort's labels, and the last Dice is the overlap of both after registration.",
+        "Folding is the share of the body's voxels where the deformation folds. The inverse-consistency error is known where both "
+        "directions were estimated. A deformation that does not raise the mutual information is left out by the stage.",
     ]
 
 
@@ -182,7 +181,9 @@ def trained(line: Line) -> str:
     about = line.about
     if "wall_s" not in about:
         return "model folder" if about.get("kind") == "network" else "none"
-    done = f"{about['steps_done']} of {about['budget']['steps']} steps" if about.get("steps_done") is not None else "not finished"
+    steps, budget = about.get("steps_done"), about["budget"]["steps"]
+    # a joint training goes on after the steps that its registration learns alone
+    done = "not finished" if steps is None else f"{steps} of {budget} steps" if steps <= budget else f"{steps} steps"
     ended = ", ended by its minutes" if about.get("stopped") == "minutes" else ""
     return f"{done}{ended}, {about['wall_s']:.0f} s, {about['cpu_s']:.0f} CPU s"
 
@@ -234,14 +235,14 @@ def caption(board: Board, factor: float) -> str:
     """Return what the pictures show."""
     if board.task == "segment":
         return (
-            f"One slice of a {board.split} subject: outlines of a system's labels, and where it errs: red where it has another label than the "
-            "truth, blue where it has none. What is not for this scan has no picture; Dice is that of the table."
+            f"One slice of a {board.split} subject: outlines of a system's labels, and where it errs: red where it has another label than "
+            "the truth, blue where it has none. What is not for this scan has no picture; Dice is that of the table."
         )
     if board.task == "regseg":
         return (
             f"One slice of a {board.split} subject: the moving image, brought to the fixed one, below the outlines of the fixed image's "
-            "labels; the fixed image below outlines of the labels carried over; and where these are wrong: red where there is another label "
-            "than the truth, blue where there is none. What is not for this pair has no picture; Dice is that of the table."
+            "labels; the fixed image below outlines of the labels carried over; and where these are wrong: red where there is another "
+            "label than the truth, blue where there is none. What is not for this pair has no picture; Dice is that of the table."
         )
     return (
         f"One slice of a {board.split} subject, the same grey scale throughout: result, error and change. Error: result minus truth, "
@@ -267,6 +268,10 @@ def _time(minutes: float) -> str:
 
 def _subjects(count: int, split: str) -> str:
     return f"{count} {split} subject" + ("" if count == 1 else "s")
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}" + ("" if count == 1 else "s")
 
 
 def _listed(values: Sequence[float]) -> str:
