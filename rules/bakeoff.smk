@@ -31,7 +31,7 @@ rule bakeoff_train:
         device=config["device"],
     params:
         system=told_system,
-        config=bakeoff_config,
+        config=system_config,
         work=work_folder,
     script:
         "../scripts/bakeoff.py"
@@ -62,7 +62,7 @@ rule bakeoff_score:
     params:
         system=told_system,
         model=bakeoff_weights,
-        config=bakeoff_config,
+        config=system_config,
         work=work_folder,
     script:
         "../scripts/bakeoff.py"

@@ -1,5 +1,7 @@
 """What the rules of the bake-offs share: systems, what they look at, and what their jobs ask for."""
 
+import json
+
 from cohortex.bakeoff.systems import (
     SECTIONS,
     adjusted,
@@ -84,6 +86,15 @@ def bakeoff_config(wildcards):
     sections = {stage: config[stage] for stage in depends}
     own = {wildcards.task: config["bakeoff"][wildcards.task]}
     return canonical({"bakeoff": own, "seed": config["seed"], **sections})
+
+
+def system_config(wildcards):
+    """Return the same for one system: which others there are changes nothing of it."""
+    found = json.loads(bakeoff_config(wildcards))
+    own = found["bakeoff"][wildcards.task]
+    for key in ("candidates", "baselines", "against", "adjust"):
+        own.pop(key, None)
+    return canonical(found)
 
 
 def bakeoff_asks(trained, scored):
