@@ -67,10 +67,10 @@ ABOUT = {
     "superresolve": RESTORED,
     "segment": (
         "All networks of the registry on labelled heads, each narrower than in its paper so that a core trains it in about a minute, and "
-        "all for the same steps with the same loss (`benchmarks/small_networks.py` has the widths, patches and batches); `planned_unet`, which "
-        "configures itself by the scans, is what they are held against, and the shipped joint model (`_shipped`) was trained longer. "
-        "So the order says which small networks learn fast; it is not what they reach, and not an order of the papers. What the "
-        "figures mean: [bakeoff.md](../bakeoff.md)."
+        "all for the same steps with the same loss (`benchmarks/small_networks.py` has the widths, patches and batches); `planned_unet`, "
+        "which configures itself by the scans, is what they are held against, and the shipped joint model (`_shipped`) was trained longer. "
+        "So the order says which small networks learn fast; it is not what they reach, and not an order of the papers. What the figures "
+        "mean: [bakeoff.md](../bakeoff.md)."
     ),
     "regseg": (
         "The affine start alone, the methods without a network, every registration network of the registry, trained jointly with two "

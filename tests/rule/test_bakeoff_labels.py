@@ -59,11 +59,18 @@ def run(tmp_path_factory):
     (folder / "cohort.tsv").write_text("\n".join(rows) + "\n")
     (folder / "settings.yaml").write_text(yaml.safe_dump(SETTINGS))
     done = snakemake(folder, "bakeoff_segment", "bakeoff_regseg", "--configfile", str(folder / "settings.yaml"), input="cohort.tsv")
-    return folder, jobs_run(done.stdout)
+    more = SETTINGS["bakeoff"]["segment"] | {"candidates": [PLANNED, "enet"]}
+    (folder / "more.yaml").write_text(yaml.safe_dump(SETTINGS | {"bakeoff": {**SETTINGS["bakeoff"], "segment": more}}))
+    again = snakemake(folder, "-n", "bakeoff_segment", "--configfile", str(folder / "more.yaml"), input="cohort.tsv")
+    return folder, jobs_run(done.stdout), jobs_run(again.stdout)
 
 
 def test_every_system_is_trained_and_scored_by_a_job_of_its_own(run):
     assert run[1] == {"acquire": 1, "bakeoff_train": 1, "bakeoff_score": 3, "bakeoff_page": 2, "bakeoff_segment": 1, "bakeoff_regseg": 1}
+
+
+def test_a_further_candidate_leaves_the_others_as_they_are(run):
+    assert run[2] == {"acquire": 1, "bakeoff_train": 1, "bakeoff_score": 1, "bakeoff_page": 1, "bakeoff_segment": 1}
 
 
 def test_the_baseline_has_every_figure_of_the_segmentation(run):

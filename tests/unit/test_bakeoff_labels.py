@@ -252,6 +252,10 @@ def test_a_joint_model_registers_pairs_and_segments_and_is_not_scored_where_its_
     assert {row["name"] for row in of_labels} == {"csf", "grey_matter"}, "as regseg.default.labels has them"
     about, start, _, _ = score_system(affine, None, {}, cases, config, 0, "cpu")
     assert start[1]["jacobian_min"] == 1 and 0.5 < start[1]["labels_dice"] < 1 and "fixed_dice" not in start[1]
+    label = labelled.labeller(joint, tmp_path / "joint" / "model", config, "cpu", 0)
+    assert label(cases[0].fixed).shape == cases[0].fixed.volume.shape, "the same folder is a system of the bake-off of segmentation"
+    with pytest.raises(Skip, match="is for CT, T1w, not for T2w"):
+        label(replace(cases[0].fixed, modality="T2w"))
     other = [replace(case, moving=replace(case.moving, body_part="abdomen")) for case in cases]
     about, rows, _, _ = score_system(joint, tmp_path / "joint" / "model", told, other, config, 0, "cpu")
     assert about["status"] == "failed" and "it is for none of the 2 pairs" in about["reason"]
