@@ -38,7 +38,7 @@ TAUGHT = {"rate": 2e-3, "objective": "dice_cross_entropy"}
 
 JOINT = {
     "segment_network": {"name": "unet3d_small", "options": {}},
-    "training": {"steps": 30, "segment_steps": 60, "turn": 10, "rounds": 1},
+    "training": {"steps": 20, "segment_steps": 40, "turn": 6, "rounds": 1},
 }
 """Of a joint training."""
 
