@@ -144,6 +144,7 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         "lost_by_heads": ("<=", 0),
         "begun_again_unkilled": None,
     },
+    "segment": {"networks_built": (">=", 10), "best_dice": None, "baseline_dice": None},
     "motion": {
         "auc_curriculum": (">=", 0.9),
         "auc_random": None,

@@ -1,12 +1,12 @@
 """The bake-offs of every network of a task, as pages: on simulated heads, and on real scans where ../shared/data is there.
 
-    python -m benchmarks.zoo [denoise] [superresolve] [--candidates redcnn,...] [--subjects 8] [--steps 40] [--minutes 5]
-        [--images 4] [--edge 64 64 12] [--only demo,real] [--cores 2] [--folder DIR] [--out docs/zoo]
+    python -m benchmarks.zoo [denoise] [superresolve] [segment] [regseg] [--candidates redcnn,...] [--subjects 8] [--steps 40]
+        [--minutes 5] [--images 4] [--edge 64 64 12] [--only demo,real] [--cores 2] [--folder DIR] [--out docs/zoo]
 
-Runs `snakemake bakeoff_<task>` (docs/bakeoff.md), of both tasks at once where none is named, and writes a section of each cohort into
-``<out>/<task>.md``, with command, commit and machine, and a picture of it beside the page. Candidates are the networks of the registry,
-each trained, and the model folders of ``zoo/<task>`` as they are. The simulated heads are half training, a quarter validation and a
-quarter test subjects of a seed of their own; the real scans are dealt out by subject below. With --folder, what is done already is not
+Runs `snakemake bakeoff_<task>` (docs/bakeoff.md), of both restorations at once where none is named, and writes a section of each cohort
+into ``<out>/<task>.md``, with command, commit and machine, and a picture of it beside the page. Candidates are the networks of the
+registry, each trained, and the model folders of ``zoo/<task>`` as they are. The simulated heads are half training, a quarter validation and
+a quarter test subjects of a seed of their own; the real scans are dealt out by subject below. With --folder, what is done already is not
 done again. Last line: FIGURE.
 """
 
@@ -26,13 +26,20 @@ import yaml
 
 from benchmarks.real import COLUMNS, rows_of
 from benchmarks.record import ROOT, commit, machine
+from benchmarks.small_networks import registrations, segmenters
 from benchmarks.workflow import command, environment
+from cohortex.bakeoff.kinds import KINDS
 from cohortex.errors import Refused
+from cohortex.items import HEAD_LABELS
 from cohortex.models.registry import entries
 from cohortex.tables import read_table
 from cohortex.training.settings import denoise_training
 
 TASKS = ("denoise", "superresolve")
+"""The tasks of which shipped models exist for other scans than the demo's, too; they run where none is named."""
+
+LABELLED = ("segment", "regseg")
+"""Those that need labels, which the simulated heads have."""
 
 SEED = 70001
 """Of the simulated heads: no shipped model was trained on them."""
@@ -48,12 +55,29 @@ TITLES = {"demo": "Simulated heads", "real": "Real scans"}
 GREYS = 48
 """Of a picture in the page."""
 
-ABOUT = (
+RESTORED = (
     "All networks of the registry, each trained for the same few steps of one small patch, which takes some seconds on one core, and the "
     "shipped model folders (`_shipped`), whose trainings took longer. redcnn, wavelet_cnn and all critics are narrower here than in their "
     "papers. So the order of the trained ones says which learn fast; it is not what they reach: for that, give the bake-off of your own "
     "cohort a budget of minutes. What the figures mean: [bakeoff.md](../bakeoff.md)."
 )
+
+ABOUT = {
+    "denoise": RESTORED,
+    "superresolve": RESTORED,
+    "segment": (
+        "All networks of the registry on labelled heads, each narrower than in its paper so that a core trains it in about a minute, and "
+        "all for the same steps with the same loss (`benchmarks/small_networks.py` has the widths, patches and batches); `planned_unet`, "
+        "which configures itself by the scans, is what they are held against, and the shipped joint model (`_shipped`) was trained longer. "
+        "So the order says which small networks learn fast; it is not what they reach, and not an order of the papers. What the figures "
+        "mean: [bakeoff.md](../bakeoff.md)."
+    ),
+    "regseg": (
+        "The affine start alone, the methods without a network, every registration network of the registry, trained jointly with two "
+        "segmentations for some minutes of one core, and the shipped joint model (`_shipped`), whose training took longer. What the "
+        "figures mean: [bakeoff.md](../bakeoff.md)."
+    ),
+}
 
 CRITIC = {"critic_steps": 1, "width": 16, "hidden": 128}
 
@@ -78,6 +102,9 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
 
 def candidates(task: str, cohort: str) -> list[dict[str, Any]]:
     """Return every network that its stage trains, and the model folders that are shipped, each as a mapping of its name to its settings."""
+    if task in LABELLED:
+        shipped = [{f"{card.parent.name}_shipped": {"weights": f"zoo/regseg/{card.parent.name}"}} for card in _cards("regseg")]
+        return [*(segmenters() if task == "segment" else registrations()), *shipped]
     found: list[dict[str, Any]] = []
     for entry in entries(task):
         training = {**SMALL[task][""], **SMALL[task].get(entry.name, {})}
@@ -89,10 +116,14 @@ def candidates(task: str, cohort: str) -> list[dict[str, Any]]:
             training["options"] = {**training.get("options", {}), "inputs": ["image"]}
         if task != "denoise" or _trains(own):
             found.append({entry.name: own})
-    for card in sorted((ROOT / "zoo" / task).glob("*/card.yaml")):
+    for card in _cards(task):
         network = yaml.safe_load(card.read_text(encoding="utf-8"))["network"]
         found.append({f"{card.parent.name}_shipped": {"method": network, "weights": f"zoo/{task}/{card.parent.name}"}})
     return found
+
+
+def _cards(task: str) -> list[Path]:
+    return sorted((ROOT / "zoo" / task).glob("*/card.yaml"))
 
 
 def _trains(section: dict[str, Any]) -> bool:
@@ -106,20 +137,25 @@ def _trains(section: dict[str, Any]) -> bool:
 def settings_of(given: argparse.Namespace, cohort: str) -> dict[str, Any]:
     """Return the settings of the bake-offs on a cohort."""
     wanted = given.candidates.split(",") if given.candidates else []
-    asked = {
-        task: {
-            "candidates": [each for each in candidates(task, cohort) if not wanted or next(iter(each)) in wanted],
-            "training": {"steps": given.steps, "minutes": given.minutes},
-            "images": given.images,
-            "edge": given.edge,
-            "adjust": None,
-        }
-        for task in given.tasks
-    }
-    found: dict[str, Any] = {"stages": ["acquire", "preprocess", "denoise", "superresolve", "export"], "bakeoff": asked}
+    asked: dict[str, dict[str, Any]] = {}
+    for task in given.tasks:
+        chosen = [each for each in candidates(task, cohort) if not wanted or next(iter(each)) in wanted]
+        asked[task] = {"candidates": chosen, "images": given.images, "training": {"steps": given.steps, "minutes": given.minutes}}
+        if task == "segment":
+            named = {str(value): name.replace(" ", "_").lower() for value, name in HEAD_LABELS.items()}
+            asked[task] |= {"edge": given.edge, "labels": named, "modality": "T1w"}
+        elif task == "regseg":
+            both_ways = {"method": "gauss_newton", "gauss_newton": {"symmetric": True}}
+            asked[task] |= {"baselines": ["gauss_newton", {"both_ways": {"deformable": both_ways}}, "instance"]}
+            asked[task]["training"] = {"minutes": given.minutes}
+        else:
+            asked[task] |= {"edge": given.edge, "adjust": None}
+    restored = ["preprocess", "denoise", "superresolve"] if set(given.tasks) - set(LABELLED) else []
+    joined = ["regseg"] if set(given.tasks) & set(LABELLED) else []
+    found: dict[str, Any] = {"stages": ["acquire", *restored, *joined, "export"], "bakeoff": asked}
     if cohort == "demo":
         split = {"train": 0.5, "validation": 0.25, "test": 0.25}
-        found["demo"] = {"subjects": given.subjects, "seed": SEED, "prefix": "zoo", "split": split}
+        found["demo"] = {"subjects": given.subjects, "seed": SEED, "prefix": "zoo", "split": split, "labelled": 1 if joined else 0}
     return found
 
 
@@ -176,7 +212,7 @@ def page(task: str, text: str, made: Mapping[str, str]) -> str:
     found = re.split(r"^(?=## )", text, flags=re.MULTILINE)
     kept = {cohort: each for cohort, title in TITLES.items() for each in found if each.startswith(f"## {title}\n")}
     sections = [(kept | dict(made))[cohort].strip() for cohort in TITLES if cohort in kept or cohort in made]
-    return "\n\n".join([f"# Zoo: {task}", ABOUT, *sections]) + "\n"
+    return "\n\n".join([f"# Zoo: {task}", ABOUT[task], *sections]) + "\n"
 
 
 def told(arguments: Sequence[str]) -> list[str]:
@@ -185,25 +221,32 @@ def told(arguments: Sequence[str]) -> list[str]:
     return [word for i, word in enumerate(arguments) if word not in places and (i == 0 or arguments[i - 1] not in places)]
 
 
-def main() -> None:
-    """Run the bake-offs and write the pages."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="*", help="denoise, superresolve; both by default")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says how large a bake-off is and where it runs."""
     parser.add_argument("--candidates", default="", help="names of networks, with commas; all by default")
     parser.add_argument("--subjects", type=int, default=8)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--edge", type=int, nargs=3, default=[64, 64, 12])
-    parser.add_argument("--only", default="demo,real")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--folder", type=Path)
+
+
+def main() -> None:
+    """Run the bake-offs and write the pages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="*", help="denoise, superresolve (both by default), segment, regseg")
+    add_options(parser)
+    parser.add_argument("--only", default="demo,real")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "zoo")
     given = parser.parse_args()
     given.tasks = given.tasks or list(TASKS)
-    if not set(given.tasks) <= set(TASKS):
-        parser.error(f"the tasks are {', '.join(TASKS)}")
+    if not set(given.tasks) <= {*TASKS, *LABELLED}:
+        parser.error(f"the tasks are {', '.join([*TASKS, *LABELLED])}")
     cohorts = given.only.split(",")
+    if "real" in cohorts and set(given.tasks) & set(LABELLED):
+        parser.error("segment and regseg are compared on the simulated heads, whose labels are known: --only demo")
     if "real" in cohorts and not (ROOT.parent / "shared" / "data").is_dir():
         print("the optional folder of real scans (../shared/data) is not here: simulated heads only")
         cohorts.remove("real")
@@ -220,7 +263,8 @@ def main() -> None:
                 of = f"{task}_{cohort}"
                 figures |= {f"{of}_systems": str(len(rows)), f"{of}_failed": str(sum(row["status"] != "ok" for row in rows))}
                 if best is not None:
-                    figures |= {f"{of}_chosen": best["system"], f"{of}_psnr_gain": best["psnr_gain"] or "0"}
+                    ranked = KINDS[task].ranked_by[0]
+                    figures |= {f"{of}_chosen": best["system"], f"{of}_{ranked}_gain": best[f"{ranked}_gain"] or "0"}
     for task in given.tasks:
         path = given.out / f"{task}.md"
         before = path.read_text(encoding="utf-8") if path.is_file() else ""

@@ -1,4 +1,4 @@
-"""Bake-offs: `snakemake bakeoff_denoise` and `snakemake bakeoff_superresolve` compare systems on the user's own cohort."""
+"""Bake-offs: `snakemake bakeoff_<task>` compares systems on the user's own cohort: denoise, superresolve, segment, regseg."""
 
 
 include: "bakeoff_common.smk"
@@ -31,14 +31,14 @@ rule bakeoff_train:
         device=config["device"],
     params:
         system=told_system,
-        config=bakeoff_config,
+        config=system_config,
         work=work_folder,
     script:
         "../scripts/bakeoff.py"
 
 
 rule bakeoff_score:
-    """Restore simulated pairs of validation and test subjects with one system of a bake-off, and measure."""
+    """Run one system of a bake-off on simulated pairs, labelled scans or pairs of images of validation and test subjects, and measure."""
     input:
         images=bakeoff_images,
         before=bakeoff_records,
@@ -62,7 +62,7 @@ rule bakeoff_score:
     params:
         system=told_system,
         model=bakeoff_weights,
-        config=bakeoff_config,
+        config=system_config,
         work=work_folder,
     script:
         "../scripts/bakeoff.py"
@@ -135,3 +135,15 @@ rule bakeoff_superresolve:
     """The bake-off of super-resolution."""
     input:
         "<results>/bakeoff/superresolve/leaderboard.tsv",
+
+
+rule bakeoff_segment:
+    """The bake-off of segmentation."""
+    input:
+        "<results>/bakeoff/segment/leaderboard.tsv",
+
+
+rule bakeoff_regseg:
+    """The bake-off of registration and segmentation."""
+    input:
+        "<results>/bakeoff/regseg/leaderboard.tsv",

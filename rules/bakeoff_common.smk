@@ -1,6 +1,9 @@
 """What the rules of the bake-offs share: systems, what they look at, and what their jobs ask for."""
 
+import json
+
 from cohortex.bakeoff.systems import (
+    SECTIONS,
     adjusted,
     ask_bakeoff,
     check_splits,
@@ -19,14 +22,20 @@ def told_system(wildcards):
     return system_of(wildcards).told()
 
 
+def seen_by(task):
+    """Return the stage whose volumes a bake-off looks at: the one before the task's; scans are segmented where `regseg` is."""
+    stage = "regseg" if task == "segment" else task
+    return before(stage) if stage in CHAIN else CHAIN[-2]
+
+
 def bakeoff_images(wildcards):
-    """Return the volumes that a bake-off looks at: what the stage before the task leaves."""
-    return [f"{WORK}/{before(wildcards.task)}/{batch}" for batch in BATCHES]
+    """Return the volumes that a bake-off looks at."""
+    return [f"{WORK}/{seen_by(wildcards.task)}/{batch}" for batch in BATCHES]
 
 
 def bakeoff_records(wildcards):
     """Return the records of the volumes that a bake-off looks at."""
-    return [f"{WORK}/records/{before(wildcards.task)}/{batch}" for batch in BATCHES]
+    return [f"{WORK}/records/{seen_by(wildcards.task)}/{batch}" for batch in BATCHES]
 
 
 def bakeoff_model(wildcards):
@@ -67,15 +76,25 @@ def bakeoff_scores(wildcards):
 
 def searched(wildcards):
     """Return what the search of settings leaves, where there is one."""
-    asked = config["bakeoff"][wildcards.task]["adjust"]
+    asked = config["bakeoff"][wildcards.task].get("adjust")
     return [] if asked is None else f"<results>/bakeoff/{wildcards.task}/adjust"
 
 
 def bakeoff_config(wildcards):
     """Return what of the configuration a bake-off's result depends on, canonical."""
-    sections = {stage: config[stage] for stage in ("denoise", "superresolve")}
+    depends = SECTIONS.get(wildcards.task, ("denoise", "superresolve"))
+    sections = {stage: config[stage] for stage in depends}
     own = {wildcards.task: config["bakeoff"][wildcards.task]}
     return canonical({"bakeoff": own, "seed": config["seed"], **sections})
+
+
+def system_config(wildcards):
+    """Return the same for one system: which others there are changes nothing of it."""
+    found = json.loads(bakeoff_config(wildcards))
+    own = found["bakeoff"][wildcards.task]
+    for key in ("candidates", "baselines", "against", "adjust"):
+        own.pop(key, None)
+    return canonical(found)
 
 
 def bakeoff_asks(trained, scored):
@@ -100,7 +119,8 @@ def bakeoff_asks(trained, scored):
 
 def network_gpus(wildcards):
     """Return the GPUs of a job of a system."""
-    return gpus(wildcards.task) if system_of(wildcards).kind == "network" else 0
+    stage = "regseg" if wildcards.task == "segment" else wildcards.task
+    return gpus(stage) if system_of(wildcards).kind == "network" else 0
 
 
 def searched_times(wildcards):

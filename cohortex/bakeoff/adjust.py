@@ -153,7 +153,7 @@ def run_search(system: System, tried: Sequence[Mapping[str, Any]], material: Mat
     """
     adjust, task = material.asked["adjust"], system.task
     factor = int(material.asked.get("factor", 1))
-    heading, larger = MEASURES[adjust["measure"]]
+    heading, larger = MEASURES[adjust["measure"]].heading, MEASURES[adjust["measure"]].more
     validation = [pair for pair in material.pairs if pair.split == "validation"]
     if not validation:
         raise CohortexError(f"bakeoff.{task}.adjust needs images of validation subjects, the cohort has none that make a pair")

@@ -10,15 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from cohortex.bakeoff.score import MEASURES
+from cohortex.bakeoff.kinds import KINDS, LABEL_MEASURES, Kind
 from cohortex.measures.intervals import paired_interval
-from cohortex.tables import read_table
-
-CHOSEN_BY = "psnr"
-"""The measure that systems are ranked by, on validation subjects."""
-
-HONESTY = ("removed_share", "whiteness", "image_correlation", "edge_correlation", "slice_error")
-"""What a system took away or added: means over test subjects, where they apply."""
+from cohortex.tables import column_word, read_table
 
 
 @dataclass(frozen=True)
@@ -29,8 +23,8 @@ class Scored:
     ----------
     about : mapping
         Of its training and its scoring; ``status`` is ok or failed.
-    rows, lesions : sequence of mappings
-        As read: values are text.
+    rows, lesions, labels : sequence of mappings
+        As read: values are text. A system has rows of planted lesions or of labels.
     pictures : mapping
     """
 
@@ -38,6 +32,7 @@ class Scored:
     rows: Sequence[Mapping[str, str]]
     lesions: Sequence[Mapping[str, str]]
     pictures: Mapping[str, np.ndarray]
+    labels: Sequence[Mapping[str, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -47,16 +42,20 @@ class Line:
     Attributes
     ----------
     means : mapping
-        Mean over subjects of each measure and of `HONESTY`, on the subjects of the board.
+        Mean over subjects of each measure and of what is further told (`kinds.Kind`), on the subjects of the board.
     gains : mapping
         Of each measure: mean difference to the system that all are held against, on the images that both did, low, high (NaN where there
         are too few subjects).
     subjects, images : int
         That the figures are of; a model may not be for all of them.
     validation : float or None
-        Mean of `CHOSEN_BY` over validation subjects, of `validation_images` images.
+        Mean of what systems are ranked by over validation subjects, of `validation_images` images.
+    cost_s : float or None
+        CPU seconds for a million voxels, or for a scan or pair (`kinds.Kind.each`).
     recovery : mapping
         Share of planted contrast that was kept, by (diameter, contrast).
+    labels : mapping
+        Of each label by its name: means over subjects of `kinds.LABEL_MEASURES`.
     """
 
     system: str
@@ -67,8 +66,9 @@ class Line:
     images: int = 0
     validation: float | None = None
     validation_images: int = 0
-    seconds_a_megavoxel: float | None = None
+    cost_s: float | None = None
     recovery: Mapping[tuple[float, float], float] = field(default_factory=dict)
+    labels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ class Board:
         Images that make no pair, and why.
     images : int
         That the figures of a system are of which did all.
+    ranked_by : str
+        The measure that validation subjects ranked the systems by.
     """
 
     task: str
@@ -98,6 +100,12 @@ class Board:
     validation_subjects: int
     without: Mapping[str, str]
     images: int = 0
+    ranked_by: str = "psnr"
+
+    @property
+    def kind(self) -> Kind:
+        """Return what the task measures."""
+        return KINDS[self.task]
 
 
 def read_scores(folder: Path) -> Scored:
@@ -105,7 +113,8 @@ def read_scores(folder: Path) -> Scored:
     with np.load(folder / "pictures.npz", allow_pickle=False) as pictures:
         kept = {name: pictures[name] for name in pictures.files}
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    return Scored(about, read_table(folder / "measures.tsv"), read_table(folder / "lesions.tsv"), kept)
+    lesions, labels = (read_table(file) if (file := folder / f"{name}.tsv").is_file() else [] for name in ("lesions", "labels"))
+    return Scored(about, read_table(folder / "measures.tsv"), lesions, kept, labels)
 
 
 def leaderboard(scored: Sequence[Scored], task: str, against: str) -> Board:
@@ -122,10 +131,13 @@ def leaderboard(scored: Sequence[Scored], task: str, against: str) -> Board:
     subjects = {split: sorted({row["subject"] for each in scored for row in each.rows if row["split"] == split}) for split in SPLITS}
     split = "test" if subjects["test"] else "validation"
     baseline = next((each for each in scored if each.about["system"] == against and each.about["status"] == "ok"), None)
-    lines = [_line(each, split, baseline) for each in scored]
+    kind = KINDS[task]
+    known = [name for name in kind.ranked_by if any(row.get(name) for each in scored for row in each.rows)]
+    ranked_by = (known or kind.ranked_by)[0]
+    lines = [_line(each, split, baseline, kind, ranked_by) for each in scored]
     whole = max((line.validation_images for line in lines), default=0)
     # Means over other images do not compare. A stable sort: equally good systems stay in the order of the configuration.
-    lines.sort(key=lambda line: (line.about["status"] != "ok", line.validation_images < whole, -_order(line)))
+    lines.sort(key=lambda line: (line.about["status"] != "ok", line.validation_images < whole, -_order(line, ranked_by)))
     usable = [line for line in lines if line.validation is not None and line.validation_images == whole]
     without: dict[str, str] = {}
     for each in scored:
@@ -140,6 +152,7 @@ def leaderboard(scored: Sequence[Scored], task: str, against: str) -> Board:
         len(subjects["validation"]),
         without,
         max((line.images for line in lines), default=0),
+        ranked_by,
     )
 
 
@@ -148,13 +161,16 @@ SPLITS = ("validation", "test")
 
 def table(board: Board) -> tuple[list[str], list[dict[str, Any]]]:
     """Return columns and rows of ``leaderboard.tsv``."""
+    kind, ranked = board.kind, f"validation_{board.ranked_by}"
     columns = ["system", "kind", "status", "chosen", "split", "subjects", "images"]
-    for name in MEASURES:
+    for name in kind.measures:
         columns += [name, f"{name}_gain", f"{name}_low", f"{name}_high"]
-    columns += ["validation_psnr", "against", *HONESTY]
+    columns += [ranked, "against", *kind.further]
     sizes = sorted({size for line in board.lines for size in line.recovery})
     columns += [f"recovery_{diameter:g}mm_{contrast:g}" for diameter, contrast in sizes]
-    columns += ["cpu_s_megavoxel", "score_threads", "score_device", "parameters", "training_wall_s", "training_cpu_s", "threads"]
+    of_labels = {f"{measure}_{column_word(name)}": (name, measure) for name in labels_of(board) for measure in LABEL_MEASURES}
+    columns += list(of_labels)
+    columns += [kind.cost_column, "score_threads", "score_device", "parameters", "training_wall_s", "training_cpu_s", "threads"]
     columns += ["training_device", "seed", "steps", "minutes", "steps_done", "stopped", "reason"]
     rows = []
     for line in board.lines:
@@ -167,9 +183,9 @@ def table(board: Board) -> tuple[list[str], list[dict[str, Any]]]:
             "split": board.split,
             "subjects": line.subjects,
             "images": line.images,
-            "validation_psnr": line.validation,
+            ranked: line.validation,
             "against": board.against,
-            "cpu_s_megavoxel": line.seconds_a_megavoxel,
+            kind.cost_column: line.cost_s,
             **{
                 name: about.get(name)
                 for name in ("score_threads", "score_device", "parameters", "threads", "seed", "steps_done", "stopped")
@@ -180,8 +196,9 @@ def table(board: Board) -> tuple[list[str], list[dict[str, Any]]]:
             "steps": budget.get("steps"),
             "minutes": budget.get("minutes"),
             "reason": about.get("reason", "") or next(iter(about.get("left_out", {}).values()), ""),
-            **{name: line.means.get(name) for name in (*MEASURES, *HONESTY)},
+            **{name: line.means.get(name) for name in (*kind.measures, *kind.further)},
             **{f"recovery_{d:g}mm_{c:g}": value for (d, c), value in line.recovery.items()},
+            **{column: line.labels.get(name, {}).get(measure) for column, (name, measure) in of_labels.items()},
         }
         for name, (mean, low, high) in line.gains.items():
             row |= {f"{name}_gain": mean, f"{name}_low": low, f"{name}_high": high}
@@ -189,31 +206,36 @@ def table(board: Board) -> tuple[list[str], list[dict[str, Any]]]:
     return columns, rows
 
 
-def _order(line: Line) -> float:
+def labels_of(board: Board) -> list[str]:
+    """Return the names of all labels in the order of their values."""
+    return list(dict.fromkeys(name for line in board.lines for name in line.labels))
+
+
+def _order(line: Line, ranked_by: str) -> float:
     if line.validation is not None:
         return line.validation
-    return line.means.get(CHOSEN_BY, float("-inf"))
+    return line.means.get(ranked_by, float("-inf"))
 
 
-def _line(each: Scored, split: str, baseline: Scored | None) -> Line:
+def _line(each: Scored, split: str, baseline: Scored | None, kind: Kind, ranked_by: str) -> Line:
     name = str(each.about["system"])
     if each.about["status"] != "ok":
         return Line(name, each.about)
-    mine = {measure: _by_subject(each.rows, split, measure) for measure in (*MEASURES, *HONESTY)}
+    mine = {measure: _by_subject(each.rows, split, measure) for measure in (*kind.measures, *kind.further)}
     gains = {}
     if baseline is not None and baseline is not each:
         # The same images by both: a model that is not for some of them would be held against the others.
         common = {row["image"] for row in each.rows} & {row["image"] for row in baseline.rows}
         pair = [[row for row in one.rows if row["image"] in common] for one in (each, baseline)]
-        for measure in MEASURES:
+        for measure in kind.measures:
             ours, theirs = (_by_subject(rows, split, measure) for rows in pair)
             both = sorted(set(ours) & set(theirs))
             values = np.array([(ours[one], theirs[one]) for one in both]).reshape(-1, 2)
             values = values[np.isfinite(values).all(axis=1)]
             if len(values):
                 gains[measure] = paired_interval(values[:, 0], values[:, 1])
-    validation = _by_subject(each.rows, "validation", CHOSEN_BY)
-    voxels = sum(float(row["megavoxels"]) for row in each.rows)
+    validation = _by_subject(each.rows, "validation", ranked_by)
+    counted = sum(float(row["megavoxels"]) for row in each.rows) if kind.each == "megavoxels" else len(each.rows)
     groups: dict[tuple[float, float], list[float]] = {}
     for row in each.lesions:
         groups.setdefault((float(row["diameter_mm"]), float(row["contrast"])), []).append(float(row["recovery"]))
@@ -226,9 +248,21 @@ def _line(each: Scored, split: str, baseline: Scored | None) -> Line:
         sum(row["split"] == split for row in each.rows),
         float(np.mean(list(validation.values()))) if validation else None,
         sum(row["split"] == "validation" for row in each.rows),
-        sum(float(row["cpu_s"]) for row in each.rows) / voxels if voxels else None,
+        sum(float(row["cpu_s"]) for row in each.rows) / counted if counted else None,
         {size: float(np.mean(values)) for size, values in sorted(groups.items())},
+        _by_label(each.labels, split),
     )
+
+
+def _by_label(rows: Sequence[Mapping[str, str]], split: str) -> dict[str, dict[str, float]]:
+    """Return the means over subjects of the measures of each label, by its name, labels in the order of their values."""
+    names = {int(row["label"]): row["name"] for row in rows}
+    found: dict[str, dict[str, float]] = {}
+    for label, name in sorted(names.items()):
+        own = [row for row in rows if int(row["label"]) == label]
+        means = {measure: list(_by_subject(own, split, measure).values()) for measure in LABEL_MEASURES}
+        found[name] = {measure: float(np.mean(values)) for measure, values in means.items() if values}
+    return found
 
 
 def _by_subject(rows: Sequence[Mapping[str, str]], split: str, measure: str) -> dict[str, float]:

@@ -181,18 +181,29 @@ def _thick(image: Image, asked: Mapping[str, Any], settings: Mapping[str, Any]) 
     return Pair(_as_image(image, thick, coarse), array, kept, inside, low, high, noise, degrade, start, axis)
 
 
-def _cut(array: np.ndarray, affine: np.ndarray, edges: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return a box of an array around the middle of its foreground, and its affine."""
+def box_of(array: np.ndarray, edge: int | Sequence[int]) -> tuple[slice, slice, slice]:
+    """Return the box of an array that is looked at, around the middle of its foreground (`edges_of`)."""
     inside = foreground(array)
-    starts = []
-    for axis, (size, edge) in enumerate(zip(array.shape, edges, strict=True)):
+    box = []
+    for axis, (size, length) in enumerate(zip(array.shape, edges_of(edge), strict=True)):
         filled = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
         middle = (int(filled[0]) + int(filled[-1]) + 1) // 2 if filled.size else size // 2
-        starts.append(min(max(0, middle - edge // 2), max(0, size - edge)))
-    moved = np.array(affine, dtype=np.float64)
-    moved[:3, 3] += moved[:3, :3] @ np.array(starts)
-    box = tuple(slice(start, start + edge) for start, edge in zip(starts, edges, strict=True))
-    return np.ascontiguousarray(array[box]), moved
+        start = min(max(0, middle - length // 2), max(0, size - length))
+        box.append(slice(start, start + length))
+    return box[0], box[1], box[2]
+
+
+def moved(affine: np.ndarray, box: Sequence[slice]) -> np.ndarray:
+    """Return the affine of a box of an array."""
+    found = np.array(affine, dtype=np.float64)
+    found[:3, 3] += found[:3, :3] @ np.array([each.start for each in box])
+    return found
+
+
+def _cut(array: np.ndarray, affine: np.ndarray, edges: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return a box of an array around the middle of its foreground, and its affine."""
+    box = box_of(array, edges)
+    return np.ascontiguousarray(array[box]), moved(affine, box)
 
 
 def _as_image(image: Image, array: np.ndarray, affine: np.ndarray) -> Image:

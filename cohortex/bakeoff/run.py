@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from cohortex.allocator import keep_freed_memory
-from cohortex.bakeoff import page
+from cohortex.bakeoff import labelled, page, registered
 from cohortex.bakeoff.adjust import Material, run_search
+from cohortex.bakeoff.kinds import KINDS
 from cohortex.bakeoff.pairs import Pair, boxed, chosen, make_pair
 from cohortex.bakeoff.restore import restorer
-from cohortex.bakeoff.score import COLUMNS, LESION_COLUMNS, score
+from cohortex.bakeoff.score import LESION_COLUMNS, score
 from cohortex.bakeoff.systems import System, adjusted, system_from
 from cohortex.bakeoff.train import told_of_model, train_system
 from cohortex.blocks import Plan, planned
@@ -79,13 +80,26 @@ def cohort_images(folders: Sequence[str], records: Sequence[str], work: Path) ->
 def looked_at(images: Sequence[Image], system: System, asked: Mapping[str, Any]) -> list[Image]:
     """Return the images of a training: of validation subjects those boxes alone that the bake-off looks at, which is what its time is for.
 
-    A network that looks at a further contrast has that of their subjects, too, whole.
+    A network that looks at a further contrast has that of their subjects, too, whole. Of `segment` it is labelled scans, and labels.
     """
+    if system.task == "regseg":
+        return list(images)
+    if system.task == "segment":
+        return labelled.looked_at(images, asked)
     boxes = {image.id: boxed(image, asked["edge"]) for image in chosen(images, asked, ("validation",))}
     further = {str(settings["reference"]) for settings in system.section.values() if settings.get("reference")}
     beside = {image.subject for image in boxes.values()} if further else set()
     kept = [boxes.get(image.id, image) for image in images]
     return [i for i in kept if i.row["split"] == "train" or i.id in boxes or (i.subject in beside and i.modality in further)]
+
+
+def compared(images: Sequence[Image], config: dict[str, Any], task: str, seed: int) -> tuple[Sequence[Any], dict[str, str]]:
+    """Return what the systems of a task are compared on, of validation and test subjects, and why images are not among it."""
+    if task == "segment":
+        return labelled.cases_of(images, config["bakeoff"][task])
+    if task == "regseg":
+        return registered.cases_of(images, config["regseg"], config["bakeoff"][task])
+    return pairs_of(images, config, task, seed)
 
 
 def pairs_of(images: Sequence[Image], config: dict[str, Any], task: str, seed: int) -> tuple[list[Pair], dict[str, str]]:
@@ -108,7 +122,7 @@ def pairs_of(images: Sequence[Image], config: dict[str, Any], task: str, seed: i
 
 
 def score_system(
-    system: System, folder: Path | None, trained: dict[str, Any], pairs: Sequence[Pair], config: dict[str, Any], seed: int, device: str
+    system: System, folder: Path | None, trained: dict[str, Any], pairs: Sequence[Any], config: dict[str, Any], seed: int, device: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]], dict[str, np.ndarray]]:
     """Return what is written down of a system that was scored; one that fails is told of, and the others go on.
 
@@ -116,8 +130,8 @@ def score_system(
     -------
     about : dict
         `trained`, with ``status`` ok or failed, ``reason``, and ``left_out``, the images that it is not for.
-    rows, lesions, pictures
-        See `cohortex.bakeoff.score.score`; empty where it failed.
+    rows, details, pictures
+        See `score` of `cohortex.bakeoff.score`, `labelled` and `registered`; empty where it failed.
     """
     about = {"system": system.name, "kind": system.kind, "status": "ok", "reason": "", **trained}
     if about["status"] != "ok":
@@ -126,9 +140,16 @@ def score_system(
     try:
         if folder is not None and "parameters" not in about:
             about |= told_of_model(folder)
-        for_pair = restorer(system, folder, device, int(asked.get("factor", 1)), seed)
-        rows, lesions, pictures, left_out = score(pairs, for_pair, asked, seed)
-        return about | {"left_out": left_out}, rows, lesions, pictures
+        if system.task == "segment":
+            assert folder is not None, "what segments is a network"
+            label = labelled.labeller(system, folder, config, device, seed)
+            rows, details, pictures, left_out = labelled.score(pairs, label, asked["labels"])
+        elif system.task == "regseg":
+            rows, details, pictures, left_out = registered.score(pairs, system, folder, device, seed)
+        else:
+            for_pair = restorer(system, folder, device, int(asked.get("factor", 1)), seed)
+            rows, details, pictures, left_out = score(pairs, for_pair, asked, seed)
+        return about | {"left_out": left_out}, rows, details, pictures
     except Interrupted:
         raise
     except Exception as error:
@@ -164,16 +185,21 @@ def _score(snakemake: Any, config: dict[str, Any], task: str, work: Path) -> Non
     elif system.kind == "network":
         folder = Path(snakemake.params.model)
     seed = seed_for(config["seed"], task, "bakeoff")
-    pairs, without = pairs_of(cohort_images(list(snakemake.input.images), list(snakemake.input.before), work), config, task, seed)
+    images = cohort_images(list(snakemake.input.images), list(snakemake.input.before), work)
+    pairs, without = compared(images, config, task, seed)
     device = choose_device(snakemake.resources.get("device", "auto")) if system.kind == "network" else "cpu"
-    about, rows, lesions, pictures = score_system(system, folder, trained, pairs, config, seed, device)
+    about, rows, details, pictures = score_system(system, folder, trained, pairs, config, seed, device)
     about |= {"score_threads": snakemake.threads, "score_device": device, "without": without}
-    about |= {"simulated": any(pair.image.row.get("site") == DEMO_SITE for pair in pairs)}
+    seen = {row["subject"] for row in rows}
+    about |= {"simulated": any(image.subject in seen and image.row.get("site") == DEMO_SITE for image in images)}
     with atomic_path(Path(snakemake.output[0])) as temporary:
         temporary.mkdir()
         write_json(temporary / "about.json", about)
-        write_table(temporary / "measures.tsv", COLUMNS, rows)
-        write_table(temporary / "lesions.tsv", LESION_COLUMNS, lesions)
+        write_table(temporary / "measures.tsv", KINDS[task].columns, rows)
+        if KINDS[task].labels:
+            write_table(temporary / "labels.tsv", labelled.LABEL_COLUMNS, details)
+        else:
+            write_table(temporary / "lesions.tsv", LESION_COLUMNS, details)
         np.savez_compressed(temporary / "pictures.npz", **pictures)  # pyright: ignore[reportArgumentType]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cohortex.bakeoff.kinds import KINDS
 from cohortex.bakeoff.pairs import Pair
 from cohortex.errors import Refused, Skip
 from cohortex.measures import honesty
@@ -18,19 +19,9 @@ from cohortex.measures.texture import LOG_WIDTH, hfen, noise_power_spectrum, spe
 
 LOG = logging.getLogger("cohortex.bakeoff")
 
-MEASURES: dict[str, tuple[str, bool]] = {
-    "psnr": ("PSNR dB", True),
-    "ssim": ("SSIM", True),
-    "ms_ssim": ("MS-SSIM", True),
-    "hfen": ("HFEN", False),
-    "nps_distance": ("NPS distance", False),
-}
-"""Heading of each measure of the leaderboard, and whether more is better."""
+MEASURES = KINDS["denoise"].measures
+"""Those of both restorations."""
 
-COLUMNS = (
-    *("subject", "image", "modality", "split", *MEASURES, "cpu_s", "megavoxels", "image_correlation", "edge_correlation"),
-    *("removed_share", "whiteness", "slice_error"),
-)
 LONG_S = 5.0
 """CPU seconds of an image beside which those of a first time are nothing."""
 
@@ -109,7 +100,8 @@ def score(
     Returns
     -------
     rows, lesions : list of dict
-        Columns `COLUMNS` and `LESION_COLUMNS`; lesions are planted in the images of test subjects (of all, where there are none).
+        Columns of the kind (`cohortex.bakeoff.kinds`) and `LESION_COLUMNS`; lesions are planted in the images of test subjects (of
+        all, where there are none).
     pictures : dict
         ``truth``, ``start`` and ``result``: the middle slice of the first test pair (of another modality than CT where there is one)
         in the range of the pair, (rows, columns).
@@ -132,10 +124,7 @@ def score(
         restore = for_pair(pair)
         degraded = pair.image.volume.array(np.float32)
         try:
-            result, cpu_s = _timed(restore, degraded)
-            if not rows and cpu_s < LONG_S:
-                # The first time does not count: kernels are compiled, memory is taken.
-                result, cpu_s = _timed(restore, degraded)
+            result, cpu_s = timed(lambda run=restore, given=degraded: run(given), first=not rows)
         except Skip as reason:
             left_out[pair.image.id] = str(reason)
             continue
@@ -151,11 +140,15 @@ def score(
     return rows, lesions, pictures, left_out
 
 
-def _timed(restore: Callable[[np.ndarray], np.ndarray], degraded: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return a result, and the CPU seconds that it took."""
+def timed(work: Callable[[], Any], first: bool, long_s: float | None = None) -> tuple[Any, float]:
+    """Return a result, and the CPU seconds that it took; the first time does not count if it took less than `long_s` (`LONG_S`).
+
+    Then kernels are compiled and memory is taken.
+    """
     started = time.process_time()
-    result = restore(degraded)
-    return result, time.process_time() - started
+    result = work()
+    took = time.process_time() - started
+    return timed(work, False) if first and took < (LONG_S if long_s is None else long_s) else (result, took)
 
 
 def shown(pair: Pair, array: np.ndarray) -> np.ndarray:

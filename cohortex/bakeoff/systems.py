@@ -21,11 +21,17 @@ from cohortex.resources import MARGIN_MB, MARGIN_S, Ask, Load, needs
 from cohortex.schema import read_schema
 from cohortex.tables import read_table
 
-TASKS = ("denoise", "superresolve")
-"""The stages that have a bake-off."""
+TASKS = ("denoise", "superresolve", "segment", "regseg")
+"""The tasks that have a bake-off."""
 
-NOTHING = {"denoise": "noisy", "superresolve": "linear"}
-"""What doing nothing is called: the noisy image, the slices interpolated along straight lines."""
+NOTHING = {"denoise": "noisy", "superresolve": "linear", "regseg": "affine"}
+"""What doing nothing is called: the noisy image, the slices interpolated along straight lines, the affine start alone."""
+
+PLANNED = "planned_unet"
+"""The network that configures itself by the images: in a bake-off of `segment` it always runs."""
+
+SECTIONS = {"segment": ("regseg",), "regseg": ("regseg",)}
+"""Sections of the configuration that a task's systems depend on; of the others those of both restorations."""
 
 Kind = Literal["network", "method", "filter", "nothing"]
 
@@ -43,7 +49,8 @@ class System:
     kind : {"network", "method", "filter", "nothing"}
         A network of the registry, a method of the stage that needs no weights, a filter of `cohortex.filters`, or nothing.
     section : mapping
-        Settings of the stage (``default`` and entries by modality) for networks and methods, parameters of a filter.
+        Settings of the stage (``default`` and entries by modality) for networks and methods, parameters of a filter. Of `segment`, which is
+        no stage, what `cohortex.training.segment.train_segment` takes.
     """
 
     task: str
@@ -78,7 +85,7 @@ def systems_of(config: Mapping[str, Any], task: str) -> list[System]:
     ----------
     config : mapping
         The whole checked configuration.
-    task : {"denoise", "superresolve"}
+    task : {"denoise", "superresolve", "segment", "regseg"}
 
     Raises
     ------
@@ -86,10 +93,12 @@ def systems_of(config: Mapping[str, Any], task: str) -> list[System]:
         For a name that is no system of the task (with the nearest one), or one that stands twice with other settings.
     """
     asked = config["bakeoff"][task]
+    baselines, own = asked.get("baselines", []), {_name(entry) for entry in asked["candidates"]}
+    always = [NOTHING[task]] if task in NOTHING else [PLANNED] if PLANNED not in own else []
     against = asked["against"]
-    named = [*asked["baselines"], *([against] if against not in map(_name, [*asked["baselines"], *asked["candidates"]]) else [])]
+    named = [*baselines, *([against] if against not in {*map(_name, baselines), *always} | own else [])]
     found: dict[str, System] = {}
-    for entry in [NOTHING[task], *named, *asked["candidates"]]:
+    for entry in [*always, *named, *asked["candidates"]]:
         system = _system(config, task, entry)
         if system != found.setdefault(system.name, system):
             raise Refused(f"bakeoff.{task} names {system.name} twice with different settings; give one of them another name.")
@@ -127,6 +136,8 @@ def _name(entry: str | Mapping[str, Any]) -> str:
 def _system(config: Mapping[str, Any], task: str, entry: str | Mapping[str, Any]) -> System:
     name = _name(entry)
     own = dict((entry[name] if isinstance(entry, Mapping) else None) or {})
+    if task in ("segment", "regseg"):
+        return (_segmenter if task == "segment" else _joint)(config, name, own)
     networks, filters = {each.name for each in entries(task)}, set(filter_names()) if task == "denoise" else set()
     methods = set(read_schema(f"stages/{task}.json")["properties"]["method"]["enum"]) - networks - {"none"}
     if name == NOTHING[task] and not own:
@@ -135,9 +146,7 @@ def _system(config: Mapping[str, Any], task: str, entry: str | Mapping[str, Any]
         return System(task, name, "filter", own)
     method = str(own.get("method", name))
     if method not in networks | methods:
-        known = sorted({*networks, *methods, *filters, NOTHING[task]})
-        near = difflib.get_close_matches(method, known, 1)
-        raise Refused(f"bakeoff.{task} names {method}, " + (f"did you mean {near[0]}?" if near else f"but there are: {', '.join(known)}."))
+        raise _unknown(task, method, {*networks, *methods, *filters, NOTHING[task]})
     section = {
         modality: {key: value for key, value in settings.items() if modality == "default" or key not in CHOICE}
         for modality, settings in config.get(task, {}).items()
@@ -152,6 +161,68 @@ def _system(config: Mapping[str, Any], task: str, entry: str | Mapping[str, Any]
         return System(task, name, "network", {**section, "default": base})
     base.pop("training", None)
     return System(task, name, "method", {**section, "default": {**base, "weights": None, **own, "method": method}})
+
+
+def _segmenter(config: Mapping[str, Any], name: str, own: Mapping[str, Any]) -> System:
+    """Return a network of the task `segment`, trained, or a model folder that segments."""
+    asked = config["bakeoff"]["segment"]
+    # A model folder says itself which network it is.
+    network = str(own.get("network", "" if own.get("weights", "train") != "train" else name))
+    known = {each.name: each for each in entries("segment")}
+    if network and network not in known:
+        raise _unknown("segment", network, set(known))
+    # What its paper lets shrink, a training here does not: labels are as large as the image.
+    fixed = {"valid": False} if network and "valid" in known[network].options else {}
+    options = {**fixed, **own.get("training", {}).get("options", {})}
+    training = {**own.get("training", {}), **{key: asked["training"][key] for key in ("steps", "minutes")}}
+    training = {**{key: value for key, value in asked["training"].items() if value is not None}, **training, "options": options}
+    default = {"network": network, "weights": "train", "labels": asked["labels"], **own, "training": training}
+    return System("segment", name, "network", {"default": default})
+
+
+def _joint(config: Mapping[str, Any], name: str, own: Mapping[str, Any]) -> System:
+    """Return a way to bring pairs together: the affine start alone, a method of the stage `regseg`, or a jointly trained model."""
+    asked, networks = config["bakeoff"]["regseg"], {each.name for each in entries("regseg")}
+    methods = set(read_schema("stages/regseg.json")["properties"]["deformable"]["properties"]["method"]["enum"]) - {"network", "none"}
+    base = config["regseg"]["default"]
+    section = {
+        modality: {key: value for key, value in settings.items() if key not in (*CHOICE, "deformable")}
+        for modality, settings in config["regseg"].items()
+    }
+    method = str(own.get("deformable", {}).get("method", name if name in methods else "network"))
+    if name == NOTHING["regseg"] or method == "none":
+        found = _over(base, {**own, "weights": None, "deformable": {"method": "none"}})
+        return System("regseg", name, "nothing" if name == NOTHING["regseg"] else "method", {**section, "default": found})
+    if method in methods:
+        found = _over(base, {**own, "weights": None, "deformable": {**own.get("deformable", {}), "method": method}})
+        return System("regseg", name, "method", {**section, "default": found})
+    given = own.get("network", {}).get("name", name if name in networks or not own else base["network"]["name"])
+    if given not in networks:
+        raise _unknown("regseg", given, networks | methods | {NOTHING["regseg"]})
+    mine = (
+        {"name": given, "options": own.get("network", {}).get("options", {})} if own.get("network") or name in networks else base["network"]
+    )
+    # A pair that its network is not for is left out: what stands in for it would be another system.
+    deformable = {**own.get("deformable", {}), "method": "network", "otherwise": "none"}
+    training = {**base["training"], **asked["training"], **own.get("training", {}), "minutes": asked["training"]["minutes"]}
+    found = _over(base, {"weights": "train", **own, "deformable": deformable})
+    return System("regseg", name, "network", {**section, "default": {**found, "network": mine, "training": training}})
+
+
+def _over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings laid over others, mapping by mapping."""
+    found = dict(base)
+    for key, value in own.items():
+        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping) and key not in ("network", "segment_network", "labels")
+        found[key] = _over(found[key], value) if both else value
+    return found
+
+
+def _unknown(task: str, name: str, known: set[str]) -> Refused:
+    near = difflib.get_close_matches(name, sorted(known), 1)
+    return Refused(
+        f"bakeoff.{task} names {name}, " + (f"did you mean {near[0]}?" if near else f"but there are: {', '.join(sorted(known))}.")
+    )
 
 
 def _at_factor(network: str, factor: int) -> dict[str, int]:
@@ -178,13 +249,20 @@ def check_splits(config: Mapping[str, Any], task: str) -> None:
     Refused
         Naming what is missing.
     """
-    splits = {row["split"] for row in read_table(Path(config["work"]) / "cohort" / "cohort.tsv")}
+    rows = read_table(Path(config["work"]) / "cohort" / "cohort.tsv")
+    splits = {row["split"] for row in rows}
     trained = [system.name for system in systems_of(config, task) if system.trains]
     mend = "give a column split, or more subjects (of the demo: demo.split)"
     if trained and "train" not in splits:
         raise Refused(f"the bake-off of {task} trains {', '.join(trained)}, but the cohort has no training subjects; {mend}.")
     if not splits & {"validation", "test"}:
         raise Refused(f"the bake-off of {task} compares on validation and test subjects, and the cohort has none; {mend}.")
+    labelled = {row["split"] for row in rows if row["role"] == "labels"}
+    add = "list labels in the cohort's table (role labels), or as BIDS derivatives (of the demo: demo.labelled)"
+    if task in SECTIONS and trained and "train" not in labelled:
+        raise Refused(f"the bake-off of {task} trains {', '.join(trained)}, but no training subject has labels; {add}.")
+    if task == "segment" and not labelled & {"validation", "test"}:
+        raise Refused(f"the bake-off of segment compares with labels, and no validation or test subject has any; {add}.")
 
 
 # --- what its jobs ask for ---------------------------------------------------------------------------------------
@@ -205,12 +283,14 @@ def ask_bakeoff(config: Mapping[str, Any], task: str, load: Load, trained: float
     trained, scored : float
         How many trainings it makes, and how often it restores all the images that are looked at.
     """
-    asked, need = config["bakeoff"][task], needs()["train", task]
+    # `segment` holds what the joint training does of its labelled images.
+    asked, need = config["bakeoff"][task], needs()["train", "regseg" if task in SECTIONS else task]
     looked = 2 * asked["images"]
     every = sum(part.images for part in load.parts)
     held_mb = sum(part.total_mb for part in load.parts) * min(1.0, 48 / max(every, 1)) if trained else 0.0
     largest_mb = max((part.largest_mb for part in load.parts), default=0.0)
-    voxels = prod(edges_of(asked["edge"]))
+    edge = asked.get("edge")
+    voxels = prod(edges_of(edge)) if edge is not None else 1e6 * largest_mb / 4
     cut_mb = 4e-6 * voxels
     memory = need.base_mb + need.held * held_mb + 12 * largest_mb + 40 * cut_mb
     # The slowest systems take some 200 s a million voxels on one core; each image is restored with and without lesions.
@@ -228,7 +308,7 @@ def adjusted(config: Mapping[str, Any], task: str) -> tuple[System, list[dict[st
     Refused
         For a system that there is not, or a setting that it does not have.
     """
-    asked = config["bakeoff"][task]["adjust"]
+    asked = config["bakeoff"][task].get("adjust")
     if asked is None:
         return None
     system = system_named(config, task, asked["system"])

@@ -13,7 +13,7 @@ from typing import Any
 from cohortex.bakeoff.systems import System
 from cohortex.items import Image
 from cohortex.models import registry
-from cohortex.models.folder import read_card
+from cohortex.models.folder import load_network, read_card
 from cohortex.publish import write_json
 from cohortex.training.limit import Interrupted
 
@@ -56,12 +56,19 @@ def cost_of(folder: Path) -> dict[str, float]:
 def told_of_model(folder: Path) -> dict[str, Any]:
     """Return what the leaderboard says of a model folder: parameters, steps that were taken, and what ended them."""
     card = read_card(folder)
-    network = registry.build(card["task"], card["network"], **card.get("options", {}))
     recipe = card.get("recipe", {})
+    done, ended = recipe.get("steps_done"), recipe.get("stopped", "")
+    if card["task"] == "regseg":
+        # its networks learn in turns: said are the steps of the one that registers
+        done = recipe.get("run", {}).get("steps", {}).get("register")
+        ended = "minutes" if recipe.get("out_of_time") else ""
+        parameters = sum(each.numel() for part in card.get("parts", {}) for each in load_network(folder, "cpu", part).parameters())
+    else:
+        parameters = registry.count_parameters(registry.build(card["task"], card["network"], **card.get("options", {})))
     return {
-        "parameters": registry.count_parameters(network),
-        "steps_done": recipe.get("steps_done"),
-        "stopped": recipe.get("stopped", ""),
+        "parameters": parameters,
+        "steps_done": done,
+        "stopped": ended,
         "sha256": card["sha256"],
     }
 

@@ -38,6 +38,33 @@ def iou(a: ArrayLike, b: ArrayLike, labels: Sequence[int] | None = None) -> dict
     return {label: _ratio(both, na + nb - both) for label, (both, na, nb) in _counts(a, b, labels).items()}
 
 
+def overlaps(a: ArrayLike, b: ArrayLike, labels: Sequence[int] | None = None) -> dict[int, dict[str, float]]:
+    """Return all measures of overlap of every label, voxels being counted once.
+
+    Parameters
+    ----------
+    a, b : array-likes of the same shape
+        The truth and the result; may be lazy.
+    labels : sequence of int, optional
+        By default all that occur.
+
+    Returns
+    -------
+    dict
+        Label to ``dice``, ``iou``, ``recall`` (share of the truth that the result has) and ``precision`` (share of the result that is
+        true). NaN where neither map has the label; recall also where the truth has not, precision where the result has not.
+    """
+    return {
+        label: {
+            "dice": _ratio(2 * both, na + nb),
+            "iou": _ratio(both, na + nb - both),
+            "recall": _ratio(both, na),
+            "precision": _ratio(both, nb),
+        }
+        for label, (both, na, nb) in _counts(a, b, labels).items()
+    }
+
+
 def mean_of(values: dict[int, float]) -> float:
     """Return the mean over the labels that have a value; NaN when none has."""
     known = [v for v in values.values() if not np.isnan(v)]
@@ -68,6 +95,26 @@ def average_surface_distance_mm(a: np.ndarray, b: np.ndarray, spacing: Sequence[
     """Return the mean distance between two surfaces in mm over both directions; parameters and empty masks as in `hausdorff95_mm`."""
     apart = _surface_distances(a, b, spacing)
     return float(np.concatenate(apart).mean()) if isinstance(apart, tuple) else apart
+
+
+def surface_distances_mm(a: np.ndarray, b: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
+    """Return all measures of the distance of two surfaces in mm, which are looked for once.
+
+    Returns
+    -------
+    dict
+        ``hd95`` (`hausdorff95_mm`), ``asd`` (`average_surface_distance_mm`) and ``mhd``, the larger of both directions' means (the modified
+        Hausdorff distance of Dubuisson and Jain, ICPR 1994). Parameters and empty masks as in `hausdorff95_mm`.
+    """
+    apart = _surface_distances(a, b, spacing)
+    if not isinstance(apart, tuple):
+        return dict.fromkeys(("hd95", "asd", "mhd"), apart)
+    there, back = apart
+    return {
+        "hd95": float(max(np.percentile(there, 95), np.percentile(back, 95))),
+        "asd": float(np.concatenate(apart).mean()),
+        "mhd": float(max(there.mean(), back.mean())),
+    }
 
 
 def volumes_ml(labels: ArrayLike, spacing: Sequence[float]) -> dict[int, float]:

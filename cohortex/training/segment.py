@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cohortex.blocks import at_hand
 from cohortex.errors import Refused
 from cohortex.items import Image, settings_for
 from cohortex.measures.intervals import bootstrap_interval
@@ -24,12 +23,15 @@ from cohortex.training import cards
 from cohortex.training.segment_data import (
     Labelled,
     classes_of,
+    grid_of,
+    known_of,
     labelled_pairs,
     most_common,
     names_of,
     plan_of,
     prepared,
     sampler_of,
+    standardised,
 )
 from cohortex.volume import ArrayLike
 
@@ -230,21 +232,22 @@ def labels_of(
     return made
 
 
+def segmented(network: nn.Module, image: Image, how: Plan, across: int | None, patch: Sequence[int], device: str = "cpu") -> np.ndarray:
+    """Return the labels of an image on its own grid, (X, Y, Z): it is put on the plan's grid, labelled there, and the labels come back."""
+    grid, volume = grid_of(image, how), image.volume
+    said = labels_of(network, standardised(image, how, grid), how, across, patch, device)
+    own = Grid((volume.shape[0], volume.shape[1], volume.shape[2]), volume.affine)
+    return np.asarray(resample(said, grid.affine, own, mode="nearest"))
+
+
 def scores(
     network: nn.Module, items: Sequence[Labelled], how: Plan, across: int | None, patch: Sequence[int], device: str
 ) -> list[dict[str, Any]]:
     """Return for each image, on its own grid, its subject and the Dice and IoU of each label."""
     rows = []
     for item in items:
-        said = labels_of(network, item.values, how, across, patch, device)
-        volume = item.image.volume
-        own = Grid((volume.shape[0], volume.shape[1], volume.shape[2]), volume.affine)
-        back = resample(said, item.grid.affine, own, mode="nearest")
-        theirs = item.labels.volume
-        # labels that lie on another grid than their image
-        same = theirs.shape == volume.shape and np.allclose(theirs.affine, volume.affine, atol=1e-3)
-        true = at_hand(theirs.data, theirs.data.dtype)[0] if same else resample(theirs.data, theirs.affine, own, mode="nearest", outside=0)
-        labels = range(1, how.classes)
+        back = segmented(network, item.image, how, across, patch, device)
+        true, labels = known_of(item.image, item.labels), range(1, how.classes)
         rows.append({"subject": item.image.subject, "dice": dice(true, back, labels), "iou": iou(true, back, labels)})
     return rows
 

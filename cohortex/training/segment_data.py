@@ -12,7 +12,7 @@ from cohortex.blocks import Box, at_hand, over_blocks, read_block
 from cohortex.errors import Refused
 from cohortex.items import Image
 from cohortex.lazy import Elementwise
-from cohortex.models.regseg.grid import Grid, looked
+from cohortex.models.regseg.grid import Grid, looked, resample
 from cohortex.models.segment.plan import Plan, fingerprint, plan
 from cohortex.survey import survey
 from cohortex.training.augment import Ranges, vary
@@ -185,6 +185,15 @@ def draw_patch(item: Labelled, patch: Sequence[int], across: int | None, rng: np
         image, labels = image.squeeze(across), labels.squeeze(across)
     image, labels, _ = vary(np.asarray(image, np.float32), np.asarray(labels), VARIED, rng)
     return image[None], labels[None].astype(np.int64)
+
+
+def known_of(image: Image, labels: Image) -> np.ndarray:
+    """Return the labels of an image on its own grid, (X, Y, Z); those that lie on another one are taken from the nearest voxel."""
+    volume, theirs = image.volume, labels.volume
+    if theirs.shape == volume.shape and np.allclose(theirs.affine, volume.affine, atol=1e-3):
+        return np.asarray(at_hand(theirs.data, theirs.data.dtype)[0][...])
+    own = Grid((volume.shape[0], volume.shape[1], volume.shape[2]), volume.affine)
+    return np.asarray(resample(theirs.data, theirs.affine, own, mode="nearest", outside=0))
 
 
 def sampler_of(items: Sequence[Labelled], patch: Sequence[int], across: int | None) -> Any:

@@ -318,7 +318,7 @@ def test_validation_subjects_choose_and_test_subjects_give_the_figures():
     right, tempting, _ = board.lines
     assert right.means["psnr"] == 30 and right.validation == 33 and right.subjects == 3
     assert right.gains["psnr"] == pytest.approx((-1, -1, -1)) and tempting.gains["psnr"][0] == pytest.approx(10)
-    assert right.seconds_a_megavoxel == 4
+    assert right.cost_s == 4
     assert right.recovery == {(4.0, 3.0): pytest.approx(0.6)}
 
 

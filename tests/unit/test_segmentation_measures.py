@@ -5,7 +5,16 @@ import math
 import numpy as np
 import pytest
 
-from cohortex.measures.segmentation import average_surface_distance_mm, dice, hausdorff95_mm, iou, mean_of, volumes_ml
+from cohortex.measures.segmentation import (
+    average_surface_distance_mm,
+    dice,
+    hausdorff95_mm,
+    iou,
+    mean_of,
+    overlaps,
+    surface_distances_mm,
+    volumes_ml,
+)
 
 
 def sphere(radius_mm: float, spacing=(1.0, 1.5, 2.0), shift_mm: float = 0.0) -> np.ndarray:
@@ -50,3 +59,32 @@ def test_empty_masks_have_no_distance_and_one_empty_mask_is_infinitely_far():
 
 def test_volumes_are_millilitres():
     assert volumes_ml(np.array([[[1, 1, 0, 3]]]), (10.0, 10.0, 5.0)) == {1: 1.0, 3: 0.5}
+
+
+def test_all_overlaps_are_those_that_are_counted_one_by_one():
+    truth, result = np.array([1, 1, 1, 1, 0, 2, 0, 4]), np.array([1, 1, 1, 0, 1, 0, 3, 4])
+    found = overlaps(truth, result, [1, 2, 3, 4, 5])
+    assert {label: each["dice"] for label, each in found.items() if label < 5} == dice(truth, result)
+    assert {label: each["iou"] for label, each in found.items() if label < 5} == iou(truth, result)
+    assert (found[1]["recall"], found[1]["precision"]) == (3 / 4, 3 / 4)
+    assert found[2]["recall"] == 0 and math.isnan(found[2]["precision"]), "the result has none of it"
+    assert found[3]["precision"] == 0 and math.isnan(found[3]["recall"]), "the truth has none of it"
+    assert all(math.isnan(value) for value in found[5].values())
+    wide = overlaps(np.array([1, 0, 0, 0]), np.array([1, 1, 1, 1]))[1]
+    assert (wide["recall"], wide["precision"]) == (1, 1 / 4)
+
+
+def test_all_distances_are_those_that_are_measured_one_by_one():
+    spacing = (1.0, 1.5, 2.0)
+    a, b = sphere(12), sphere(15, shift_mm=3.0)
+    found = surface_distances_mm(a, b, spacing)
+    assert found["hd95"] == hausdorff95_mm(a, b, spacing) and found["asd"] == average_surface_distance_mm(a, b, spacing)
+    assert found["asd"] <= found["mhd"] <= found["hd95"]
+    # two plates of one voxel, one of them twice as long: every voxel of the short one has the other 3 mm below it
+    plates = np.zeros((2, 30, 9, 9), bool)
+    plates[0, :10, 2, :], plates[1, :20, 4, :] = True, True
+    there = np.mean([3.0] * 10)
+    back = np.mean([3.0] * 10 + [math.hypot(3.0, k) for k in range(1, 11)])
+    assert surface_distances_mm(plates[0], plates[1], spacing)["mhd"] == pytest.approx(max(there, back))
+    assert set(surface_distances_mm(a, 0 * b, spacing).values()) == {math.inf}
+    assert all(math.isnan(value) for value in surface_distances_mm(0 * a, 0 * b, spacing).values())

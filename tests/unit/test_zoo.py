@@ -34,6 +34,21 @@ def test_every_network_of_the_registry_and_every_shipped_folder_is_a_candidate(r
         assert all(system.section["default"]["training"]["steps"] == 5 for system in found if system.trains)
 
 
+@pytest.mark.parametrize("task", zoo.LABELLED)
+def test_networks_with_labels_are_candidates_on_the_simulated_heads(root, task):
+    asked = zoo.settings_of(Namespace(**{**vars(GIVEN), "tasks": [task]}), "demo")
+    assert asked["demo"]["labelled"] == 1 and asked["stages"] == ["acquire", "regseg", "export"]
+    shipped = yaml.safe_load((root / "config.yaml").read_text())
+    bakeoff = shipped["bakeoff"][task] | asked.pop("bakeoff")[task]
+    config = check_config({**shipped, **asked, "bakeoff": {**shipped["bakeoff"], task: bakeoff}})
+    found = {system.name: system for system in systems_of(config, task)}
+    assert {entry.name for entry in entries(task)} <= {name for name, system in found.items() if system.trains}
+    assert found["heads_shipped"].weights == "zoo/regseg/heads" and bakeoff["against"] in found
+    if task == "segment":
+        assert len(found) > 15 and {system.section["default"]["training"]["steps"] for system in found.values()} == {5}
+        assert bakeoff["labels"]["2"] == "grey_matter"
+
+
 def test_candidates_can_be_named():
     few = Namespace(**{**vars(GIVEN), "candidates": "cnn_dae,subslice_shipped"})
     asked = zoo.settings_of(few, "demo")["bakeoff"]
