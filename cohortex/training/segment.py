@@ -19,6 +19,7 @@ from cohortex.measures.intervals import bootstrap_interval
 from cohortex.measures.segmentation import dice, iou, mean_of
 from cohortex.models import registry
 from cohortex.models.regseg.grid import Grid, resample
+from cohortex.models.segment.apply import Feeding, predicted
 from cohortex.models.segment.plan import Plan
 from cohortex.training import cards
 from cohortex.training.segment_data import (
@@ -49,11 +50,6 @@ TRAINING: dict[str, Any] = {
 }
 """What a section does not say; None is what the plan says, or for the objective what the network's paper says."""
 
-LARGEST_HALO = 64
-"""Voxels by which blocks are enlarged at most in validation, whatever the network's reach."""
-OVERLAP = 0.5
-"""Of windows, for networks that look at their whole input."""
-
 
 def train_segment(images: Sequence[Image], section: Mapping[str, Any], seed: int, device: str, folder: str | Path) -> None:
     """Train a network and write its model folder.
@@ -64,7 +60,8 @@ def train_segment(images: Sequence[Image], section: Mapping[str, Any], seed: int
         Of training and validation subjects (``row["split"]``), labels among them (role ``labels``). The modality of which most have
         labels is trained.
     section : mapping
-        ``default`` with ``network``, ``labels`` (names by value) and ``training`` (see `TRAINING`).
+        ``default`` with ``network``, ``labels`` (names by value), ``training`` (see `TRAINING`) and, where it is not to be that of which
+        most have labels, the ``modality``.
     seed : int
         The same seed gives the same bytes on a CPU at one number of threads.
     device : str
@@ -84,8 +81,10 @@ def train_segment(images: Sequence[Image], section: Mapping[str, Any], seed: int
     settings = settings_for(section, "default")
     name = settings.get("network", BASELINE)
     training = {**TRAINING, **{k: v for k, v in settings.get("training", {}).items() if v is not None}}
-    modality = most_common(images)
+    modality = settings.get("modality") or most_common(images)
     pairs, held_out = (labelled_pairs(images, split, modality) for split in ("train", "validation"))
+    if not pairs:
+        raise Refused(f"segment: no {modality} of a training subject has labels; add them (role labels), or name a trained model.")
     how = plan_of(pairs, classes_of(pairs), float(training["memory_gb"]))
     entry, options = registry.entry("segment", name), options_of(name, how, training["options"])
     dimensions = registry.expected(entry, options).dimensions
@@ -194,40 +193,9 @@ def objective_of(wanted: str | Mapping[str, Any]) -> Any:
 def labels_of(
     network: nn.Module, values: ArrayLike, how: Plan, across: int | None, patch: Sequence[int], device: str = "cpu"
 ) -> np.ndarray:
-    """Return the labels of a standardised image on the plan's grid, (X, Y, Z).
-
-    A network of two dimensions sees whole slices, one after the other. One of three dimensions sees blocks with a halo; if it looks at its
-    whole input it sees windows of the training's size, whose logits are averaged.
-    """
-    import torch
-
-    from cohortex.labelling import segment
-
-    network.eval()
-    if across is None:
-        multiple = int(getattr(network, "multiple", 1))
-        size = [-(-n // multiple) * multiple for n in patch]
-        halo = getattr(network, "halo", None)
-        block = [max(n, 2 * multiple) for n in size] if halo is not None else size
-        found, _ = segment(
-            network,
-            values,
-            max(2, how.classes),
-            (block[0], block[1], block[2]),
-            device,
-            multiple=multiple,
-            halo=min(int(halo), LARGEST_HALO) if halo is not None else 0,
-            overlap=None if halo is not None else OVERLAP,
-        )
-        return np.asarray(found[...])
-    made = np.zeros(values.shape, np.uint8 if how.classes <= 256 else np.uint16)
-    for number in range(values.shape[across]):
-        key = tuple(slice(number, number + 1) if axis == across else slice(None) for axis in range(3))
-        image = np.ascontiguousarray(np.asarray(values[key]).squeeze(across), dtype=np.float32)
-        with torch.inference_mode():
-            logits = network(torch.from_numpy(image)[None, None].to(device))
-        made[key] = np.expand_dims(logits.argmax(1)[0].cpu().numpy(), across)
-    return made
+    """Return the labels of a standardised image on the plan's grid, (X, Y, Z), as `predicted` does it."""
+    found, _ = predicted(network, values, Feeding(how, across, tuple(patch)), device)
+    return np.asarray(found[...])
 
 
 def scores(
