@@ -213,7 +213,7 @@ def _users_carried(
     truth = users[pair.fixed.id].volume
     there = Grid(truth.shape, truth.affine)
     true, _ = at_hand(truth.data, truth.data.dtype)
-    before, after = (dice(true, labels(there, *way)) for way in ((), (found.matrix, found.displacement)))
+    before, after = dice(true, labels(there)), dice(true, labels(there, found.matrix, found.displacement))
     flags: list[tuple[str, str]] = []
     if after and not any(value > 0 for value in after.values()):
         sentence = f"the labels {theirs.id} and {users[pair.fixed.id].id} share no value at any place after the registration; look at both"

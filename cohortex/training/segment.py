@@ -14,7 +14,7 @@ import numpy as np
 
 from cohortex.blocks import at_hand
 from cohortex.errors import Refused
-from cohortex.items import Image, settings_for
+from cohortex.items import DEMO_SITE, Image, settings_for
 from cohortex.measures.intervals import bootstrap_interval
 from cohortex.measures.segmentation import dice, iou, mean_of
 from cohortex.models import registry
@@ -125,8 +125,16 @@ def train_segment(images: Sequence[Image], section: Mapping[str, Any], seed: int
         "metrics": metrics_of(scores(network, judged, how, across, patch, device), names, "validation" if held_out else "train"),
         "intended_use": f"Labels of {modality} images as a first look; for research only.",
         "limits": "Not for diagnosis. Other scanners, body parts and label sets than those of the training subjects were not tried.",
-        "extra": {"plan": how.told(), "across": across, "patch": list(patch)},
+        "extra": {
+            **({"cohort": "demo"} if all(image.row.get("site") == DEMO_SITE for image in seen) else {}),
+            "plan": how.told(),
+            "across": across,
+            "patch": list(patch),
+        },
     }
+    if held_out:
+        fit = quality_of(network, items, judged, Feeding(how, across, patch), names, seed, device)
+        card["extra"]["quality"] = {modality: fit} if fit is not None else {}
     leave_model(folder, card, network.state_dict(), journal)
 
 
@@ -215,6 +223,25 @@ def scores(
         labels = range(1, how.classes)
         rows.append({"subject": item.image.subject, "dice": dice(true, back, labels), "iou": iou(true, back, labels)})
     return rows
+
+
+def quality_of(
+    network: nn.Module, learnt: Sequence[Labelled], held_out: Sequence[Labelled], fed: Feeding, names: Sequence[str], seed: int, device: str
+) -> dict[str, Any] | None:
+    """Return the calibration of the Dice to be expected of a network's labels, None where there is none to be trusted.
+
+    Volumes are those of the images that it learned from; their voxels are taken to be as large as those of the first.
+    """
+    from cohortex.survey import sample_of
+    from cohortex.training.quality import MOST_CASES, Judged, calibrated, volumes_of
+
+    voxel_ml = float(np.prod(learnt[0].grid.spacing)) / 1000
+    cases = []
+    for item in [held_out[int(i)] for i in np.unique(np.linspace(0, len(held_out) - 1, min(MOST_CASES, len(held_out))).round())]:
+        low, high = np.percentile(sample_of(item.values), (0.5, 99.5))
+        cases.append(Judged(item.image.subject, item.values, item.known, float(low), float(max(high, low + 1e-3))))
+    volumes = volumes_of((item.known for item in learnt), max(2, fed.plan.classes), voxel_ml)
+    return calibrated(cases, lambda values: predicted(network, values, fed, device, "probabilities")[0], names, voxel_ml, volumes, seed)
 
 
 def metrics_of(rows: Sequence[Mapping[str, Any]], names: Sequence[str], on: str) -> list[dict[str, Any]]:

@@ -24,6 +24,8 @@ SEARCH_MM = 8.0
 BINS = 32
 MIRROR_MARGIN = 0.03
 """Share by which a mirrored image has to have more mutual information before it is said to be the right one."""
+MIRROR_HOPELESS = 0.15
+"""Share by which it may have less before it is looked for any further."""
 CLOSE_MM, CLOSE_DEG = 2.0, 2.0
 """A refinement that ends so near to the headers' pose confirms it: random samples alone move its end by about half of that."""
 
@@ -109,26 +111,26 @@ def given(fixed: Scan, moving: Scan, matrix: np.ndarray) -> Pose:
     return Pose(matrix, _information(fine, moving, np.eye(4)), _information(fine, moving, matrix), "given", kept=True)
 
 
-def mirrored_information(fixed: Scan, moving: Scan, matrix: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """Return the mutual information of the fixed with the mirrored and with the given moving image, each at its best pose, in nats.
+def mirrored_information(fixed: Scan, moving: Scan, pose: Pose, seed: int = 0) -> float:
+    """Return the mutual information in nats of the fixed and the mirrored moving image where they lie best.
 
     Parameters
     ----------
     fixed, moving : Scan
-    matrix : (4, 4) array
-        Where the moving image lies. The search for the mirrored one begins at that place, mirrored at the middle of either body, and both
-        go through the same last refinement.
+    pose : Pose
+        Where the moving image lies. The search for the mirrored one begins at that place, mirrored at the middle of either body; where it
+        shares much less there it is the wrong way round for certain, and is not moved any further.
     seed : int
     """
     fine = _target(fixed, FINE_MM)
     here, there = (np.diag([-1.0, 1.0, 1.0, 1.0]) for _ in range(2))
     here[0, 3], there[0, 3] = 2 * _middle(fixed, _midrange)[0], 2 * _middle(moving, _midrange)[0]
     other = Scan(*_mirrored(moving.array, moving.affine, there), *_mirrored(moving.mask, moving.mask_affine, there))
-    found = []
-    for scan, start in ((other, there @ matrix @ here), (moving, matrix)):
-        refined = _refine(fixed, scan, start, "rigid", seed)
-        found.append(max(_information(fine, scan, start), _information(fine, scan, refined)))
-    return found[0], found[1]
+    start = there @ pose.matrix @ here
+    at_start = _information(fine, other, start)
+    if at_start < (1 - MIRROR_HOPELESS) * pose.after:
+        return at_start
+    return max(at_start, _information(fine, other, _refine(fixed, other, start, "rigid", seed)))
 
 
 def _mirrored(array: np.ndarray, affine: np.ndarray, mirror: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -113,12 +113,12 @@ def register(
     wanted = settings["deformable"]
     how, more, found, flow = _method(wanted, network), {}, None, None
     if how in ("network", "instance"):
-        start = _by_network(target, aligned, network) if how == "network" else None
-        if start is not None and wanted.get("refine_with") == "gauss_newton":
+        begun = _by_network(target, aligned, network) if how == "network" else None
+        if begun is not None and wanted.get("refine_with") == "gauss_newton":
             how = "network+gauss_newton"
-            found, more = _by_gauss_newton(fixed, moving, matrix, wanted.get("gauss_newton", {}), to_mm(start, grid))
+            found, more = _by_gauss_newton(fixed, moving, matrix, wanted.get("gauss_newton", {}), to_mm(begun, grid))
         else:
-            flow = refine(target, aligned, mask, start, int(wanted["refine_steps"]), scales, float(wanted["smooth"]))
+            flow = refine(target, aligned, mask, begun, int(wanted["refine_steps"]), scales, float(wanted["smooth"]))
             found = to_mm(flow, grid)
     elif how == "gauss_newton":
         found, more = _by_gauss_newton(fixed, moving, matrix, wanted.get("gauss_newton", {}))
@@ -183,7 +183,7 @@ def _reach(covered: float) -> list[tuple[str, str]]:
 
 def _sides(fixed: poses.Scan, moving: poses.Scan, pose: poses.Pose, seed: int) -> list[tuple[str, str]]:
     """Return the doubt whether left and right of one image are exchanged."""
-    mirrored, as_is = poses.mirrored_information(fixed, moving, pose.matrix, seed)
+    mirrored, as_is = poses.mirrored_information(fixed, moving, pose, seed), pose.after
     if mirrored <= as_is * (1 + poses.MIRROR_MARGIN):
         return []
     sentence = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -54,7 +54,6 @@ class Tally:
     variance: np.ndarray
     agreed: np.ndarray
     theirs: np.ndarray
-    names: Sequence[str] = field(default_factory=tuple)
 
     def mean(self, sums: np.ndarray, label: int | None = None) -> float:
         """Return the mean of a sum over a label's voxels, or over all that are not background; NaN where there are none."""
@@ -85,25 +84,25 @@ def tally(soft: ArrayLike, again: Sequence[ArrayLike] = ()) -> Tally:
         Of changed images, on the same grid.
     """
     classes, samples = soft.shape[0], len(again)
-    sums = [np.zeros(classes) for _ in range(5)]
+    voxels, mass, within, unsure, variance = (np.zeros(classes) for _ in range(5))
     agreed, theirs = np.zeros((samples, classes)), np.zeros((samples, classes))
     for slab in _slabs(soft):
         here = np.asarray(soft[slab], np.float32)
         labels = here.argmax(0).ravel()
         inside = here.reshape(classes, -1)[labels, np.arange(labels.size)]
-        sums[0] += np.bincount(labels, minlength=classes)
-        sums[1] += here.reshape(classes, -1).sum(1, dtype=np.float64)
-        sums[2] += np.bincount(labels, inside, classes)
-        sums[3] += np.bincount(labels, entropy(here).ravel(), classes)
+        voxels += np.bincount(labels, minlength=classes)
+        mass += here.reshape(classes, -1).sum(1, dtype=np.float64)
+        within += np.bincount(labels, inside, classes)
+        unsure += np.bincount(labels, entropy(here).ravel(), classes)
         if not samples:
             continue
         others = [np.asarray(each[slab], np.float32) for each in again]
-        sums[4] += np.bincount(labels, np.var([here, *others], axis=0).mean(0).ravel(), classes)
+        variance += np.bincount(labels, np.var([here, *others], axis=0).mean(0).ravel(), classes)
         for number, other in enumerate(others):
             said = other.argmax(0).ravel()
             theirs[number] += np.bincount(said, minlength=classes)
             agreed[number] += np.bincount(labels[said == labels], minlength=classes)
-    return Tally(*sums, agreed, theirs)
+    return Tally(voxels, mass, within, unsure, variance, agreed, theirs)
 
 
 def entropy_map(soft: ArrayLike, again: Sequence[ArrayLike] = ()) -> np.ndarray:
