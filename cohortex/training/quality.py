@@ -109,6 +109,8 @@ def calibrated(
         image's mean Dice.
     """
     chosen = [cases[int(i)] for i in np.unique(np.linspace(0, len(cases) - 1, min(MOST_CASES, len(cases))).round())] if cases else []
+    if len({case.subject for case in chosen}) < LEAST_SUBJECTS:
+        return None
     rows, labels, true, images = observations(chosen, look, names, voxel_ml, volumes, seed)
     subjects = sorted({chosen[i].subject for i, _ in images})
     if len(subjects) < LEAST_SUBJECTS or len(rows) < LEAST_ROWS:
