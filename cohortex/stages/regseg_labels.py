@@ -136,7 +136,7 @@ def _map(image: Image, own: Grid, said: Said, again: Sequence[np.ndarray]) -> tu
     unsure = resample(entropy_map(said.soft, again), said.grid.affine, own, outside=0.0, out=new_array(own.shape))
     volume = image.volume.with_data(unsure, own.affine, {"step": "uncertainty", "model": said.card["name"]})
     views = orthogonal_views(image.volume)
-    pictures = {f"uncertain_{view}": picture for view, picture in overlaid(views, volume).items()}
+    pictures = {f"unsure_labels_{view}": picture for view, picture in overlaid(views, volume).items()}
     return Made(volume, of=image.id, tag="uncertainty", entities={"desc": "uncertainty"}, sources=(image.id,)), pictures
 
 

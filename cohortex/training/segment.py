@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cohortex.blocks import at_hand
 from cohortex.errors import Refused
 from cohortex.items import DEMO_SITE, Image, settings_for
 from cohortex.measures.intervals import bootstrap_interval
@@ -28,6 +27,7 @@ from cohortex.training.segment_data import (
     labelled_pairs,
     most_common,
     names_of,
+    on_grid_of,
     plan_of,
     prepared,
     sampler_of,
@@ -216,10 +216,7 @@ def scores(
         volume = item.image.volume
         own = Grid((volume.shape[0], volume.shape[1], volume.shape[2]), volume.affine)
         back = resample(said, item.grid.affine, own, mode="nearest")
-        theirs = item.labels.volume
-        # labels that lie on another grid than their image
-        same = theirs.shape == volume.shape and np.allclose(theirs.affine, volume.affine, atol=1e-3)
-        true = at_hand(theirs.data, theirs.data.dtype)[0] if same else resample(theirs.data, theirs.affine, own, mode="nearest", outside=0)
+        true = on_grid_of(item.image, item.labels)
         labels = range(1, how.classes)
         rows.append({"subject": item.image.subject, "dice": dice(true, back, labels), "iou": iou(true, back, labels)})
     return rows

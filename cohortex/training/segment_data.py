@@ -83,10 +83,19 @@ def plan_of(pairs: Sequence[tuple[Image, Image]], classes: int, memory_gb: float
         for i in index:
             image, labels = pairs[i]
             values, _ = at_hand(image.volume.data)
-            known, _ = at_hand(labels.volume.data, labels.volume.data.dtype)
-            yield np.asarray(values[...]), np.asarray(known[...]), image.volume.spacing
+            yield np.asarray(values[...]), np.asarray(on_grid_of(image, labels)[...]), image.volume.spacing
 
     return plan(fingerprint(cases(), pairs[0][0].modality, classes), memory_gb)
+
+
+def on_grid_of(image: Image, labels: Image) -> ArrayLike:
+    """Return labels on the grid of their image, which a stage may have given another one (as thin slices) since they were drawn."""
+    volume, theirs = image.volume, labels.volume
+    data, _ = at_hand(theirs.data, theirs.data.dtype)
+    if theirs.shape == volume.shape and np.allclose(theirs.affine, volume.affine, atol=1e-3):
+        return data
+    own = Grid((volume.shape[0], volume.shape[1], volume.shape[2]), volume.affine)
+    return looked(data, theirs.affine, own, mode="nearest", outside=0)
 
 
 def classes_of(pairs: Sequence[tuple[Image, Image]]) -> int:

@@ -89,7 +89,7 @@ def test_looking_again_says_how_much_stays_and_writes_the_map(any_contrast, sect
     assert volume.shape == images[0].volume.shape
     assert 0 <= volume.array().min() < volume.array().max() <= 1
     pictures = word.previews
-    assert pictures["uncertain_axial"].shape[2] == 3
+    assert pictures["unsure_labels_axial"].shape[2] == 3
     assert by_id["1_T1w+seg"].content.sha256() == next(m for m in plain if m.of == "1_T1w" and m.tag == "seg").content.sha256()
     moved = words_of(first)["1_CT"].measures
     assert moved["spread_mm"] >= 0
