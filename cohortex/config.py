@@ -231,43 +231,86 @@ def settings_for(section: Mapping[str, Any], modality: str) -> dict[str, Any]:
     return overlay(section.get("default", {}), section.get(modality, {}))
 
 
+WEIGHTS = {"weights": "train", "segment_weights": "train segment"}
+"""Settings that name model folders, and what a model that the workflow trains is called among those of the stage."""
+TRAINED_FOR = {"segment": "regseg"}
+"""Trainings that have not the name of the stage that uses them."""
+
+
+def is_trained(name: str) -> bool:
+    """Say whether a name of `resolve_weights` stands for a model that the workflow trains."""
+    return name in WEIGHTS.values()
+
+
+def stage_of_training(task: str) -> str:
+    """Return the stage that uses what a training makes."""
+    return TRAINED_FOR.get(task, task)
+
+
+def training_section(config: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """Return the section that a training reads: that of its stage, of ``segment`` what ``segment_training`` of regseg says.
+
+    Raises
+    ------
+    Refused
+        When ``segment_weights: train`` stands at several modalities: one network is trained, of one modality.
+    """
+    if task != "segment":
+        return dict(config.get(task, {"default": {}}))
+    section = config.get("regseg", {})
+    settings = section.get("default", {})
+    own = [name for name, said in section.items() if name != "default" and said.get("segment_weights") == "train"]
+    if len(own) > 1:
+        raise Refused(
+            f"regseg: segment_weights: train stands at {', '.join(own)}, and one network is trained; train one of them, keep its folder "
+            "(<work>/models/segment) and name that at its modality, then train the next."
+        )
+    chosen = settings if not own else settings_for(section, own[0])
+    training = dict(chosen.get("segment_training", {}))
+    made = {"network": training.pop("network", "planned_unet"), "labels": chosen.get("labels", {}), "training": training}
+    if own and settings.get("segment_weights") != "train":
+        made["modality"] = own[0]
+    return {"default": made}
+
+
 def resolve_weights(section: Mapping[str, Any], stage: str, work: str, basedir: str | Path) -> dict[str, str]:
-    """Return the model folder behind each value of ``weights`` anywhere in a stage's section.
+    """Return the model folder behind each value of ``weights`` and ``segment_weights`` anywhere in a stage's section.
 
     Parameters
     ----------
     section : mapping
         ``{default: ..., CT: ..., ...}``; a ``weights`` is a name, null, or a mapping of such by modality.
     stage : str
-        ``train`` stands for ``<work>/models/<stage>``.
+        ``train`` stands for ``<work>/models/<stage>``, of ``segment_weights`` for ``<work>/models/segment``.
     basedir : path
         The folder of the Snakefile: ``zoo/...`` is looked for there first.
 
     Returns
     -------
     dict
-        From the value as it is written to its folder; other relative folders are those of the working folder.
+        From the value as it is written to its folder (``train`` of ``segment_weights`` is called ``train segment``); other relative
+        folders are those of the working folder.
     """
     found: dict[str, str] = {}
 
     def folder(value: str) -> str:
-        if value == "train":
-            return f"{work}/models/{stage}"
         shipped = Path(basedir) / value
         return str(shipped) if value.startswith("zoo/") and shipped.exists() else str(Path(value))
 
-    def take(value: Any) -> None:
-        if isinstance(value, str) and value:
+    def take(value: Any, key: str) -> None:
+        if value == "train":
+            found[WEIGHTS[key]] = f"{work}/models/{stage if key == 'weights' else key.removesuffix('_weights')}"
+        elif isinstance(value, str) and value:
             found[value] = folder(value)
         elif isinstance(value, Mapping):
             for below in value.values():
-                take(below)
+                take(below, key)
 
     def walk(value: Any) -> None:
         if isinstance(value, Mapping):
             for key, below in value.items():
-                if key == "weights":
-                    take(below)
+                if key in WEIGHTS:
+                    take(below, key)
                 else:
                     walk(below)
         elif isinstance(value, list | tuple):

@@ -7,13 +7,13 @@ The Snakefile imports this at every parse, so it imports nothing heavy at its to
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cohortex.config import settings_for
+from cohortex.config import settings_for, training_section
 from cohortex.stages import STAGES
 from cohortex.tables import read_table
 
@@ -271,6 +271,8 @@ SEEN = 48
 WHOLE_SLICE = 512 * 512
 """Pixels of a slice that is not cut."""
 
+PLANNED = 128
+"""Edge of a patch of a segmentation that the plan chooses, at most."""
 TWICE = ("sure", "consensus")
 """Objectives for which a network looks twice at each patch."""
 
@@ -279,6 +281,8 @@ def training_steps(task: str, section: Mapping[str, Any]) -> float:
     """Return the work of a training: its steps times what one sees, in millions of voxels (pixels)."""
     settings = section.get("default", {})
     budget = settings.get("training", {})
+    if task == "segment":
+        return budget.get("steps", 2000) * (budget.get("batch") or 2) * math.prod(_edges(budget.get("patch") or PLANNED, 3)) / MB
     if task == "denoise":
         return _denoising_steps(section)
     if task == "superresolve":
@@ -291,6 +295,10 @@ def training_steps(task: str, section: Mapping[str, Any]) -> float:
     return (registered + (2 * budget["segment_steps"] + turns) * budget["batch"] * budget["crop"] ** 3) / MB
 
 
+def _edges(patch: int | Sequence[int], dimensions: int) -> Sequence[int]:
+    return [patch] * dimensions if isinstance(patch, int) else patch
+
+
 def _denoising_steps(section: Mapping[str, Any]) -> float:
     """Return `training_steps` of stage `denoise`; networks that were not measured count as the widest of RED-CNN."""
     from cohortex.models import registry
@@ -299,8 +307,7 @@ def _denoising_steps(section: Mapping[str, Any]) -> float:
 
     name, training = denoise_network(section), denoise_training(section)
     expects = registry.expected(registry.entry("denoise", name), training["options"])
-    edges = [training["patch"]] * expects.dimensions if isinstance(training["patch"], int) else training["patch"]
-    pixels = WHOLE_SLICE if expects.whole_slices else math.prod(edges)
+    pixels = WHOLE_SLICE if expects.whole_slices else math.prod(_edges(training["patch"], expects.dimensions))
     # a critic's turns, and the second look of a risk estimate, cost about a step of the network each
     turns = 1 + int(objectives.settings(training["objective"])[1].get("critic_steps", 0)) + (training["objective"]["name"] in TWICE)
     width = training["options"]["filters"] / 96 if name == "redcnn" else 1.0
@@ -315,6 +322,8 @@ def _as_measured(task: str, section: Mapping[str, Any]) -> bool:
     """Return whether a training is of the network, and at most of the size of a step, of which ``needs.tsv`` was measured."""
     settings = section.get("default", {})
     budget = settings.get("training", {})
+    if task == "segment":
+        return False
     if task == "denoise":
         from cohortex.training.settings import denoise_network, denoise_training
 
@@ -332,14 +341,14 @@ def _as_measured(task: str, section: Mapping[str, Any]) -> bool:
 
 def ask_training(task: str, config: Mapping[str, Any], load: Load) -> Ask:
     """Return what the training of a stage's model takes: its steps, at most its minutes, and reading its images."""
-    section, need = config[task], needs()["train", task]
+    section, need = training_section(config, task), need_of("train", task)
     if not _as_measured(task, section):
         need = replace(need, base_mb=max(need.base_mb, ROOMY_MB), seconds_mb=max(need.seconds_mb, ROOMY_S))
     every = sum(part.images for part in load.parts)
     # a training looks at a sample of a large cohort
     images = min(every, {"regseg": 2 * section["default"]["training"].get("pairs", 0), "classify": every}.get(task, SEEN))
     total_mb = sum(part.total_mb for part in load.parts) * images / max(every, 1)
-    bound_s = 60 * float(section["default"]["training"]["minutes"])
+    bound_s = 60 * float(section["default"]["training"].get("minutes", 60))
     steps_s = min(need.seconds_mb * training_steps(task, section), bound_s)
     cuda = CUDA_MB if config.get("device") == "cuda" else 0
     seconds = need.start_s + need.item_s * images + steps_s

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cohortex.clocks import check_host, check_stamps, read_by_jobs
+from cohortex.config import is_trained, training_section
 from cohortex.errors import BadInput, Refused
 from cohortex.machine import check_written, no_space
 from cohortex.owner import alive, give_back, take
@@ -72,7 +73,7 @@ def model_params(weights: Mapping[str, str]) -> str:
     models = {}
     for name, folder in weights.items():
         sha256 = ""
-        if name != "train":
+        if not is_trained(name):
             try:
                 card = (Path(folder) / "card.yaml").read_text(encoding="utf-8")
             except OSError:
@@ -101,7 +102,7 @@ def preflight(config: Mapping[str, Any], basedir: str, jobs: int = 1) -> None:
     """
     from cohortex.cohort import read_batches
     from cohortex.config import resolve_weights
-    from cohortex.models.folder import check_used, read_model
+    from cohortex.models.folder import check_segmenting, check_used, read_model
     from cohortex.models.registry import entries
     from cohortex.stages import STAGES
 
@@ -110,12 +111,13 @@ def preflight(config: Mapping[str, Any], basedir: str, jobs: int = 1) -> None:
     for stage in config["stages"]:
         if STAGES[stage].learned:
             named = resolve_weights(config[stage], stage, config["work"], basedir)
-            folders = {name: Path(folder) for name, folder in named.items() if name != "train"}
+            folders = {name: Path(folder) for name, folder in named.items() if not is_trained(name)}
             for folder in folders.values():
                 read_model(folder)
             models += named.values()
             check_used(config[stage], folders, stage, [entry.name for entry in entries(stage)])
-            if "train" in named:
+            check_segmenting(config[stage], folders)
+            if any(map(is_trained, named)):
                 check_training(config, stage)
     check_host(Path(config["work"]))
     check_stamps(read_by_jobs(config, models, read_batches(config["work"])), Path(config["work"]))
@@ -123,7 +125,7 @@ def preflight(config: Mapping[str, Any], basedir: str, jobs: int = 1) -> None:
 
 
 def check_training(config: Mapping[str, Any], stage: str) -> None:
-    """Check that a stage with ``weights: train`` has subjects to train on, the classifier a column to learn, and a denoiser an objective.
+    """Check that a stage whose model is trained has subjects to train on, the classifier a column to learn, and a denoiser an objective.
 
     Raises
     ------
@@ -136,6 +138,8 @@ def check_training(config: Mapping[str, Any], stage: str) -> None:
     trained = {row["subject"] for row in read_table(tables / "cohort.tsv") if row["split"] == "train"}
     if not trained:
         raise Refused(f"{stage}: weights: train needs training subjects, and the cohort has none; give a column split, or more subjects.")
+    if stage == "regseg":
+        training_section(config, "segment")
     if stage == "denoise":
         from cohortex.training.settings import denoise_training
 

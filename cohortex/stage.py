@@ -23,6 +23,7 @@ from typing import Any
 
 from cohortex import __version__
 from cohortex.clocks import heed_clocks
+from cohortex.config import is_trained
 from cohortex.items import SET_ASIDE, Image, settings_for
 from cohortex.job import Job, Log, become_owner, job_from, task_of
 from cohortex.machine import no_space
@@ -78,7 +79,7 @@ def run_job(job: Job, function: Callable[..., Any], load: Callable[..., Any] | N
     set_threads(job.threads)
     log = Log(job)
     become_owner(job.running, f"{job.stage} {job.batch}", log.line, task_of(job), job.deadline_s / 2)
-    trained = [model["folder"] for name, model in job.models.items() if name == "train"]
+    trained = [model["folder"] for name, model in job.models.items() if is_trained(name)]
     inputs = [job.table, *filter(None, (job.before, job.before_record)), *trained]
     heed_clocks(inputs, job.running, log.line, job.before_record)
     for folder in filter(None, (job.images, job.record)):

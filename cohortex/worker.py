@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from cohortex.config import WEIGHTS
 from cohortex.errors import BadInput, NoWorkers, Skip
 from cohortex.items import Image, Made, settings_for
 from cohortex.publish import NO_SPACE, atomic_path, write_json, write_text
@@ -169,11 +170,15 @@ def keep(task: Task, item: Item, made: Sequence[Made]) -> tuple[list[dict[str, A
 
 
 def models_for(task: Task, modality: str) -> dict[str, str]:
-    """Return the model that the settings name for a modality, with the sha256 of its weights; of an absolute path only the last part."""
-    name = settings_for(task.section, modality).get("weights")
-    if not isinstance(name, str) or name not in task.model_sha256:
-        return {}
-    return {Path(name).name if Path(name).is_absolute() else name: task.model_sha256[name]}
+    """Return the models that the settings name for a modality, with the sha256 of their weights; of an absolute path only the last part."""
+    settings = settings_for(task.section, modality)
+    found = {}
+    for key, trained in WEIGHTS.items():
+        name = settings.get(key)
+        name = trained if name == "train" else name
+        if isinstance(name, str) and name in task.model_sha256:
+            found[Path(name).name if Path(name).is_absolute() else name] = task.model_sha256[name]
+    return found
 
 
 def set_aside(item: Item, status: str, code: str, reason: str) -> list[dict[str, Any]]:

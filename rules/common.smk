@@ -9,8 +9,11 @@ from cohortex.config import (
     canonical,
     check_config,
     check_files,
+    is_trained,
     let_said_win,
     resolve_weights,
+    stage_of_training,
+    training_section,
 )
 from cohortex.demo.table import DEMO_VERSION
 from cohortex.slurm.head import begin
@@ -167,7 +170,7 @@ def weights(stage):
 def model_folder(stage):
     """Return a stage's model folders as inputs: those of the workflow as they are, others whatever their age."""
     return [
-        folder if name == "train" else ancient(folder)
+        folder if is_trained(name) else ancient(folder)
         for name, folder in weights(stage).items()
     ]
 
@@ -279,10 +282,15 @@ def training_batches(task):
     )
 
 
+def before_training(task):
+    """Return the name of the stage whose volumes a task is trained on."""
+    return before(stage_of_training(task))
+
+
 def training_folders(wildcards):
     """Return the volumes that a task is trained on."""
     return [
-        f"{WORK}/{before(wildcards.task)}/{batch}"
+        f"{WORK}/{before_training(wildcards.task)}/{batch}"
         for batch in training_batches(wildcards.task)
     ]
 
@@ -290,24 +298,26 @@ def training_folders(wildcards):
 def training_records(wildcards):
     """Return the records of the volumes that a task is trained on."""
     return [
-        f"{WORK}/records/{before(wildcards.task)}/{batch}"
+        f"{WORK}/records/{before_training(wildcards.task)}/{batch}"
         for batch in training_batches(wildcards.task)
     ]
 
 
 def training_settings(wildcards):
     """Return the settings of a training."""
-    return settings(wildcards.task)
+    return canonical(training_section(config, wildcards.task))
 
 
 def asked_by_training(task):
     """Return what the training of a task takes, by the records that there are of its batches, else by the cohort's files."""
     batches = training_batches(task)
     manifests = [
-        Path(WORK, "records", before(task), batch, "manifest.tsv") for batch in batches
+        Path(WORK, "records", before_training(task), batch, "manifest.tsv")
+        for batch in batches
     ]
     if all(manifest.is_file() for manifest in manifests):
-        return ask_training(task, config, load_of_records(manifests, task))
+        stage = stage_of_training(task)
+        return ask_training(task, config, load_of_records(manifests, stage))
     return ask_training(task, config, load_of_tables([SIZES[each] for each in batches]))
 
 
@@ -361,4 +371,4 @@ def disk_of(job):
 
 def training_gpus(wildcards):
     """Return the GPUs of a training."""
-    return gpus(wildcards.task)
+    return gpus(stage_of_training(wildcards.task))

@@ -252,6 +252,34 @@ def check_used(section: Mapping[str, Any], folders: Mapping[str, Path], task: st
     return cards
 
 
+def check_segmenting(section: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Return the cards of the models that a section's settings name under ``segment_weights``, without torch.
+
+    Parameters
+    ----------
+    section : mapping
+        ``default`` and entries by modality.
+    folders : mapping
+        Where the folder of each name is; one that is not there yet (``train``) is not looked at.
+
+    Raises
+    ------
+    Refused
+        When a model is for another task than to segment.
+    """
+    cards: dict[str, dict[str, Any]] = {}
+    for modality in section:
+        name = settings_for(section, modality).get("segment_weights")
+        if isinstance(name, str) and name in folders and name not in cards:
+            cards[name] = read_card(folders[name])
+            if cards[name]["task"] != "segment":
+                raise Refused(
+                    f"{_called(Path(folders[name]), CARD)} is a model for {cards[name]['task']}, but it stands under segment_weights; "
+                    "name one whose task is segment."
+                )
+    return cards
+
+
 def load_used(
     section: Mapping[str, Any], folders: Mapping[str, Path], device: str, task: str, networks: Sequence[str]
 ) -> dict[str, Loaded]:

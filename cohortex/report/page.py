@@ -24,6 +24,9 @@ PICTURES, ODD_Z = 60, 3.5
 LISTED, NAMES = 200, 40
 """Rows of a table, and ids under one reason, that are written out; the rest is counted and stands in the table of all images."""
 
+DOUBTED = ("no-overlap", "labels-empty", "labels-doubtful", "left-right-flipped", "deformation-folded")
+"""Codes of warnings that come first in what looks odd: what was made should not be used unseen."""
+
 SYSTEMIC = 12
 """So many systemic batches are told of one by one."""
 
@@ -104,9 +107,10 @@ def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
     groups = measures.groups_of(records)
     # A class that few subjects belong to is not odd.
     odd = measures.odd_ones((group for group in groups if not classes.is_probability(group.measure)), float(chosen["odd_z"]))
+    doubted = [row for stage in records.stages for row in records.told.get(stage, []) if row.status == "warned" and row.code in DOUBTED]
     systemic = _systemic(records, found.lost)
     gallery = pictures.Gallery()
-    shown = pictures.choose(records, [row.image for row in found.lost] + [one.image for one in odd], int(chosen["pictures"]))
+    shown = pictures.choose(records, [row.image for row in [*found.lost, *doubted]] + [one.image for one in odd], int(chosen["pictures"]))
     pairs = pictures.pairs_by_stage(work, records, shown, gallery)
     environment = html.environment()
     environment.filters |= {"short": _short, "count": _count, "duration": _duration}
@@ -126,6 +130,9 @@ def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
         systemic=systemic[:SYSTEMIC],
         systemic_more=len(systemic) - SYSTEMIC,
         statuses=STATUSES,
+        doubted=doubted[:LISTED],
+        doubted_count=len(doubted),
+        doubted_scored=any("predicted_dice" in row.measures for row in doubted),
         odd=odd[:LISTED],
         odd_count=len(odd),
         odd_z=float(chosen["odd_z"]),
@@ -220,14 +227,14 @@ def _systemic(records: Records, lost: Sequence[Row]) -> list[Systemic]:
 
 
 def _reasons(records: Records) -> list[dict[str, Any]]:
-    """Return what was skipped or warned of, one entry a stage, status, code and reason, in the order of the chain.
+    """Return what was skipped, warned of or told, one entry a stage, status, code and reason, in the order of the chain.
 
     Reasons that differ in nothing but numbers are one.
     """
     entries: dict[tuple[str, str, str], dict[str, Any]] = {}
     for stage in records.stages:
         for row in records.told.get(stage, []):
-            if row.status in ("skipped", "warned"):
+            if row.status in ("skipped", "warned") or (row.status == "ok" and row.code):
                 entry = entries.setdefault(
                     (stage, row.status, re.sub(r"[0-9.]+", "#", f"{row.code} {row.reason.replace(row.image, '')}")),
                     {"stage": stage, "status": row.status, "code": row.code, "reason": row.reason, "images": [], "modalities": Counter()},

@@ -19,6 +19,8 @@ from cohortex.report.measures import without_moment
 from cohortex.report.previews import VIEWS
 from cohortex.report.records import Records, Row, read_previews
 
+UNSURE = "+uncertainty"
+"""End of the ids of maps that are shown over the image they belong to, not beside it."""
 COLOURS = 8
 """Colours in the style sheet; labels beyond them begin again."""
 
@@ -219,7 +221,9 @@ def label_names(row: Row, views: Iterable[np.ndarray], records: Records) -> dict
     if tag.endswith("seg"):
         batches = records.numbers.get(row.stage, {}).values()
         cards = [model.get("card") or {} for batch in batches for model in (batch.get("models") or {}).values()]
-        classes = next((card["classes"] for card in cards if card.get("classes")), None)
+        # Where several models label, the row says which; a joint model is alone.
+        own = [card for card in cards if card.get("name") == row.measures.get("model")] or [c for c in cards if c.get("task") != "segment"]
+        classes = next((card["classes"] for card in own or cards if card.get("classes")), None)
         known = {value: str(name).replace("_", " ") for value, name in enumerate(classes)} if classes else HEAD_LABELS
     elif row.image.split("+")[0] in records.simulated:
         known = HEAD_LABELS
@@ -253,7 +257,7 @@ def _registered(gallery: Gallery, records: Records, seen: Mapping, position: int
     found = []
     for thing in sorted(seen.get(stage, {})):
         row = records.last.get(thing)
-        if not thing.startswith(f"{name}+") or row is None or row.kind != "image":
+        if not thing.startswith(f"{name}+") or row is None or row.kind != "image" or thing.endswith(UNSURE):
             continue
         after = _views(seen, [stage], thing)
         fixed = next((source for source in row.sources.split() if source != name and "+" not in source), "")

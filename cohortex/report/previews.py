@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from cohortex.lazy import Elementwise
 from cohortex.volume import Volume
 
 VIEWS = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -15,6 +18,9 @@ CT_WINDOW = (40.0, 400.0)
 
 MR_WHITE = 2.2
 """White in an MR image is at most so many times the median of the body: fat of the scalp would leave the brain dark."""
+
+OVERLAY = (255, 120, 0)
+"""Colour of what is laid over a picture."""
 
 _BLOCK = 16
 """Edge in voxels of the blocks that the grey window is looked for in, beside the three slices."""
@@ -123,6 +129,27 @@ def checkerboard(a: np.ndarray, b: np.ndarray, tiles: int = 8) -> np.ndarray:
     rows, columns = (np.arange(count) // edge for count in a.shape[:2])
     first = (rows[:, None] + columns[None, :]) % 2 == 0
     return np.where(first[..., None] if a.ndim == 3 else first, a, b)
+
+
+def overlaid(views: Mapping[str, np.ndarray], share: Volume) -> dict[str, np.ndarray]:
+    """Return views of an image with a share from 0 to 1 over them, as orange that hides the more the higher it is.
+
+    Parameters
+    ----------
+    views : mapping of str to (rows, columns) uint8 array
+        What `orthogonal_views` gave of the image.
+    share : Volume
+        On the image's grid.
+    """
+    # as labels, so that values keep their meaning instead of being windowed
+    bytes_of = Elementwise(lambda x: np.rint(255 * np.clip(x, 0, 1)).astype(np.uint8), share.data)
+    shares = orthogonal_views(Volume(bytes_of, share.affine, share.modality, "labels"), max(max(v.shape) for v in views.values()))
+    made = {}
+    for name, grey in views.items():
+        if name in shares and shares[name].shape == grey.shape:
+            alpha = shares[name][..., None] / 255.0
+            made[name] = np.rint((1 - alpha) * grey[..., None] + alpha * np.array(OVERLAY)).astype(np.uint8)
+    return made
 
 
 def _slice(volume: Volume, axis: int) -> np.ndarray:

@@ -210,7 +210,9 @@ def sidecar(target: Target, targets: Sequence[Target]) -> dict[str, Any]:
         content |= {"SpatialReference": _reference(target, targets), "SkullStripped": False, "Description": _told(image, steps)}
         if "res" in target.entities:
             content["Resolution"] = " x ".join(f"{size:.4g}" for size in image.volume.spacing) + " mm"
-        if image.modality == "CT" and image.kind == "image":
+        if target.entities.get("desc") == "uncertainty":
+            content["Units"] = "entropy of the label, 0 (sure) to 1 (every label as likely)"
+        elif image.modality == "CT" and image.kind == "image":
             content["Units"] = "HU"
         if target.suffix == "mask":
             content["Type"] = "ROI"

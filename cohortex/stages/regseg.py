@@ -3,112 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cohortex.blocks import at_hand, divided, map_blocks, new_array
-from cohortex.errors import BadInput, Refused, Skip
-from cohortex.items import DEMO_SITE, Image, Made, settings_for, told
-from cohortex.volume import ArrayLike, Volume
+from cohortex.blocks import divided, new_array
+from cohortex.errors import Skip
+from cohortex.items import Image, Made, settings_for, told
+from cohortex.stages.regseg_labels import carried, flagged, segmented, users_flags
+from cohortex.stages.regseg_models import ANY, Joint, Single, Subject
+from cohortex.stages.regseg_models import load as load
+from cohortex.volume import Volume
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from cohortex.models.regseg.deform import Prepared
-    from cohortex.models.regseg.grid import Grid
     from cohortex.models.regseg.pair import Pair
     from cohortex.models.regseg.register import Registration
 
-
-@dataclass(frozen=True)
-class Joint:
-    """A jointly trained model: its card, the network that registers and those that segment, by modality."""
-
-    card: Mapping[str, Any]
-    register: nn.Module
-    segment: Mapping[str, nn.Module]
-    device: str
+ALONE = "no-partner"
+"""Code of an image that was labelled, but has nothing to be moved to."""
 
 
-@dataclass
-class Subject:
-    """What is worked out once about the images of a subject and then shared by pairs and labels."""
-
-    scans: dict[str, Image]
-    names: dict[str, str]
-    section: Mapping[str, Any]
-    models: Mapping[str, Joint]
-    prepared: dict[str, Prepared] = field(default_factory=dict)
-    soft: dict[str, tuple[ArrayLike, Grid]] = field(default_factory=dict)
-    misfits: dict[str, str] = field(default_factory=dict)
-
-    def of(self, image: Image) -> Prepared:
-        """Return an image ready for working grids.
-
-        Raises
-        ------
-        BadInput
-            ``not-finite`` when it has NaN or infinite values.
-        """
-        from cohortex.models.regseg.deform import prepare
-        from cohortex.survey import survey
-
-        if image.id not in self.prepared:
-            look = survey(image.volume)
-            if look.wrong:
-                raise BadInput("not-finite", f"{image.id} has values that are not finite; mend or leave out the image.")
-            self.prepared[image.id] = prepare(look.data, image.volume.affine, image.modality)
-        return self.prepared[image.id]
-
-    def model_for(self, image: Image) -> Joint | None:
-        """Return the model that the settings name for an image, None (with the reason in `misfits`) where it does not fit."""
-        from cohortex.models.folder import fits
-
-        settings = settings_for(self.section, image.modality)
-        joint = self.models.get(settings.get("weights") or "")
-        if joint is None:
-            self.misfits[image.id] = "the settings name no model under weights"
-            return None
-        part = image.body_part or settings.get("assume_body_part") or ""
-        misfit = fits(joint.card, replace(image.volume, body_part=part, modality=image.modality))
-        if misfit is not None:
-            self.misfits[image.id] = misfit
-            return None
-        if joint.card.get("extra", {}).get("cohort") == "demo" and image.row.get("site") != DEMO_SITE:
-            self.misfits[image.id] = "the model knows simulated heads only; train one on your own cohort (regseg.default.weights: train)"
-            return None
-        return joint
-
-
-def load(section: Mapping[str, Any], folders: Mapping[str, Path], device: str) -> dict[str, Joint]:
-    """Load the models that the section's settings name, by their name in the configuration.
-
-    Raises
-    ------
-    Refused
-        When a folder holds no joint model.
-    """
-    from cohortex.device import choose_device
-    from cohortex.inference import channels_last
-    from cohortex.models.folder import load_network, read_card
-
-    joints: dict[str, Joint] = {}
-    for name in sorted({str(w) for m in section if (w := settings_for(section, m).get("weights"))}):
-        card, chosen = read_card(folders[name]), choose_device(device)
-        parts = card.get("parts", {})
-        if card["task"] != "regseg" or "register" not in parts:
-            raise Refused(f"The model {name} has no part `register`; under regseg.weights name a model that the stage regseg trained.")
-        networks = {p: channels_last(load_network(folders[name], chosen, p)) for p in parts if p.startswith("segment.")}
-        segment = {p.removeprefix("segment."): network for p, network in networks.items()}
-        joints[name] = Joint(card, load_network(folders[name], chosen, "register"), segment, chosen)
-    return joints
-
-
-def regseg(images: Sequence[Image], section: Mapping[str, Any], model: Mapping[str, Joint] | None, seed: int) -> list[Made]:
+def regseg(images: Sequence[Image], section: Mapping[str, Any], model: Mapping[str, Joint | Single] | None, seed: int) -> list[Made]:
     """Register the pairs of a subject and segment its images.
 
     Parameters
@@ -120,15 +37,17 @@ def regseg(images: Sequence[Image], section: Mapping[str, Any], model: Mapping[s
     model : mapping
         What `load` gave.
     seed : int
-        Of the samples of the affine search.
+        Of the samples of the affine search, and of the changes that the uncertainty looks at.
 
     Returns
     -------
     list of Made
-        ``+seg`` labels of an image on its own grid; of a pair ``+warped``, ``+warpedseg``, ``+affine``, ``+field`` at the moving image and
-        ``+<MOVING>seg`` at the fixed one. Measures at the moving image: mutual information and E_msMIND before and after, folding,
-        length of the deformation, overlap of the two segmentations and of labels that the user gave; at every segmented
-        image the volumes of its labels.
+        ``+seg`` labels of an image on its own grid, ``+uncertainty`` where they are unsure (if asked for); of a pair ``+warped``,
+        ``+warpedseg``, ``+affine``, ``+field`` at the moving image and ``+<MOVING>seg`` at the fixed one. Measures at the moving image:
+        mutual information and E_msMIND before and after, folding, length of the deformation, error of its inverse, overlap of the two
+        segmentations and of labels that the user gave; at every segmented image the volumes of its labels, how unsure they are, and the
+        Dice to be expected of them where the model's card has a calibration. What cannot be trusted is warned of with a code
+        (`cohortex.stages.regseg_labels.FIRST`).
 
     Raises
     ------
@@ -144,24 +63,32 @@ def regseg(images: Sequence[Image], section: Mapping[str, Any], model: Mapping[s
 
 
 def _brought_together(
-    scans: dict[str, Image], images: Sequence[Image], section: Mapping[str, Any], models: Mapping[str, Joint], seed: int
+    scans: dict[str, Image], images: Sequence[Image], section: Mapping[str, Any], models: Mapping[str, Joint | Single], seed: int
 ) -> list[Made]:
     """Return what `regseg` does, of the scans and everything else of a subject."""
-    from cohortex.models.regseg.pair import names_of, pairs_of
+    from cohortex.models.regseg.pair import names_of, pairs_of, without_partner
 
     solid = [i for i in scans.values() if min(i.volume.shape) > 1]
-    pairs = pairs_of(solid, section["default"].get("pair", ()))
-    subject = Subject(scans, names_of(list(scans.values())), section, models)
+    default = section["default"]
+    pairs = pairs_of(solid, default.get("pair", ()), default.get("missing", "skip"))
+    subject = Subject(scans, names_of(list(scans.values())), section, models, seed)
     made: list[Made] = []
     words: dict[str, Made] = {}
-    for image in solid:
-        made += _segmented(image, subject, words)
+    for image in scans.values():
+        made += segmented(image, subject, words)
     if not pairs and not made:
         reasons = "; ".join(sorted(set(subject.misfits.values())))
         raise Skip("no-pair", f"There is nothing to register it to (regseg: pair), and nothing labels it: {reasons or 'no volume'}.")
     users = {i.id.rsplit("+", 1)[0]: i for i in images if i.kind == "labels" and i.role == "labels" and i.id.endswith("+labels")}
+    for name, wanted in without_partner(solid, default.get("pair", ()), pairs).items():
+        if name in words:
+            reason = f"There is no {wanted} of this subject to move it to (regseg: pair, missing: skip); it was labelled only."
+            words[name] = replace(words[name], code=words[name].code or ALONE, reason="; ".join(filter(None, [words[name].reason, reason])))
     for pair in pairs:
         made += _registered(pair, subject, users, words, seed)
+    for name, theirs in users.items():
+        if name in scans:
+            words[name] = flagged(words.get(name, Made(of=name)), users_flags(scans[name], theirs, section))
     partners = {i.id for p in pairs for i in (p.moving, p.fixed) if i is not None}
     for image in scans.values():
         if image.id not in words and image.id not in partners:
@@ -171,59 +98,36 @@ def _brought_together(
     return made + [words.get(i, Made(of=i)) for i in scans]
 
 
-def _segmented(image: Image, subject: Subject, words: dict[str, Made]) -> list[Made]:
-    """Return the labels of an image where its model has a network for its modality."""
-    from cohortex.measures.segmentation import volumes_ml
-    from cohortex.models.regseg.deform import labels_on
-    from cohortex.models.regseg.grid import Grid
-    from cohortex.models.regseg.segment import class_probabilities
-
-    joint, settings = subject.model_for(image), settings_for(subject.section, image.modality)
-    if joint is None or not settings["segment"]:
-        return []
-    if image.modality not in joint.segment:
-        subject.misfits[image.id] = f"the model {joint.card['name']} does not segment {image.modality}"
-        return []
-    prepared = subject.of(image)
-    box = prepared.box(float(joint.card["extra"]["segment_spacing_mm"]))
-    said: list[str] = []
-    soft, precision = class_probabilities(
-        joint.segment[image.modality],
-        prepared.on(box, out=new_array(box.shape)),
-        len(joint.card["classes"]),
-        joint.device,
-        settings.get("precision", "float32"),
-        settings.get("overlap"),
-        said.append,
-    )
-    subject.soft[image.id] = (soft, box)
-    labels = labels_on(Grid(image.volume.shape, image.volume.affine), soft, box)
-    names = _label_names(joint)
-    measures: dict[str, Any] = {f"volume_{names[k]}_ml": v for k, v in volumes_ml(labels, image.volume.spacing).items()}
-    measures |= {"model": joint.card["name"], **told(precision, "; ".join(said))}
-    words[image.id] = Made(of=image.id, measures=measures)
-    return [_labels(image, labels, "seg", joint, image.volume.affine, {"space": image.modality, "desc": "regseg"}, (image.id,))]
-
-
 def _registered(pair: Pair, subject: Subject, users: Mapping[str, Image], words: dict[str, Made], seed: int) -> list[Made]:
     """Return what a pair gives, and put its measures and pictures into the moving image's word."""
     from cohortex.models.regseg.grid import Grid, field_on, looked, resample
+    from cohortex.models.regseg.register import OVERLAPLESS
 
     moving = pair.moving
     fixed = pair.fixed
     settings = settings_for(subject.section, moving.modality)
     if not pair.deform:
         settings["deformable"] = {**settings["deformable"], "method": "none"}
+    if fixed is None:
+        # left and right of the template are as alike as can be
+        settings["mirrored"] = False
     target, here = (fixed.volume, subject.of(fixed)) if fixed is not None else _template()
     found, said = _pose(here, subject.of(moving), pair, settings, _pair_model(pair, subject), seed)
     grid, name, to = Grid(target.shape, target.affine), subject.names[moving.id], _space(pair)
+    partner = to if fixed is None else fixed.id
+    before = words.get(moving.id, Made(of=moving.id))
+    fallback = told("float32", "; ".join(filter(None, [before.measures.get("fallback"), said])))
+    measures: dict[str, Any] = {**before.measures, **found.measures, **fallback, "fixed": partner}
+    if any(code == OVERLAPLESS for code, _ in found.doubts):
+        # An image of nothing but the background would look like a result.
+        words[moving.id] = flagged(replace(before, measures=measures), found.doubts)
+        return []
     sources = (moving.id, *((fixed.id,) if fixed is not None else ()))
     volume = moving.volume
     lowest = -1024.0 if moving.modality == "CT" else 0.0
     array = subject.of(moving).array
     out = new_array(grid.shape)
     warped = resample(array, volume.affine, grid, found.matrix, found.displacement, outside=lowest, out=out)
-    partner = to if fixed is None else fixed.id
     step = {"step": "registered", "to": partner, "freedom": pair.freedom, "deformed": found.displacement is not None}
     between = {"from": name, "to": to}
     whole = volume.with_data(warped, target.affine, step)
@@ -235,26 +139,28 @@ def _registered(pair: Pair, subject: Subject, users: Mapping[str, Image], words:
         moves = field_on(grid, found.displacement, new_array((*grid.shape, 3)))
         mm = Volume(moves, target.affine, moving.modality, "field", moving.body_part)
         made.append(Made(mm, of=moving.id, tag="field", entities=between, sources=sources))
-    labels, overlaps = _warped_labels(pair, subject, users, found, grid, to)
+    labels, overlaps, flags = carried(pair, subject, users, found, grid, to)
     made += labels
+    measures |= overlaps
+    samples = int(settings.get("uncertainty", {}).get("samples", 0))
+    if samples:
+        measures |= _spread(here, subject.of(moving), pair, settings, subject, found, samples, seed)
     pictures = _checkerboards(target, whole, "after")
     # of the image as it lay only the slices of the pictures are computed
     pictures |= _checkerboards(target, whole.with_data(looked(array, volume.affine, grid, outside=lowest)), "before")
-    before = words.get(moving.id, Made(of=moving.id))
-    fallback = told("float32", "; ".join(filter(None, [before.measures.get("fallback"), said])))
-    words[moving.id] = replace(
-        before,
-        measures={**before.measures, **found.measures, **overlaps, **fallback, "fixed": partner},
-        previews=pictures,
-        status="warned" if found.doubts else "ok",
-        code="registration-not-better" if found.doubts else "",
-        reason="; ".join(found.doubts),
-    )
+    word = replace(before, measures=measures, previews={**before.previews, **pictures})
+    words[moving.id] = flagged(word, [*found.doubts, *flags])
     return made
 
 
 def _pose(
-    fixed: Prepared, moving: Prepared, pair: Pair, settings: Mapping[str, Any], joint: Joint | None, seed: int
+    fixed: Prepared,
+    moving: Prepared,
+    pair: Pair,
+    settings: Mapping[str, Any],
+    joint: Joint | None,
+    seed: int,
+    start: np.ndarray | None = None,
 ) -> tuple[Registration, str]:
     """Return where the moving image lies, and what was said where a GPU's memory did not suffice."""
     import torch
@@ -262,16 +168,47 @@ def _pose(
     from cohortex.models.regseg.register import register
 
     if joint is None:
-        return register(fixed, moving, pair.freedom, settings, seed=seed), ""
+        return register(fixed, moving, pair.freedom, settings, seed=seed, start=start), ""
     spacing = float(joint.card["extra"]["working_spacing_mm"])
+    how = (fixed, moving, pair.freedom, settings)
     try:
-        return register(fixed, moving, pair.freedom, settings, joint.register.to(joint.device), spacing, seed, joint.device), ""
+        return register(*how, joint.register.to(joint.device), spacing, seed, joint.device, start), ""
     except torch.OutOfMemoryError:
         if joint.device == "cpu":
             raise
         torch.cuda.empty_cache()
         said = f"the memory of {joint.device} does not hold the pair: it was registered on the CPU"
-        return register(fixed, moving, pair.freedom, settings, joint.register.to("cpu"), spacing, seed), said
+        return register(*how, joint.register.to("cpu"), spacing, seed, start=start), said
+
+
+def _spread(
+    fixed: Prepared,
+    moving: Prepared,
+    pair: Pair,
+    settings: Mapping[str, Any],
+    subject: Subject,
+    found: Registration,
+    samples: int,
+    seed: int,
+) -> dict[str, float]:
+    """Return how far apart the points of the body end when the pair is registered again from starts nearby, so often.
+
+    A deformation has to undo what its start was moved by; a rigid or affine motion alone is searched for anew, with other samples.
+    """
+    from cohortex.models.regseg.grid import Grid, bounds, size_unit
+    from cohortex.models.regseg.uncertainty import nudged, spread_mm
+
+    grid = Grid(fixed.mask.shape, fixed.mask_affine)  # type: ignore[arg-type]
+    middle, unit = np.mean(bounds(fixed.mask, fixed.mask_affine), axis=0), size_unit(fixed.array.shape, fixed.affine)
+    rng = np.random.default_rng([seed % 2**63, *pair.moving.id.encode()])
+    ways = [(found.matrix, found.displacement)]
+    quiet = {**settings, "mirrored": False}
+    for number in range(samples):
+        start = nudged(found.matrix, middle, unit, rng) if found.displacement is not None else None
+        again, _ = _pose(fixed, moving, pair, quiet, _pair_model(pair, subject), seed + number + 1, start)
+        ways.append((again.matrix, again.displacement))
+    mean, p95 = spread_mm(grid, fixed.mask, ways)
+    return {"spread_mm": mean, "spread_p95_mm": p95}
 
 
 def _pair_model(pair: Pair, subject: Subject) -> Joint | None:
@@ -282,80 +219,8 @@ def _pair_model(pair: Pair, subject: Subject) -> Joint | None:
     if joint is None or other is not joint:
         return None
     known = joint.card["extra"]
-    return joint if (known["fixed"], known["moving"]) == (pair.fixed.modality, pair.moving.modality) else None
-
-
-def _warped_labels(
-    pair: Pair, subject: Subject, users: Mapping[str, Image], found: Registration, grid: Grid, to: str
-) -> tuple[list[Made], dict[str, float]]:
-    """Return the labels that a registration carries over, and how much they overlap before and after."""
-    from cohortex.measures.segmentation import dice, mean_of
-    from cohortex.models.regseg.deform import labels_on
-    from cohortex.models.regseg.grid import Grid, looked
-
-    moving, fixed = pair.moving, pair.fixed
-    made: list[Made] = []
-    measures: dict[str, float] = {}
-    on_fixed = None
-    if moving.id in subject.soft:
-        joint = subject.model_for(moving)
-        assert joint is not None
-        soft, box = subject.soft[moving.id]
-        on_fixed = labels_on(grid, soft, box, found.matrix, found.displacement)
-        sources = (f"{moving.id}+seg", *((fixed.id,) if fixed is not None else ()))
-        made.append(_labels(moving, on_fixed, "warpedseg", joint, grid.affine, {"space": to, "desc": "warped"}, sources))
-    if fixed is not None and fixed.id in subject.soft:
-        joint = subject.model_for(fixed)
-        assert joint is not None
-        soft, box = subject.soft[fixed.id]
-        if on_fixed is not None:
-            own, before = labels_on(box, soft, box), labels_on(box, *subject.soft[moving.id])
-            after = labels_on(box, *subject.soft[moving.id], found.matrix, found.displacement)
-            measures |= {"dice_before": mean_of(dice(own, before)), "dice_after": mean_of(dice(own, after))}
-        name = subject.names[moving.id]
-        back = _labels_back(Grid(moving.volume.shape, moving.volume.affine), soft, box, found)
-        entities, sources = {"space": name, "desc": "fromfixed"}, (f"{fixed.id}+seg", moving.id)
-        made.append(_labels(fixed, back, f"{name}seg", joint, moving.volume.affine, entities, sources))
-    if moving.id in users:
-        theirs = users[moving.id]
-        array, _ = at_hand(theirs.volume.data, theirs.volume.data.dtype)
-        labels = partial(looked, array, theirs.volume.affine, mode="nearest", outside=0.0)
-        moved = map_blocks(np.asarray, labels(grid, found.matrix, found.displacement), dtype=array.dtype)
-        volume = theirs.volume.with_data(moved, grid.affine, {"step": "registered"})
-        made.append(Made(volume, of=moving.id, tag="warpedlabels", entities={"space": to, "desc": "warpedlabels"}, sources=(theirs.id,)))
-        if fixed is not None and fixed.id in users:
-            truth = users[fixed.id].volume
-            there = Grid(truth.shape, truth.affine)
-            true, _ = at_hand(truth.data, truth.data.dtype)
-            measures["labels_dice_before"] = mean_of(dice(true, labels(there)))
-            measures["labels_dice_after"] = mean_of(dice(true, labels(there, found.matrix, found.displacement)))
-    return made, measures
-
-
-def _labels_back(grid: Grid, soft: ArrayLike, box: Grid, found: Registration) -> Any:
-    """Return the fixed image's labels on the moving grid.
-
-    A point q there is at y = matrix^-1 q before the deformation, and at y + backward(y) in the fixed world. The deformation is
-    given along the fixed world's axes, so the grid is taken into that world first.
-    """
-    from cohortex.models.regseg.deform import labels_on
-    from cohortex.models.regseg.grid import Grid
-
-    in_fixed_world = Grid(grid.shape, np.linalg.inv(found.matrix) @ grid.affine)
-    return labels_on(in_fixed_world, soft, box, None, found.backward)
-
-
-def _labels(
-    image: Image, labels: ArrayLike, tag: str, joint: Joint, affine: np.ndarray, entities: Mapping[str, str], sources: tuple[str, ...]
-) -> Made:
-    names = {str(k): v for k, v in _label_names(joint).items() if k}
-    history = (*image.volume.history, {"step": tag, "model": joint.card["name"], "label_names": names})
-    volume = Volume(labels, affine, image.modality, "labels", image.body_part, history)
-    return Made(volume, of=image.id, tag=tag, entities=entities, sources=sources)
-
-
-def _label_names(joint: Joint) -> dict[int, str]:
-    return dict(enumerate(str(c) for c in joint.card["classes"]))
+    meant = ((known["fixed"], pair.fixed.modality), (known["moving"], pair.moving.modality))
+    return joint if all(name in (ANY, modality) for name, modality in meant) else None
 
 
 def _space(pair: Pair) -> str:

@@ -97,6 +97,7 @@ def train_regseg(images: Sequence[Image], section: Mapping[str, Any], seed: int,
         When no pair or no labels are there.
     """
     from cohortex.training.regseg_card import card_of
+    from cohortex.training.regseg_quality import quality_of
     from cohortex.training.supervised import leave_model
 
     settings = section["default"]
@@ -132,6 +133,7 @@ def train_regseg(images: Sequence[Image], section: Mapping[str, Any], seed: int,
         return
     demo = all(image.row.get("site") == DEMO_SITE for image in images)
     card = card_of(run.material, settings, seed, history, final, clock.over(), demo)
+    card["extra"]["quality"] = quality_of(run, float(settings["segment_spacing_mm"]), seed)
     leave_model(folder, {**card, "recipe": {**card["recipe"], "run": ran}}, nets.state(), run.journal)
 
 

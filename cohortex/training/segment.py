@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cohortex.errors import Refused
-from cohortex.items import Image, settings_for
+from cohortex.items import DEMO_SITE, Image, settings_for
 from cohortex.measures.intervals import bootstrap_interval
 from cohortex.measures.segmentation import dice, iou, mean_of
 from cohortex.models import registry
 from cohortex.models.regseg.grid import Grid, resample
+from cohortex.models.segment.apply import Feeding, predicted
 from cohortex.models.segment.plan import Plan
 from cohortex.training import cards
 from cohortex.training.segment_data import (
@@ -51,11 +52,6 @@ TRAINING: dict[str, Any] = {
 }
 """What a section does not say; None is what the plan says, or for the objective what the network's paper says."""
 
-LARGEST_HALO = 64
-"""Voxels by which blocks are enlarged at most in validation, whatever the network's reach."""
-OVERLAP = 0.5
-"""Of windows, for networks that look at their whole input."""
-
 
 def train_segment(images: Sequence[Image], section: Mapping[str, Any], seed: int, device: str, folder: str | Path) -> None:
     """Train a network and write its model folder.
@@ -66,7 +62,8 @@ def train_segment(images: Sequence[Image], section: Mapping[str, Any], seed: int
         Of training and validation subjects (``row["split"]``), labels among them (role ``labels``). The modality of which most have
         labels is trained.
     section : mapping
-        ``default`` with ``network``, ``labels`` (names by value) and ``training`` (see `TRAINING`).
+        ``default`` with ``network``, ``labels`` (names by value), ``training`` (see `TRAINING`) and, where it is not to be that of which
+        most have labels, the ``modality``.
     seed : int
         The same seed gives the same bytes on a CPU at one number of threads.
     device : str
@@ -86,8 +83,10 @@ def train_segment(images: Sequence[Image], section: Mapping[str, Any], seed: int
     settings = settings_for(section, "default")
     name = settings.get("network", BASELINE)
     training = {**TRAINING, **{k: v for k, v in settings.get("training", {}).items() if v is not None}}
-    modality = most_common(images)
+    modality = settings.get("modality") or most_common(images)
     pairs, held_out = (labelled_pairs(images, split, modality) for split in ("train", "validation"))
+    if not pairs:
+        raise Refused(f"segment: no {modality} of a training subject has labels; add them (role labels), or name a trained model.")
     how = plan_of(pairs, classes_of(pairs), float(training["memory_gb"]))
     entry, options = registry.entry("segment", name), options_of(name, how, training["options"])
     dimensions = registry.expected(entry, options).dimensions
@@ -128,8 +127,16 @@ def train_segment(images: Sequence[Image], section: Mapping[str, Any], seed: int
         "metrics": metrics_of(scores(network, judged, how, across, patch, device), names, "validation" if held_out else "train"),
         "intended_use": f"Labels of {modality} images as a first look; for research only.",
         "limits": "Not for diagnosis. Other scanners, body parts and label sets than those of the training subjects were not tried.",
-        "extra": {"plan": how.told(), "across": across, "patch": list(patch)},
+        "extra": {
+            **({"cohort": "demo"} if all(image.row.get("site") == DEMO_SITE for image in seen) else {}),
+            "plan": how.told(),
+            "across": across,
+            "patch": list(patch),
+        },
     }
+    if held_out:
+        fit = quality_of(network, items, judged, Feeding(how, across, patch), names, seed, device)
+        card["extra"]["quality"] = {modality: fit} if fit is not None else {}
     leave_model(folder, card, network.state_dict(), journal)
 
 
@@ -196,40 +203,9 @@ def objective_of(wanted: str | Mapping[str, Any]) -> Any:
 def labels_of(
     network: nn.Module, values: ArrayLike, how: Plan, across: int | None, patch: Sequence[int], device: str = "cpu"
 ) -> np.ndarray:
-    """Return the labels of a standardised image on the plan's grid, (X, Y, Z).
-
-    A network of two dimensions sees whole slices, one after the other. One of three dimensions sees blocks with a halo; if it looks at its
-    whole input it sees windows of the training's size, whose logits are averaged.
-    """
-    import torch
-
-    from cohortex.labelling import segment
-
-    network.eval()
-    if across is None:
-        multiple = int(getattr(network, "multiple", 1))
-        size = [-(-n // multiple) * multiple for n in patch]
-        halo = getattr(network, "halo", None)
-        block = [max(n, 2 * multiple) for n in size] if halo is not None else size
-        found, _ = segment(
-            network,
-            values,
-            max(2, how.classes),
-            (block[0], block[1], block[2]),
-            device,
-            multiple=multiple,
-            halo=min(int(halo), LARGEST_HALO) if halo is not None else 0,
-            overlap=None if halo is not None else OVERLAP,
-        )
-        return np.asarray(found[...])
-    made = np.zeros(values.shape, np.uint8 if how.classes <= 256 else np.uint16)
-    for number in range(values.shape[across]):
-        key = tuple(slice(number, number + 1) if axis == across else slice(None) for axis in range(3))
-        image = np.ascontiguousarray(np.asarray(values[key]).squeeze(across), dtype=np.float32)
-        with torch.inference_mode():
-            logits = network(torch.from_numpy(image)[None, None].to(device))
-        made[key] = np.expand_dims(logits.argmax(1)[0].cpu().numpy(), across)
-    return made
+    """Return the labels of a standardised image on the plan's grid, (X, Y, Z), as `predicted` does it."""
+    found, _ = predicted(network, values, Feeding(how, across, tuple(patch)), device)
+    return np.asarray(found[...])
 
 
 def segmented(network: nn.Module, image: Image, how: Plan, across: int | None, patch: Sequence[int], device: str = "cpu") -> np.ndarray:
@@ -250,6 +226,25 @@ def scores(
         true, labels = known_of(item.image, item.labels), range(1, how.classes)
         rows.append({"subject": item.image.subject, "dice": dice(true, back, labels), "iou": iou(true, back, labels)})
     return rows
+
+
+def quality_of(
+    network: nn.Module, learnt: Sequence[Labelled], held_out: Sequence[Labelled], fed: Feeding, names: Sequence[str], seed: int, device: str
+) -> dict[str, Any] | None:
+    """Return the calibration of the Dice to be expected of a network's labels, None where there is none to be trusted.
+
+    Volumes are those of the images that it learned from; their voxels are taken to be as large as those of the first.
+    """
+    from cohortex.survey import sample_of
+    from cohortex.training.quality import MOST_CASES, Judged, calibrated, volumes_of
+
+    voxel_ml = float(np.prod(learnt[0].grid.spacing)) / 1000
+    cases = []
+    for item in [held_out[int(i)] for i in np.unique(np.linspace(0, len(held_out) - 1, min(MOST_CASES, len(held_out))).round())]:
+        low, high = np.percentile(sample_of(item.values), (0.5, 99.5))
+        cases.append(Judged(item.image.subject, item.values, item.known, float(low), float(max(high, low + 1e-3))))
+    volumes = volumes_of((item.known for item in learnt), max(2, fed.plan.classes), voxel_ml)
+    return calibrated(cases, lambda values: predicted(network, values, fed, device, "probabilities")[0], names, voxel_ml, volumes, seed)
 
 
 def metrics_of(rows: Sequence[Mapping[str, Any]], names: Sequence[str], on: str) -> list[dict[str, Any]]:

@@ -11,10 +11,9 @@ import numpy as np
 from cohortex.blocks import Box, at_hand, over_blocks, read_block
 from cohortex.errors import Refused
 from cohortex.items import Image
-from cohortex.lazy import Elementwise
 from cohortex.models.regseg.grid import Grid, looked, resample
+from cohortex.models.segment.apply import grid_of, standardised
 from cohortex.models.segment.plan import Plan, fingerprint, plan
-from cohortex.survey import survey
 from cohortex.training.augment import Ranges, vary
 from cohortex.volume import ArrayLike
 
@@ -84,8 +83,7 @@ def plan_of(pairs: Sequence[tuple[Image, Image]], classes: int, memory_gb: float
         for i in index:
             image, labels = pairs[i]
             values, _ = at_hand(image.volume.data)
-            known, _ = at_hand(labels.volume.data, labels.volume.data.dtype)
-            yield np.asarray(values[...]), np.asarray(known[...]), image.volume.spacing
+            yield np.asarray(values[...]), known_of(image, labels), image.volume.spacing
 
     return plan(fingerprint(cases(), pairs[0][0].modality, classes), memory_gb)
 
@@ -101,39 +99,9 @@ def classes_of(pairs: Sequence[tuple[Image, Image]]) -> int:
 def prepared(pair: tuple[Image, Image], how: Plan, rng: np.random.Generator) -> Labelled:
     """Return a labelled image on the plan's grid; of it nothing but numbers and places is held."""
     image, labels = pair
-    grid = grid_of(image, how)
+    grid = grid_of(image.volume, how)
     known = looked(labels.volume.data, labels.volume.affine, grid, mode="nearest", outside=0)
-    return Labelled(image, labels, grid, standardised(image, how, grid), known, _places(known, how.classes, rng))
-
-
-def grid_of(image: Image, how: Plan) -> Grid:
-    """Return the grid of an image at the plan's spacing, along the image's own axes; of two dimensions slices stay where they are."""
-    volume = image.volume
-    spacing = np.array(how.spacing)
-    if how.across is not None:
-        spacing[how.across] = volume.spacing[how.across]
-    factor = spacing / np.array(volume.spacing)
-    shape = np.maximum(np.round(np.array(volume.shape) / factor).astype(int), 1)
-    affine = volume.affine.copy()
-    affine[:3, :3] = volume.affine[:3, :3] * factor
-    # the outer edges of both grids agree at the near end
-    affine[:3, 3] = volume.affine[:3, 3] + volume.affine[:3, :3] @ ((factor - 1) / 2)
-    return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
-
-
-def standardised(image: Image, how: Plan, grid: Grid) -> ArrayLike:
-    """Return an image on a grid with the plan's values, computed where it is read."""
-    volume = image.volume
-    on_grid = looked(volume.data, volume.affine, grid)
-    if how.normalise == "window":
-        (low, high), mean, deviation = how.window, how.mean, how.deviation
-        return Elementwise(lambda x: ((np.clip(x, low, high) - mean) / deviation).astype(np.float32), on_grid)
-    look = survey(volume)
-    values = look.of(look.data)
-    inside = values[look.sample_inside]
-    inside = inside if inside.size else values
-    own_mean, own_deviation = float(inside.mean()), float(max(inside.std(), 1e-8))
-    return Elementwise(lambda x: ((x - own_mean) / own_deviation).astype(np.float32), on_grid)
+    return Labelled(image, labels, grid, standardised(image.volume, how, grid), known, _places(known, how.classes, rng))
 
 
 def _places(known: ArrayLike, classes: int, rng: np.random.Generator) -> list[np.ndarray]:

@@ -1,8 +1,10 @@
 """`weights: train`: the workflow trains first, on the frozen batches, and new subjects never retrain."""
 
+import json
 import signal
 import time
 
+import nibabel as nib
 import numpy as np
 import psutil
 import pytest
@@ -17,11 +19,25 @@ TINY = {"steps": 2, "batch": 1, "patch": 16, "options": {"fine": 4, "coarse": 8,
 DENOISE = RECIPE["denoise"]["default"]
 SETTINGS = {
     "body_part": "head",
-    "keep": ["acquire", "denoise"],
-    "stages": ["acquire", "denoise", "superresolve", "export"],
+    "keep": ["acquire", "denoise", "superresolve"],
+    "stages": ["acquire", "denoise", "superresolve", "regseg", "export"],
     # the shipped recipe for cohorts without clean scans, but small
     "denoise": {**RECIPE["denoise"], "default": {**DENOISE, "training": {**DENOISE["training"], **TINY}}},
     "superresolve": {"default": {"method": "srcnn3d", "weights": "train", "training": {"steps": 2, "batch": 1, "patch": 8}}},
+    # a segmentation by itself, of the labels that two subjects have
+    "regseg": {
+        "default": {
+            "weights": None,
+            "segment_weights": "train",
+            "labels": {"1": "shell", "2": "core"},
+            "segment_training": {
+                "steps": 2,
+                "batch": 1,
+                "patch": [16, 16, 16],
+                "options": {"features": [4, 6], "kernels": [], "strides": []},
+            },
+        }
+    },
 }
 
 
@@ -30,8 +46,20 @@ def cohort(folder):
     table = write_cohort(folder, ["1", "2", "3"])
     lines = table.read_text().splitlines()
     splits = ("split", "train", "validation", "test")
-    table.write_text("".join(f"{line}\t{split}\n" for line, split in zip(lines, splits, strict=True)))
+    rows = [f"{line}\t{split}" for line, split in zip(lines, splits, strict=True)]
+    rows = [f"{row}\t{'role' if number == 0 else 'image'}" for number, row in enumerate(rows)]
+    for subject, split in (("1", "train"), ("2", "validation")):
+        image = np.asarray(nib.load(folder / "scans" / f"{subject}_T1w.nii.gz").dataobj)
+        write_nifti(folder / "scans" / f"{subject}_labels.nii.gz", np.digitize(image, [150, 400]).astype(np.uint8))
+        rows.append(f"{subject}\t\tT1w\tscans/{subject}_labels.nii.gz\t\t{split}\tlabels")
+    table.write_text("\n".join(rows) + "\n")
     return table
+
+
+def row_of(folder, stage, image):
+    """Return an image's row of a stage's manifest."""
+    rows = read_table(folder / "work" / "records" / stage / "b00001" / "manifest.tsv")
+    return next(row for row in rows if row["image"] == image)
 
 
 @pytest.fixture(scope="module")
@@ -44,24 +72,36 @@ def run(tmp_path_factory):
     first = snakemake(folder, *given, input=table)
     again = snakemake(folder, "-n", *given, input=table)
     write_nifti(folder / "scans" / "4_T1w.nii.gz", phantom(44))
-    table.write_text(table.read_text() + "4\t\tT1w\tscans/4_T1w.nii.gz\t\ttrain\n")
+    table.write_text(table.read_text() + "4\t\tT1w\tscans/4_T1w.nii.gz\t\ttrain\timage\n")
     more = snakemake(folder, "-n", *given, input=table)
     return folder, first.stdout, again.stdout, more.stdout
 
 
 def test_a_model_is_trained_before_its_stage_and_used_by_it(run):
     folder, said, _, _ = run
-    assert jobs_run(said)["train"] == 2
+    assert jobs_run(said)["train"] == 3
     for task, network in (("denoise", "frame_unet_2d"), ("superresolve", "srcnn3d")):
         card = read_card(folder / "work" / "models" / task)
         assert (card["network"], card["subjects"]) == (network, {"train": ["1"], "validation": ["2"]})
-        row = read_table(folder / "work" / "records" / task / "b00001" / "manifest.tsv")[2]
-        assert (row["image"], row["status"], row["method"]) == ("3_T1w", "ok", network)
+        row = row_of(folder, task, "3_T1w")
+        assert (row["status"], row["method"]) == ("ok", network)
     recipe = read_card(folder / "work" / "models" / "denoise")["recipe"]
     assert recipe["objective"]["name"] == DENOISE["training"]["objective"]
     assert "no image was cleaned" in recipe["target"]
-    row = read_table(folder / "work" / "records" / "denoise" / "b00001" / "manifest.tsv")[2]
+    row = row_of(folder, "denoise", "3_T1w")
     assert 0 < float(row["noise_sigma_after"]) < 0.7 * float(row["noise_sigma_before"])
+
+
+def test_a_segmentation_is_trained_by_itself_and_labels_every_subject(run):
+    folder = run[0]
+    card = read_card(folder / "work" / "models" / "segment")
+    assert (card["task"], card["network"], card["subjects"]) == ("segment", "planned_unet", {"train": ["1"], "validation": ["2"]})
+    assert card["classes"] == ["background", "shell", "core"]
+    assert row_of(folder, "regseg", "3_T1w")["model"] == card["name"]
+    assert row_of(folder, "regseg", "3_T1w+seg")["status"] == "ok"
+    assert (folder / "results" / "sub-3" / "anat").is_dir()
+    told = json.loads((folder / "work" / "records" / "regseg" / "b00001" / "numbers.json").read_text())
+    assert told["models"]["train segment"]["card"]["name"] == card["name"]
 
 
 def test_the_run_after_a_training_does_nothing(run):

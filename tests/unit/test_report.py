@@ -346,3 +346,18 @@ def test_what_only_left_to_other_runs_is_not_called_lost(plain, tmp_path):
     assert "8 images of 1 batch that no run has finished are not told of" in " ".join(records.notes)
     (work / "cohort" / "index.json").write_text(json.dumps({"batches": {"b0000": [1, 1, 8], "b0001": [1, 1, 8]}, "only": ["b0001"]}))
     assert len(read_records(work, STAGES).images) == 16, "a batch that an earlier run finished is told of"
+
+
+def test_labels_that_should_not_be_used_unseen_come_first_in_what_looks_odd(plain, tmp_path):
+    work = shutil.copytree(plain, tmp_path / "work")
+    (manifest,) = (work / "records" / "regseg" / "b0000").glob("manifest.tsv")
+    rows = read_table(manifest)
+    changed = next(row for row in rows if row["image"] == "001_T1w")
+    reason = "the labels are expected to overlap by a Dice of 0.31 with true ones, less than 0.5"
+    changed |= {"status": "warned", "code": "labels-doubtful", "reason": reason, "predicted_dice": "0.3141"}
+    write_table(manifest, [*rows[0], "predicted_dice"], [{"predicted_dice": "", **row} for row in rows])
+    text = text_of(write_report(work, tmp_path / "results", CONFIG, STAGES))
+    odd = re.search(r'<section id="odd".*?</section>', text, re.S)[0]
+    assert odd.index(reason) < odd.index("far from the others")
+    assert "0.314" in odd[: odd.index(reason)]
+    assert "labels-doubtful" not in text_of(write_report(plain, tmp_path / "plain", CONFIG, STAGES))

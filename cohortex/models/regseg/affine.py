@@ -22,6 +22,10 @@ FINE_MM = 4.0
 """Spacing at which poses are judged; like all lengths here for heads, less for small images (`grid.size_unit`)."""
 SEARCH_MM = 8.0
 BINS = 32
+MIRROR_MARGIN = 0.03
+"""Share by which a mirrored image has to have more mutual information before it is said to be the right one."""
+MIRROR_HOPELESS = 0.15
+"""Share by which it may have less before it is looked for any further."""
 CLOSE_MM, CLOSE_DEG = 2.0, 2.0
 """A refinement that ends so near to the headers' pose confirms it: random samples alone move its end by about half of that."""
 
@@ -99,6 +103,41 @@ def align(fixed: Scan, moving: Scan, kind: Kind = "rigid", starts: Sequence[str]
         best, name, after = (np.eye(4), "header", before) if before >= at_start else (start, name, at_start)
         return Pose(best, before, after, name, kept=True, confirmed=name == "header" and _is_small(matrix, fixed))
     return Pose(matrix, before, after, name, kept=False)
+
+
+def given(fixed: Scan, moving: Scan, matrix: np.ndarray) -> Pose:
+    """Return a pose that is known already as `align` returns what it found."""
+    fine = _target(fixed, FINE_MM)
+    return Pose(matrix, _information(fine, moving, np.eye(4)), _information(fine, moving, matrix), "given", kept=True)
+
+
+def mirrored_information(fixed: Scan, moving: Scan, pose: Pose, seed: int = 0) -> float:
+    """Return the mutual information in nats of the fixed and the mirrored moving image where they lie best.
+
+    Parameters
+    ----------
+    fixed, moving : Scan
+    pose : Pose
+        Where the moving image lies. The search for the mirrored one begins at that place, mirrored at the middle of either body; where it
+        shares much less there it is the wrong way round for certain, and is not moved any further.
+    seed : int
+    """
+    fine = _target(fixed, FINE_MM)
+    here, there = (np.diag([-1.0, 1.0, 1.0, 1.0]) for _ in range(2))
+    here[0, 3], there[0, 3] = 2 * _middle(fixed, _midrange)[0], 2 * _middle(moving, _midrange)[0]
+    other = Scan(*_mirrored(moving.array, moving.affine, there), *_mirrored(moving.mask, moving.mask_affine, there))
+    start = there @ pose.matrix @ here
+    at_start = _information(fine, other, start)
+    if at_start < (1 - MIRROR_HOPELESS) * pose.after:
+        return at_start
+    return max(at_start, _information(fine, other, _refine(fixed, other, start, "rigid", seed)))
+
+
+def _mirrored(array: np.ndarray, affine: np.ndarray, mirror: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image reflected in the world by an affine; its first axis is turned round so that the grid stays right-handed."""
+    turn = np.diag([-1.0, 1.0, 1.0, 1.0])
+    turn[0, 3] = array.shape[0] - 1
+    return np.ascontiguousarray(array[::-1]), mirror @ affine @ turn
 
 
 def _is_small(matrix: np.ndarray, fixed: Scan) -> bool:

@@ -23,7 +23,7 @@ class Pair:
     deform: bool = True
 
 
-def pairs_of(images: Sequence[Image], rules: Sequence[Mapping[str, Any]]) -> list[Pair]:
+def pairs_of(images: Sequence[Image], rules: Sequence[Mapping[str, Any]], missing: str = "skip") -> list[Pair]:
     """Return the pairs of a subject.
 
     Parameters
@@ -35,6 +35,8 @@ def pairs_of(images: Sequence[Image], rules: Sequence[Mapping[str, Any]]) -> lis
         (list of modalities, or ``any``), ``fixed`` (list of modalities in order of preference, ``same`` for an earlier visit of the same
         modality, or ``template``), ``within`` (``session``: both from one session; ``subject``, the default: the same session is
         preferred), ``affine`` (rigid | affine; affine for the template, else rigid), ``deform`` (true).
+    missing : {"skip", "template"}
+        What becomes of an image whose rule names modalities of which the subject has none.
 
     Returns
     -------
@@ -53,7 +55,27 @@ def pairs_of(images: Sequence[Image], rules: Sequence[Mapping[str, Any]]) -> lis
             if fixed is not None or to_template:
                 freedom = rule.get("affine", "affine" if to_template else "rigid")
                 found[moving.id] = Pair(moving, fixed, freedom, bool(rule.get("deform", True)))
+    if missing == TEMPLATE:
+        alone = without_partner(images, rules, list(found.values()))
+        found |= {i.id: Pair(i, None, "affine") for i in scans if i.id in alone}
     return [found[k] for k in sorted(found)]
+
+
+def without_partner(images: Sequence[Image], rules: Sequence[Mapping[str, Any]], pairs: Sequence[Pair]) -> dict[str, str]:
+    """Return the images that a rule would move to other modalities, of which the subject has none, and what these are.
+
+    An image that others of the pairs move to is not among them: the subject's common space is its own.
+    """
+    taken = {i.id for p in pairs for i in (p.moving, p.fixed) if i is not None}
+    found: dict[str, str] = {}
+    for image in images:
+        for rule in rules:
+            meant = rule["moving"] == "any" or image.modality in rule["moving"]
+            if meant and not isinstance(rule["fixed"], str) and image.id not in taken:
+                others = [m for m in rule["fixed"] if m != image.modality]
+                if others and image.id not in found and image.kind == "image" and image.role == "image":
+                    found[image.id] = " or ".join(others)
+    return found
 
 
 def names_of(images: Sequence[Image]) -> dict[str, str]:

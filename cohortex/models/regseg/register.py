@@ -10,11 +10,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from cohortex.measures.registration import folding_percent
+from cohortex.measures.registration import folding_percent, jacobian_determinant
 from cohortex.models.regseg import affine as poses
 from cohortex.models.regseg import grid as grids
 from cohortex.models.regseg.deform import Prepared, displaced_mind_loss, inverse, refine, to_mm
 from cohortex.registration import fields, gauss_newton
+
+FOLDED, MOST_FOLDED = 0.05, 0.5
+"""Jacobian determinant up to which a voxel counts as folded, and the percentage of the body's that is tolerated."""
+LEAST_COVERED, PARTLY_COVERED = 5.0, 50.0
+"""Percent of the fixed body that the moving image reaches: below the first there is nothing to compare, below the second it is told."""
+ASTRAY = "registration-not-better"
+OVERLAPLESS, PARTIAL, FLIPPED, FOLDS = "no-overlap", "partial-overlap", "left-right-flipped", "deformation-folded"
 
 
 @dataclass(frozen=True)
@@ -28,18 +35,18 @@ class Registration:
     displacement, backward : Displacement or None
         In mm on the working grid of the fixed image, applied before the matrix; and the way back.
     measures : mapping
-        ``deformation`` (kept | left-out | none), ``deformed_by`` (network | network+gauss_newton | instance |
-        gauss_newton),
-        ``mi_before``, ``mi_after`` (nats), ``mind_before``, ``mind_after``, ``folding_percent``, ``displacement_p95_mm``, ...
-    doubts : tuple of str
-        What did not improve, as sentences.
+        ``covered_percent`` (of the fixed body by the moving image), ``deformation`` (kept | left-out | folded | none),
+        ``deformed_by`` (network | network+gauss_newton | instance | gauss_newton), ``mi_before``, ``mi_after`` (nats),
+        ``mind_before``, ``mind_after``, ``folding_percent``, ``displacement_p95_mm``, ``inverse_error_mm``, ...
+    doubts : tuple of (code, sentence)
+        What did not improve or cannot be trusted.
     """
 
     matrix: np.ndarray
     displacement: grids.Displacement | None = None
     backward: grids.Displacement | None = None
     measures: Mapping[str, Any] = field(default_factory=dict)
-    doubts: tuple[str, ...] = ()
+    doubts: tuple[tuple[str, str], ...] = ()
 
 
 def register(
@@ -51,6 +58,7 @@ def register(
     spacing_mm: float | None = None,
     seed: int = 0,
     device: str = "cpu",
+    start: np.ndarray | None = None,
 ) -> Registration:
     """Register one pair.
 
@@ -61,30 +69,37 @@ def register(
         Of the start.
     settings : mapping
         ``affine`` (starts), ``deformable`` (method, otherwise, refine_with, refine_steps, scales, smooth,
-        gauss_newton), ``working_spacing_mm``.
+        gauss_newton, most_folded_percent), ``working_spacing_mm``, ``mirrored``.
     network : nn.Module, optional
         Two images on the working grid to a displacement in voxels.
     spacing_mm : float, optional
         Spacing that the network was trained at; by default that of the settings.
     seed : int
     device : str
+    start : (4, 4) array, optional
+        The affine, which is searched for when it is not given.
 
     Returns
     -------
     Registration
-        Never worse than the start by mutual information: what did not improve is left out and told in `doubts`.
+        Never folded, and never worse than the start by mutual information: what did not improve is left out and told in `doubts`.
     """
-    doubts: list[str] = []
+    doubts: list[tuple[str, str]] = []
     method = settings["affine"].get("method", "auto")
     kind: Any = freedom if method == "auto" else method
     here, there = fixed.scan(), moving.scan()
-    pose = poses.align(here, there, kind, settings["affine"]["starts"], seed)
+    pose = poses.align(here, there, kind, settings["affine"]["starts"], seed) if start is None else poses.given(here, there, start)
     matrix, after = pose.matrix, pose.after
-    if kind != "none" and pose.kept and pose.start == "header" and not pose.confirmed:
-        doubts.append(
+    if start is None and kind != "none" and pose.kept and pose.start == "header" and not pose.confirmed:
+        sentence = (
             f"the search for a {kind} motion went astray: nothing had more mutual information than the positions in the headers "
             f"({pose.before:.4g}), which were kept; look at the checkerboard"
         )
+        doubts.append((ASTRAY, sentence))
+    covered = _covered_percent(fixed, moving, matrix)
+    doubts += _reach(covered)
+    if settings.get("mirrored", False) and start is None and kind in ("rigid", "affine") and covered >= LEAST_COVERED:
+        doubts += _sides(here, there, pose, seed)
     own = float(settings["working_spacing_mm"]) * grids.size_unit(fixed.array.shape, fixed.affine)
     grid = fixed.box(own if spacing_mm is None else spacing_mm)
     scales = [(int(r), int(d)) for r, d in settings["deformable"]["scales"]]
@@ -98,12 +113,12 @@ def register(
     wanted = settings["deformable"]
     how, more, found, flow = _method(wanted, network), {}, None, None
     if how in ("network", "instance"):
-        start = _by_network(target, aligned, network) if how == "network" else None
-        if start is not None and wanted.get("refine_with") == "gauss_newton":
+        begun = _by_network(target, aligned, network) if how == "network" else None
+        if begun is not None and wanted.get("refine_with") == "gauss_newton":
             how = "network+gauss_newton"
-            found, more = _by_gauss_newton(fixed, moving, matrix, wanted.get("gauss_newton", {}), to_mm(start, grid))
+            found, more = _by_gauss_newton(fixed, moving, matrix, wanted.get("gauss_newton", {}), to_mm(begun, grid))
         else:
-            flow = refine(target, aligned, mask, start, int(wanted["refine_steps"]), scales, float(wanted["smooth"]))
+            flow = refine(target, aligned, mask, begun, int(wanted["refine_steps"]), scales, float(wanted["smooth"]))
             found = to_mm(flow, grid)
     elif how == "gauss_newton":
         found, more = _by_gauss_newton(fixed, moving, matrix, wanted.get("gauss_newton", {}))
@@ -114,16 +129,24 @@ def register(
             mind_flow = float(displaced_mind_loss(target, aligned, flow, scales, mask))
         mi_flow = poses.information(here, there, matrix, found)
         # Mutual information knows nothing of MIND or of the network: what it does not confirm is left out.
-        deformation = "left-out"
-        if mind_flow < mind_pose and mi_flow > after:
+        better = mind_flow < mind_pose and mi_flow > after and covered >= LEAST_COVERED
+        folded = _folded_percent(fixed, found) if better else 0.0
+        if folded > float(wanted.get("most_folded_percent", MOST_FOLDED)):
+            sentence = f"the deformation folds in {folded:.2g} % of the body and was left out; the {freedom} motion alone was kept"
+            doubts.append((FOLDS, sentence))
+            deformation, more = "folded", {**more, "folded_percent": folded}
+        elif better:
             displacement, mind_after, after, deformation = found, mind_flow, mi_flow, "kept"
             backward = _backward(found) if how.endswith("gauss_newton") else inverse(found)
+        else:
+            deformation = "left-out"
     measures: dict[str, Any] = {
         "mi_before": pose.before,
         "mi_after": after,
         "mind_before": mind_before,
         "mind_after": mind_after,
         "affine_start": pose.start,
+        "covered_percent": covered,
         "deformation": deformation,
         **_motion(matrix, fixed),
     }
@@ -134,7 +157,56 @@ def register(
         lengths = np.linalg.norm(displacement.mm, axis=0)
         measures["folding_percent"] = folding_percent(np.moveaxis(displacement.mm, 0, -1), displacement.grid.affine, body)
         measures["displacement_p95_mm"] = float(np.percentile(lengths[body], 95)) if body.any() else 0.0
+        assert backward is not None
+        measures["inverse_error_mm"] = _inverse_error_mm(displacement, backward, body)
     return Registration(matrix, displacement, backward, measures, tuple(doubts))
+
+
+def _covered_percent(fixed: Prepared, moving: Prepared, matrix: np.ndarray) -> float:
+    """Return how much of the fixed body the moving image reaches at a pose, in percent."""
+    grid = grids.Grid(fixed.mask.shape, fixed.mask_affine)  # type: ignore[arg-type]
+    return 100.0 * float(moving.covers(grid, matrix)[fixed.mask].mean()) if fixed.mask.any() else 0.0
+
+
+def _reach(covered: float) -> list[tuple[str, str]]:
+    """Return the doubts about images that lie apart, or of which one shows a part of the other only."""
+    if covered < LEAST_COVERED:
+        sentence = (
+            f"the images lie apart: the moving one reaches {covered:.2g} % of the fixed body wherever the search began; look whether both "
+            "are of one body part and whether their headers say where they are"
+        )
+        return [(OVERLAPLESS, sentence)]
+    if covered < PARTLY_COVERED:
+        return [(PARTIAL, f"the moving image shows {covered:.0f} % of the fixed body only; beyond that there is nothing of it")]
+    return []
+
+
+def _sides(fixed: poses.Scan, moving: poses.Scan, pose: poses.Pose, seed: int) -> list[tuple[str, str]]:
+    """Return the doubt whether left and right of one image are exchanged."""
+    mirrored, as_is = poses.mirrored_information(fixed, moving, pose, seed), pose.after
+    if mirrored <= as_is * (1 + poses.MIRROR_MARGIN):
+        return []
+    sentence = (
+        f"with left and right exchanged the images share more ({mirrored:.3g} nats of mutual information against {as_is:.3g}): "
+        "the header of one of them may name the wrong side; look at it before sides are read off"
+    )
+    return [(FLIPPED, sentence)]
+
+
+def _folded_percent(fixed: Prepared, displacement: grids.Displacement) -> float:
+    """Return the share of the body's voxels whose Jacobian determinant is at most `FOLDED`, in percent."""
+    jacobian = jacobian_determinant(np.moveaxis(displacement.mm, 0, -1), displacement.grid.affine)
+    body = fixed.body_on(displacement.grid, grown=0)
+    return 100.0 * float((jacobian[body] <= FOLDED).mean()) if body.any() else 0.0
+
+
+def _inverse_error_mm(there: grids.Displacement, back: grids.Displacement, body: np.ndarray) -> float:
+    """Return how far from where they began the points of the body end, there and back, in the mean."""
+    if not body.any():
+        return 0.0
+    spacing = np.float32(there.grid.spacing[0])
+    apart = np.linalg.norm(fields.compose(there.mm / spacing, back.mm / spacing), axis=0)
+    return float(apart[body].mean()) * float(spacing)
 
 
 def _method(wanted: Mapping[str, Any], network: nn.Module | None) -> str:

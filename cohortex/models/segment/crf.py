@@ -11,10 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+import numpy as np
 import torch
+
+from cohortex.volume import ArrayLike
 
 DENSE = 4096
 """Most voxels of an image of which every one may see every other one."""
+EDGE = 48
+"""Voxels along each axis of a block of a volume, beside what it sees around it."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,51 @@ def mean_field(
         new = torch.softmax(logits + kernels.message(q), 1)
         q = damping * q + (1 - damping) * new
     return q
+
+
+def along_edges(
+    soft: ArrayLike,
+    image: ArrayLike,
+    spacing: Sequence[float],
+    field: Field,
+    iterations: int = 5,
+    radius: int = 2,
+    edge: int = EDGE,
+) -> ArrayLike:
+    """Return class probabilities of a volume after mean field, block by block, so that it may be larger than memory.
+
+    Parameters
+    ----------
+    soft : (K, X, Y, Z) array-like
+        Probabilities of a network.
+    image : (X, Y, Z) array-like
+    spacing : three floats
+        In mm.
+    field : Field
+    iterations, radius : int
+        As in `mean_field`; a voxel's result depends on others no farther than their product, by which blocks are enlarged.
+    edge : int
+        Voxels of a block along each axis.
+
+    Returns
+    -------
+    (K, X, Y, Z) float32 array-like
+    """
+    from cohortex.blocks import new_array
+
+    made = new_array(soft.shape, np.float32)
+    shape = soft.shape[1:]
+    for start in product(*(range(0, n, edge) for n in shape)):
+        inner = [(a, min(a + edge, n)) for a, n in zip(start, shape, strict=True)]
+        wide = [(max(0, a - iterations * radius), min(n, b + iterations * radius)) for (a, b), n in zip(inner, shape, strict=True)]
+        key = tuple(slice(a, b) for a, b in wide)
+        here = torch.from_numpy(np.array(soft[(slice(None), *key)], np.float32))[None]
+        values = torch.from_numpy(np.array(image[key], np.float32))[None, None]
+        with torch.no_grad():
+            q = mean_field(here.clamp_min(1e-6).log(), values, field, spacing, iterations, radius)[0].numpy()
+        cut = tuple(slice(a - low, b - low) for (a, b), (low, _) in zip(inner, wide, strict=True))
+        made[(slice(None), *(slice(a, b) for a, b in inner))] = q[(slice(None), *cut)]
+    return made
 
 
 def free_energy(q: torch.Tensor, logits: torch.Tensor, kernels: Kernels) -> torch.Tensor:

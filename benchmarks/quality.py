@@ -1,0 +1,150 @@
+"""How well the predicted Dice of labels follows the true one, on simulated heads that are made worse step by step.
+
+    python -m benchmarks.quality [--model zoo/regseg/heads] [--fitted 4] [--held-out 5] [--heads DIR] [--write] [--save FILE]
+
+Heads are of the demo's generator with a seed of their own, so that neither the model nor the calibration saw those that are held out: the
+T1w without noise at 1.5 mm, the CT from rays without noise. On the first ones the calibration of every segmentation of the model is fitted
+(`cohortex.training.quality`), as a training does it on its validation subjects; on the others its prediction is held against the Dice with
+the truth, for images as they are and with noise, blur, bias field and lost contrast of four strengths. `once` looks at an image once, as
+the stage does by default; `again` also at a changed one (`uncertainty: {samples: 1}`). `--write` puts the calibration into the card of the
+model. Last line: FIGURE quality_spearman quality_mae (an image's mean Dice, all modalities, once), and the same for again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.record import ROOT, Run, Table, add_save
+from cohortex.measures.intervals import bootstrap_interval
+from cohortex.models.folder import load_network, read_card, read_model, read_shown, write_model
+from cohortex.models.regseg.deform import prepare
+from cohortex.models.regseg.grid import resample
+from cohortex.models.regseg.quality import FEATURES, predicted_dice
+from cohortex.models.regseg.segment import class_probabilities
+from cohortex.threads import set_threads
+from cohortex.training.quality import Judged, by_image, calibrated, observations, rank_correlation, volumes_of
+from cohortex.volume import ArrayLike
+
+SEED = 90001
+MODALITIES = {"T1w": ("t1", "t1a", "t1l"), "CT": ("ct", "cta", "ctl")}
+
+
+def head(number: int, folder: Path) -> Path:
+    """Return the file of a simulated head, made when it is not there: images, affines and labels."""
+    from cohortex.demo.anatomy import make_head
+    from cohortex.demo.scans import ct_scan, mr_scan
+    from cohortex.demo.table import traits
+
+    path = folder / f"h{number}.npz"
+    if not path.is_file():
+        subject = f"q{number}"
+        rngs = [np.random.default_rng([SEED, *what.encode(), *subject.encode()]) for what in ("head", "mr", "ct")]
+        made = make_head(traits(subject, SEED), rngs[0])
+        mr, ct = mr_scan(made, rngs[1]), ct_scan(made, rngs[2])
+        images = {"t1": mr.truth.astype(np.float32), "ct": ct.clean.astype(np.float32)}
+        np.savez(path, allow_pickle=False, **images, t1a=mr.affine_iso, t1l=mr.labels_iso, cta=ct.affine, ctl=ct.labels)
+    return path
+
+
+def judged(path: Path, modality: str, spacing_mm: float) -> Judged:
+    """Return a head as the stage gives it to the network, and its labels there."""
+    image, affine, labels = MODALITIES[modality]
+    with np.load(path, allow_pickle=False) as file:
+        array, matrix, known = file[image], file[affine], file[labels]
+    ready = prepare(array, matrix, modality)
+    box = ready.box(spacing_mm)
+    there = resample(known, matrix, box, mode="nearest", outside=0.0)
+    return Judged(path.stem, ready.on(box).astype(np.float16), np.asarray(there, np.uint8))
+
+
+def tried(
+    fit: dict[str, Any], seen: tuple[list[dict[str, float]], list[int], list[float], list[tuple[int, int]]], again: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return predicted and true Dice of every label of every image, and of every image the means."""
+    rows, labels, true, images = seen
+    used = [row if again else {name: row[name] for name in FEATURES} for row in rows]
+    expected = np.array([predicted_dice({**fit, "volumes": {}}, {k: row}).get(k, np.nan) for k, row in zip(labels, used, strict=True)])
+    known = np.isfinite(expected)
+    kept = [image for image, known_one in zip(images, known, strict=True) if known_one]
+    truth = np.array(true)[known]
+    return expected[known], truth, by_image(kept, expected[known]), by_image(kept, truth)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return mean and 95 % interval."""
+    mean, low, high = bootstrap_interval(list(values))
+    return float(mean), float(low), float(high)
+
+
+def main() -> None:
+    """Print the table and the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="zoo/regseg/heads")
+    parser.add_argument("--fitted", type=int, default=4)
+    parser.add_argument("--held-out", type=int, default=5)
+    parser.add_argument("--heads", type=Path, help="where heads are kept")
+    parser.add_argument("--write", action="store_true")
+    add_save(parser)
+    options = parser.parse_args()
+    set_threads(1)
+    run = Run("quality", ["torch", "numpy", "scipy"])
+    heads = options.heads or Path(tempfile.mkdtemp(prefix="quality-"))
+    files = [head(number, heads) for number in range(options.fitted + options.held_out)]
+    model = Path(options.model) if Path(options.model).is_dir() else ROOT / options.model
+    card = read_card(model)
+    spacing, names = float(card["extra"]["segment_spacing_mm"]), [str(c) for c in card["classes"]]
+    columns = {"images": "", "look": "", "n": "d", "true": ".3f", "lowest": ".3f", "MAE": ".3f", "low": ".3f", "high": ".3f"}
+    table = Table({**columns, "rank": ".2f", "MAE a label": ".3f", "rank a label": ".2f"})
+    fits: dict[str, Any] = {}
+    together: dict[str, list[tuple[np.ndarray, ...]]] = {"once": [], "again": []}
+    for modality in MODALITIES:
+        part = f"segment.{modality}" if f"segment.{modality}" in card["parts"] else "segment.any"
+        network = load_network(model, "cpu", part)
+
+        def look(values: ArrayLike, network: Any = network) -> ArrayLike:
+            return class_probabilities(network, values, len(names))[0]
+
+        cases = [judged(path, modality, spacing) for path in files]
+        learnt, held_out = cases[: options.fitted], cases[options.fitted :]
+        voxel_ml = spacing**3 / 1000
+        fit = calibrated(learnt, look, names, voxel_ml, volumes_of((c.known for c in learnt), len(names), voxel_ml), SEED)
+        if fit is None:
+            print(f"{modality}: no calibration that predicts better than the means", flush=True)
+            continue
+        fits[modality] = fit
+        print(f"{modality}: fitted, of subjects left out {fit['checked']}", flush=True)
+        seen = observations(held_out, look, names, voxel_ml, fit["volumes"], SEED + 1)
+        for kind in together:
+            found = tried(fit, seen, kind == "again")
+            together[kind].append(found)
+            table.add(*_row(modality, kind, found))
+    figures: dict[str, float] = {}
+    for kind, end in (("once", ""), ("again", "_again")):
+        whole = tuple(np.concatenate(parts) for parts in zip(*together[kind], strict=True))
+        table.add(*_row("all", kind, whole))
+        figures[f"quality_spearman{end}"] = rank_correlation(whole[2], whole[3])
+        figures[f"quality_mae{end}"] = float(np.abs(whole[2] - whole[3]).mean())
+    if options.write:
+        _, tensors = read_model(model)
+        beside = {"training.json": (model / "training.json").read_bytes()} if read_shown(model) else None
+        told = {k: v for k, v in card.items() if k != "sha256"}
+        write_model(model, {**told, "extra": {**card["extra"], "quality": fits}}, tensors, beside)
+    run.end({"quality": table}, figures, options.save)
+
+
+def _row(modality: str, kind: str, found: tuple[np.ndarray, ...]) -> tuple[Any, ...]:
+    expected, true, means, truths = found
+    errors = interval(np.abs(means - truths).tolist())
+    lowest = float(truths.min())
+    by_label = float(np.abs(expected - true).mean()), rank_correlation(expected, true)
+    return modality, kind, len(means), float(truths.mean()), lowest, *errors, rank_correlation(means, truths), *by_label
+
+
+if __name__ == "__main__":
+    main()
