@@ -31,12 +31,12 @@ SMALL: dict[str, dict[str, Any]] = {
 NAMES = [entry.name for entry in registry.entries("regseg")]
 
 
-def small(name: str, seed: int = 0) -> torch.nn.Module:
+def small(name: str, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     return registry.build("regseg", name, **SMALL[name])
 
 
-def shaken(network: torch.nn.Module) -> torch.nn.Module:
+def shaken(network: Any) -> Any:
     """Give the flow layers weights with which something moves."""
     with torch.no_grad():
         for name, parameter in network.named_parameters():
@@ -138,6 +138,7 @@ def test_correlation_does_not_mind_another_contrast_but_noise():
     assert float(losses.correlation_loss(image, image[:, :, :, :, :], 99)) < 1e-3
     flat = torch.full_like(image, 0.5).requires_grad_()
     losses.correlation_loss(image, flat, 5).backward()
+    assert flat.grad is not None
     assert torch.isfinite(flat.grad).all()
 
 
@@ -171,6 +172,7 @@ def test_the_endpoint_error_is_the_mean_distance_in_voxels_and_its_gradient_is_f
     assert float(losses.endpoint_error(found, true, mask)) == pytest.approx(5.0)
     same = true.clone().requires_grad_()
     losses.endpoint_error(same, true).backward()
+    assert same.grad is not None
     assert torch.isfinite(same.grad).all()
 
 

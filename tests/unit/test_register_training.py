@@ -148,11 +148,13 @@ def test_gauss_newton_labels_pairs_that_have_no_label_of_their_own():
     one, two = with_classical([known, unknown], 6.0)
     assert one is known
     assert two.displacement is not None
+    assert known.displacement is not None
     inside = PAIRS[0].fixed > 0.2
     assert np.linalg.norm(two.displacement - known.displacement, axis=0)[inside].mean() < 0.6
 
 
 def test_moved_labels_and_inverse_errors_are_those_of_a_shift():
+    assert PAIRS[0].labels is not None
     labels = PAIRS[0].labels[1]
     shift = np.zeros((3, *SHAPE), np.float32)
     shift[0] = 2
