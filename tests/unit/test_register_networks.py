@@ -1,5 +1,6 @@
 """The registration networks and their losses: sizes, published counts, what each of them promises."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -61,6 +62,17 @@ def test_the_transformer_is_as_large_as_published():
         network = registry.build("regseg", "transmorph")
     # 46.77 million in Table 7 of the paper; ours has cubic windows, and biases in the attention
     assert registry.count_parameters(network) == pytest.approx(46.77e6, rel=2e-3)
+
+
+def test_the_page_of_the_models_says_what_each_of_them_counts_and_is_trained_by():
+    page = Path(__file__).parents[2] / "docs" / "models.md"
+    section = page.read_text().split("## Networks that register")[1].split("\n## ")[0]
+    rows = {line.split("`")[1]: [cell.strip() for cell in line.split("|")] for line in section.splitlines() if line.startswith("| `")}
+    assert list(rows) == NAMES
+    for entry in registry.entries("regseg"):
+        with torch.device("meta"):
+            count = registry.count_parameters(registry.build("regseg", entry.name))
+        assert rows[entry.name][3:5] == [f"{count:,}", f"`{entry.training['objective']['name']}`"]
 
 
 def test_faim_has_fewer_weights_than_voxelmorph():
