@@ -210,8 +210,9 @@ def labels_of(
 
 def segmented(network: nn.Module, image: Image, how: Plan, across: int | None, patch: Sequence[int], device: str = "cpu") -> np.ndarray:
     """Return the labels of an image on its own grid, (X, Y, Z): it is put on the plan's grid, labelled there, and the labels come back."""
-    grid, volume = grid_of(image, how), image.volume
-    said = labels_of(network, standardised(image, how, grid), how, across, patch, device)
+    volume = image.volume
+    grid = grid_of(volume, how)
+    said = labels_of(network, standardised(volume, how, grid), how, across, patch, device)
     own = Grid((volume.shape[0], volume.shape[1], volume.shape[2]), volume.affine)
     return np.asarray(resample(said, grid.affine, own, mode="nearest"))
 

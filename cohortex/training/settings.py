@@ -65,6 +65,8 @@ def denoise_training(section: Mapping[str, Any]) -> dict[str, Any]:
     chosen = {**DENOISE, **entry.training, **own}
     chosen["objective"] = objectives.overlaid(entry.training.get("objective", DENOISE["objective"]), own.get("objective"))
     objective, _ = objectives.settings(chosen["objective"])
+    if objectives.kind(objective).reads == "registration":
+        raise Refused(f"denoise.default.training: the objective {objective} is for networks that register; name one such as squared_error.")
     if entry.expects.values == registry.NOISE_UNITS and objectives.kind(objective).reads not in ("noisy", "halves"):
         raise Refused(
             f"denoise: the network {network} works in {registry.NOISE_UNITS}, and weights: train trains it from noisy scans alone, not by "

@@ -1,10 +1,14 @@
-"""Losses of the joint training: overlap, agreement of the two segmentations, smoothness, no folding."""
+"""Losses of registration and of the joint training: likeness, overlap, agreement, smoothness, no folding, known and inverse ways."""
 
 from __future__ import annotations
 
 import torch
 
+from cohortex.models.regseg.warp import compose
+
 EPSILON = 1e-5
+FLAT = 1e-6
+"""Product of two local variances, of images within 0 and 1, at which `correlation_loss` counts half: noise in the air is below it."""
 
 
 def soft_dice(a: torch.Tensor, b: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
@@ -83,11 +87,70 @@ def bending(displacement: torch.Tensor) -> torch.Tensor:
 
 
 def folding_loss(displacement: torch.Tensor, least: float = 0.1) -> torch.Tensor:
-    """Return the mean amount by which the Jacobian determinant stays below `least` (B, 3, X, Y, Z, voxels)."""
+    """Return the mean amount by which the Jacobian determinant stays below `least` (B, 3, X, Y, Z, voxels).
+
+    With a `least` of 0 it is the mean of FAIM's penalty of negative determinants (Kuang and Schmah, MLMI 2019).
+    """
     gradients = [displacement.diff(dim=axis)[:, :, : n - 1, : m - 1, : k - 1] for axis, (n, m, k) in _cropped(displacement)]
     rows = torch.stack(gradients, dim=2)
     jacobian = rows.permute(0, 3, 4, 5, 1, 2) + torch.eye(3, dtype=displacement.dtype, device=displacement.device)
     return (least - _determinant(jacobian)).clamp(min=0).mean()
+
+
+def axis_folding_loss(displacement: torch.Tensor) -> torch.Tensor:
+    """Return ICNet's anti-folding loss (Zhang, arXiv:1809.03443, 2018): where points of an axis change their order.
+
+    Along each axis the gradient of every component, plus 1, counts by its cube where it is below 0; no voxel folds where all of it is 0
+    and shear is small. (B, 3, X, Y, Z), in voxels.
+    """
+    return torch.stack([(-displacement.diff(dim=axis) - 1).clamp(min=0).pow(3).mean() for axis in (2, 3, 4)]).mean()
+
+
+def inverse_loss(forward: torch.Tensor, backward: torch.Tensor) -> torch.Tensor:
+    """Return the mean squared component, in voxels, of the way there and back, begun at either end (Zhang, arXiv:1809.03443, 2018).
+
+    `forward` and `backward` are (B, 3, X, Y, Z) displacements in voxels; 0 where each is the other's inverse.
+    """
+    return compose(forward, backward).square().mean() + compose(backward, forward).square().mean()
+
+
+def endpoint_error(found: torch.Tensor, true: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the mean distance in voxels between where two displacements (B, 3, X, Y, Z) lead; of the voxels of a mask (B, 1, X, Y, Z)."""
+    # The root has no gradient at 0.
+    apart = ((found - true).square().sum(1, keepdim=True) + 1e-12).sqrt()
+    return apart.mean() if mask is None else (apart * mask).sum() / mask.sum().clamp(min=1)
+
+
+def correlation_loss(fixed: torch.Tensor, moved: torch.Tensor, window: int = 9) -> torch.Tensor:
+    """Return one minus the mean squared local correlation of two images (NCC: Avants et al., Medical Image Analysis 12(1), 2008).
+
+    Parameters
+    ----------
+    fixed, moved : (B, 1, X, Y, Z) tensors
+        Within 0 and 1.
+    window : int
+        Edge, in voxels, of the cubes over which it is taken; only cubes that lie within the images count.
+
+    Returns
+    -------
+    scalar tensor
+        0: one is, around every voxel, a linear function of the other.
+    """
+    sizes = [min(window, n) for n in fixed.shape[2:]]
+    a, b = (_means(x, sizes) for x in (fixed, moved))
+    variances = (_means(fixed * fixed, sizes) - a * a).clamp(min=0) * (_means(moved * moved, sizes) - b * b).clamp(min=0)
+    return 1 - ((_means(fixed * moved, sizes) - a * b).square() / (variances + FLAT)).mean()
+
+
+def _means(x: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    """Return the means over boxes that lie within (B, 1, X, Y, Z), along one axis at a time."""
+    for axis, size in enumerate(sizes, start=2):
+        n = x.shape[axis] - size + 1
+        total = x.narrow(axis, 0, n)
+        for i in range(1, size):
+            total = total + x.narrow(axis, i, n)
+        x = total / size
+    return x
 
 
 def _cropped(displacement: torch.Tensor) -> list[tuple[int, tuple[int, int, int]]]:

@@ -10,20 +10,17 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from cohortex.models.regseg.layers import RegistrationNetwork, flow_layer
 from cohortex.models.regseg.warp import double, integrate
 
-FLOW_STD = 1e-5
-"""Spread of the flow layer's fresh weights: training starts from the identity."""
 
-
-class VoxelMorph(nn.Module):
+class VoxelMorph(RegistrationNetwork):
     """Encoder of strided convolutions, decoder with skips, and a layer that gives the flow.
 
     With ``half_resolution`` the decoder stops one level early and the flow is doubled by interpolation, which costs a
     tenth and suits smooth deformations. With ``integration_steps`` the flow is a velocity, integrated by scaling and squaring.
 
-    Input (B, 2, X, Y, Z): fixed and moving image, X, Y and Z multiples of 2 ** levels.
-    Output (B, 3, X, Y, Z): displacement in voxels along x, y and z.
+    Input and output are those of `RegistrationNetwork`; each level of the encoder halves the axes.
     """
 
     def __init__(
@@ -35,6 +32,7 @@ class VoxelMorph(nn.Module):
         integration_steps: int,
     ):
         super().__init__()
+        self.multiple = 2 ** len(encoder)
         self.half_resolution = half_resolution
         self.integration_steps = integration_steps
         self.encoder = nn.ModuleList()
@@ -51,16 +49,10 @@ class VoxelMorph(nn.Module):
         for out in final:
             self.final.append(_conv(width, out))
             width = out
-        self.flow = nn.Conv3d(width, 3, 3, padding=1)
-        nn.init.normal_(self.flow.weight, 0.0, FLOW_STD)
-        if self.flow.bias is not None:
-            nn.init.zeros_(self.flow.bias)
+        self.flow = flow_layer(width)
 
-    def forward(self, pair: torch.Tensor) -> torch.Tensor:
-        """Return the displacement in voxels that takes the fixed image's points to the moving image's."""
-        steps = 2 ** len(self.encoder)
-        if any(n % steps for n in pair.shape[2:]):
-            raise ValueError(f"the axes of the images must be multiples of {steps}, these are {tuple(pair.shape[2:])}")
+    def displacement(self, pair: torch.Tensor) -> torch.Tensor:
+        """Return the displacement of a pair whose axes are multiples of `multiple`."""
         skips, x = [pair], pair
         for layer in self.encoder:
             x = layer(x)

@@ -17,7 +17,7 @@ from cohortex.errors import Refused
 if TYPE_CHECKING:
     from cohortex.training.objectives.objective import Objective
 
-Reads = Literal["pairs", "noisy", "halves", "projections"]
+Reads = Literal["pairs", "noisy", "halves", "projections", "registration"]
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,11 @@ class Kind:
         ``package.module:class``; the class takes the options by keyword.
     about : str
         What it makes small, and whose idea it is; goes into cards.
-    reads : {"pairs", "noisy", "halves", "projections"}
+    reads : {"pairs", "noisy", "halves", "projections", "registration"}
         What source and target are. pairs: the input, and what the network is to make of it. noisy: the input alone, which is its own
         target. halves: two images of the same thing with independent noise. projections: reconstructions from some views, and from
-        the others. Only the first looks at clean images.
+        the others. Only the first looks at clean images. registration: a fixed and a moving image, and what is known of the two
+        (`cohortex.training.objectives.registering`).
     options : mapping
         Every option with its default; an option that is not here is refused.
     """
@@ -45,6 +46,9 @@ class Kind:
 
 
 _PIXEL, _CRITIC, _NOISY = (f"cohortex.training.objectives.{name}" for name in ("pixel", "adversarial", "noisy"))
+
+_REGISTERING = "cohortex.training.objectives.registering"
+_LIKENESS = {"similarity": "correlation", "window": 9, "smooth": 1.0, "smoothness": "diffusion", "folding": 0.0, "labels": 0.0}
 
 _CRITICS = {"critic_rate": 1.0, "betas": (0.5, 0.9), "width": 64}
 
@@ -132,6 +136,31 @@ OBJECTIVES: dict[str, Kind] = {
             "betas": (0.5, 0.9),
             "width": 16,
         },
+    ),
+    "images_alike": Kind(
+        f"{_REGISTERING}:ImagesAlike",
+        "likeness of the moved image and smoothness; overlap of labels where they have a weight (VoxelMorph, Balakrishnan et al., IEEE TMI "
+        "38(8), 2019); negative Jacobian determinants where these have one (FAIM, Kuang and Schmah, MLMI 2019)",
+        "registration",
+        _LIKENESS,
+    ),
+    "known_displacement": Kind(
+        f"{_REGISTERING}:KnownDisplacement",
+        "distance from a known displacement: a classical registration's, or the one that a pair was simulated with",
+        "registration",
+        {"smooth": 0.0},
+    ),
+    "inverse_consistent": Kind(
+        f"{_REGISTERING}:InverseConsistent",
+        "likeness both ways, each way the other's inverse, no folding, smoothness (ICNet, Zhang, arXiv:1809.03443, 2018)",
+        "registration",
+        {"similarity": "squared_error", "window": 9, "smooth": 0.5, "inverse": 0.05, "antifold": 1e5},
+    ),
+    "affine_and_deformable": Kind(
+        f"{_REGISTERING}:AffineAndDeformable",
+        "likeness behind an affine network and behind a deformable one, smoothness of the second (ADMIR, Tang et al., IEEE Access 8, 2020)",
+        "registration",
+        {**_LIKENESS, "affine": 1.0},
     ),
 }
 """All objectives by their name."""

@@ -1,0 +1,205 @@
+"""Training of one network that registers, from pairs that lie on one grid, by the objective that its entry names.
+
+The joint training with networks that segment is `cohortex.training.regseg`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from cohortex.errors import Refused
+from cohortex.measures.intervals import bootstrap_interval
+from cohortex.measures.registration import folding_percent
+from cohortex.measures.segmentation import dice, mean_of
+from cohortex.models import registry
+from cohortex.models.regseg.warp import warp
+from cohortex.registration.fields import compose
+from cohortex.training import cards, objectives
+from cohortex.training.checkpoint import open_journal
+from cohortex.training.loop import Curves, fit, fresh
+from cohortex.training.register_data import ImagePair, pair_sampler, with_classical
+from cohortex.training.supervised import leave_model
+
+REGISTER: dict[str, Any] = {
+    "steps": 500,
+    "minutes": 60.0,
+    "rate": 1e-3,
+    "batch": 1,
+    "objective": {"name": "images_alike"},
+    "examples": "pairs",
+    "bend": {},
+    "contrast": False,
+    "classes": None,
+}
+"""What neither the settings nor the network's entry says. ``classes``: the labels that are learnt from, null for all."""
+EXAMPLES = ("pairs", "classical", "simulated")
+
+
+def register_training(network: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all settings of a training: those wanted above those of the network's entry and of `REGISTER`.
+
+    Raises
+    ------
+    Refused
+        For a setting, an objective or kind of examples that there is not, or an objective that reads something else.
+    """
+    entry = registry.entry("regseg", network)
+    unknown = sorted(set(wanted) - set(REGISTER))
+    if unknown:
+        raise Refused(f"The training of {network} has no setting {unknown[0]!r}; it has: {', '.join(REGISTER)}.")
+    chosen = {**REGISTER, **entry.training, **wanted}
+    chosen["objective"] = objectives.overlaid(entry.training.get("objective", REGISTER["objective"]), wanted.get("objective"))
+    name, _ = objectives.settings(chosen["objective"])
+    if objectives.kind(name).reads != "registration":
+        raise Refused(f"The objective {name} is not for networks that register; name one such as images_alike or known_displacement.")
+    if chosen["examples"] not in EXAMPLES:
+        raise Refused(f"There are no examples {chosen['examples']!r} of registration; there are: {', '.join(EXAMPLES)}.")
+    if name == "known_displacement" and chosen["examples"] == "pairs":
+        raise Refused("The objective known_displacement needs displacements that are known: set examples to classical or simulated.")
+    return chosen
+
+
+def train_register(
+    pairs: Sequence[ImagePair],
+    settings: Mapping[str, Any],
+    seed: int,
+    device: str,
+    folder: str | Path,
+    spacing_mm: float,
+    validation: Sequence[ImagePair] = (),
+    body_part: str = "head",
+    simulated: bool = False,
+) -> Curves:
+    """Train a network on pairs and write a model folder with it as the part `register`, as the stage `regseg` reads it.
+
+    Parameters
+    ----------
+    pairs, validation : sequence of ImagePair
+        Of one shape each, of one kind of fixed and of moving image.
+    settings : mapping
+        ``network`` (name, options) and ``training``, of which `REGISTER` has the names; see `register_training`.
+    seed : int
+    device : str
+    folder : path
+        The model folder to be; the checkpoint is beside it while the training runs.
+    spacing_mm : float
+        Edge of a voxel.
+    body_part : str
+    simulated : bool
+        Whether the images are simulated.
+
+    Returns
+    -------
+    Curves
+
+    Raises
+    ------
+    Refused
+        See `register_training`; when there are no pairs, or they have several shapes or kinds.
+    """
+    name, options = settings["network"]["name"], dict(settings["network"].get("options", {}))
+    training = register_training(name, settings.get("training", {}))
+    if len({(p.fixed.shape, p.moving.shape, p.modalities) for p in pairs}) != 1 or pairs[0].fixed.shape != pairs[0].moving.shape:
+        raise Refused("A registration network is trained on pairs of one kind, all on grids of one shape; give such pairs, at least one.")
+    whole = {"network": {"name": name, "options": options}, "training": training, "pairs": [p.digest() for p in pairs]}
+    journal = open_journal(folder, [], whole, seed)
+    objective = objectives.build(training["objective"])
+    looks = float(objectives.settings(training["objective"])[1].get("labels", 0)) > 0
+    known = sorted({int(k) for p in pairs if p.labels is not None for x in p.labels for k in np.unique(x)} - {0}) if looks else []
+    classes = [k for k in known if training["classes"] is None or k in training["classes"]]
+    if looks and not classes:
+        raise Refused("The objective compares labels, and no pair has any of those that are learnt from; give labels or set labels: 0.")
+    if training["examples"] == "classical":
+        pairs = with_classical(pairs, spacing_mm)
+    network = fresh(lambda: registry.build("regseg", name, **options), seed)
+    curves = fit(
+        network,
+        pair_sampler(pairs, training, classes),
+        objective,
+        steps=int(training["steps"]),
+        seed=seed,
+        batch=int(training["batch"]),
+        minutes=float(training["minutes"]),
+        rate=float(training["rate"]),
+        device=device,
+        checkpoint=journal.of("register"),
+    )
+    fixed, moving = pairs[0].modalities
+    said, chosen = objectives.settings(training["objective"])
+    told = {"objective": {"name": said, **chosen, "about": objectives.kind(said).about}}
+    ran = cards.how_it_ran(device, int(training["batch"]), curves.steps, journal)
+    card = {
+        "name": f"{name}-{body_part or 'any'}-{fixed}-{moving}",
+        "task": "regseg",
+        "network": name,
+        "options": options,
+        "parts": {"register": {"network": name, "options": options}},
+        "modality": sorted({fixed, moving}),
+        "body_part": [body_part or "any"],
+        "dimensions": [3],
+        "spacing_mm": {"min": 0.2, "max": 6.0},
+        "classes": [],
+        "data": f"{len(pairs)} pairs of {'simulated heads' if simulated else 'the images that were given'}",
+        "recipe": {**curves.recipe(), "training": training, "learnt_labels": classes, **told, "run": ran},
+        "seed": int(seed % 2**53),
+        "metrics": _metrics(network, validation, spacing_mm, device),
+        "intended_use": f"Deformable registration of {moving} (moving) to {fixed} (fixed) after an affine start, as a first look; for "
+        "research only.",
+        "limits": "Not for diagnosis. Body parts and modalities other than those named are not covered; large lesions and operated anatomy "
+        "were not tested.",
+        "subjects": {"train": sorted({p.subject for p in pairs}), "validation": sorted({p.subject for p in validation})},
+        "simulated": simulated,
+        "extra": {"fixed": fixed, "moving": moving, "working_spacing_mm": float(spacing_mm)},
+    }
+    leave_model(folder, card, {f"register.{k}": v for k, v in network.state_dict().items()}, journal)
+    return curves
+
+
+@torch.no_grad()
+def displaced(network: nn.Module, fixed: np.ndarray, moving: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """Return the displacement (3, X, Y, Z) float32 in voxels that a network gives for two images (X, Y, Z) within 0 and 1."""
+    pair = torch.from_numpy(np.stack([fixed, moving]).astype(np.float32))[None].to(device)
+    return network(pair)[0].cpu().numpy()
+
+
+def moved_labels(labels: np.ndarray, displacement: np.ndarray) -> np.ndarray:
+    """Return a moving image's labels (X, Y, Z) as a displacement (3, X, Y, Z) in voxels puts them, by the most probable class."""
+    values = np.unique(labels)
+    soft = torch.from_numpy(np.stack([labels == k for k in values]).astype(np.float32))[None]
+    return values[warp(soft, torch.from_numpy(np.ascontiguousarray(displacement, np.float32))[None])[0].argmax(0).numpy()]
+
+
+def folded_percent(displacement: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Return the share in percent of voxels at which a displacement (3, X, Y, Z) in voxels folds."""
+    return folding_percent(np.moveaxis(displacement, 0, -1), np.eye(4), mask)
+
+
+def inverse_error(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
+    """Return by how many voxels the way there and back misses its start, (X, Y, Z); displacements (3, X, Y, Z) in voxels."""
+    return np.linalg.norm(compose(forward, backward), axis=0)
+
+
+def _metrics(network: nn.Module, pairs: Sequence[ImagePair], spacing_mm: float, device: str) -> list[dict[str, Any]]:
+    rows: dict[str, list[float]] = {}
+    for pair in pairs:
+        flow = displaced(network, pair.fixed, pair.moving, device)
+        rows.setdefault("folding_percent", []).append(folded_percent(flow))
+        if pair.labels is not None:
+            fixed, moving = pair.labels
+            rows.setdefault("dice_before", []).append(mean_of(dice(fixed, moving)))
+            rows.setdefault("dice_after", []).append(mean_of(dice(fixed, moved_labels(moving, flow))))
+        if pair.displacement is not None:
+            errors = np.linalg.norm(flow - pair.displacement, axis=0) * spacing_mm
+            rows.setdefault("endpoint_error_mm", []).append(float(errors.mean()))
+    found = []
+    for name, values in sorted(rows.items()):
+        mean, low, high = (float(v) for v in bootstrap_interval(values))
+        ends = {"low": low if np.isfinite(low) else None, "high": high if np.isfinite(high) else None}
+        found.append({"name": name, "value": mean, **ends, "n": len(values), "on": "validation pairs"})
+    return found
