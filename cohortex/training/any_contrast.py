@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,13 +28,13 @@ from torch import nn
 from torch.nn import functional
 
 from cohortex.models import registry
-from cohortex.models.folder import read_model, write_model
 from cohortex.models.regseg.losses import diffusion, folding_loss
 from cohortex.models.regseg.warp import warp
+from cohortex.training.any_contrast_card import with_record, write
 from cohortex.training.checkpoint import Journal, open_journal
 from cohortex.training.contrasts import CLASSES, STRUCTURES, sample_pair, two_scans
 from cohortex.training.head_maps import head_maps
-from cohortex.training.limit import Interrupted, Limit
+from cohortex.training.limit import TRY_AGAIN, Interrupted, Limit
 from cohortex.training.loop import Curves, fit, fresh
 from cohortex.training.muon import Muon
 from cohortex.training.objectives.objective import Objective
@@ -45,21 +44,21 @@ LOG = logging.getLogger("cohortex.training")
 
 SEGMENT: dict[str, Any] = {
     "network": "planned_unet",
-    "options": {"features": [16, 32, 64, 128], "norm": "none", "deep_supervision": False},
-    "steps": 3000,
+    "options": {"features": [16, 32, 64, 128], "blocks": 1, "norm": "none", "deep_supervision": False},
+    "steps": 2600,
     "rate": 2e-3,
     "kernels_faster": 2.0,
-    "edge": 64,
+    "edge": 48,
     "spacing_mm": 1.5,
     "ema": 0.995,
 }
 REGISTER: dict[str, Any] = {
     "network": "voxelmorph_small",
     "options": {},
-    "steps": 1500,
-    "rate": 1e-3,
+    "steps": 800,
+    "rate": 2e-3,
     "kernels_faster": 2.0,
-    "edge": 64,
+    "edge": 56,
     "spacing_mm": 3.0,
     "ema": 0.99,
     "smooth": 1.0,
@@ -167,16 +166,21 @@ def main() -> None:
     """Train and write the model folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="the model folder to be")
-    parser.add_argument("--brains", type=Path, help="Colin27 and the AAL atlas as Debian's mricron-data has them; without it only the demo's heads")
+    parser.add_argument(
+        "--brains", type=Path, help="Colin27 and the AAL atlas as Debian's mricron-data has them; without it only the demo's heads"
+    )
     parser.add_argument("--segment-steps", type=int, default=SEGMENT["steps"])
     parser.add_argument("--register-steps", type=int, default=REGISTER["steps"])
     parser.add_argument("--seed", type=int, default=20261126)
     parser.add_argument("--attempt-minutes", type=float, default=float("inf"), help="stop after so long; the next call goes on")
     parser.add_argument("--record", type=Path, help="do not train: add what this record of benchmarks.real_heads says to the folder's card")
     options = parser.parse_args()
+    if options.record is not None:
+        with_record(options.folder, options.record)
+        return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     use_team(dataclasses.replace(team(), limit=Limit(time.time() + 60 * options.attempt_minutes)))
-    recipe = {
+    recipe: dict[str, Any] = {
         "segment": {**SEGMENT, "steps": options.segment_steps},
         "register": {**REGISTER, "steps": options.register_steps},
         "maps": {**MAPS, "individual": MAPS["individual"] if options.brains else 0},
@@ -188,7 +192,10 @@ def main() -> None:
         register, register_curves = registrar(maps, recipe["register"], options.seed, journal)
     except Interrupted as why:
         LOG.info("stopped: %s; call it again", why)
-        raise SystemExit(75) from None
+        raise SystemExit(TRY_AGAIN) from None
+    told = {"curves": {"segment": segment_curves.recipe(), "register": register_curves.recipe()}, "run": {"precision": "bfloat16"}}
+    write(options.folder, (segment, recipe["segment"]), (register, recipe["register"]), {**recipe, **told}, options.seed)
+    journal.forget()
 
 
 def kept_maps(wanted: Mapping[str, int], brains: Path | None, seed: int, journal: Journal) -> list[np.ndarray]:

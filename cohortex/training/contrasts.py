@@ -198,9 +198,7 @@ def _centre(structures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return shape / 2.0
 
 
-def painted(
-    structures: np.ndarray, where: Where, edge: int, contrast: Contrast, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def painted(structures: np.ndarray, where: Where, edge: int, contrast: Contrast, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Return a cube painted with a contrast, every voxel the mean of eight points, and the structure that most of these are in.
 
     Parameters
@@ -291,7 +289,9 @@ def thick_slices(values: np.ndarray, axis: int, thickness: float) -> np.ndarray:
     length = values.shape[axis]
     thick: np.ndarray = ndi.gaussian_filter1d(values, thickness / 2.6, axis=axis, truncate=2.5)
     places = np.arange(0, length - 1 + thickness, thickness)
-    taken = ndi.map_coordinates(np.moveaxis(thick, axis, 0).reshape(length, -1), _lines(places, values.size // length), order=1, mode="nearest")
+    taken = ndi.map_coordinates(
+        np.moveaxis(thick, axis, 0).reshape(length, -1), _lines(places, values.size // length), order=1, mode="nearest"
+    )
     at = np.arange(length) / thickness
     low = np.minimum(at.astype(int), len(places) - 2)
     share = (at - low).astype(np.float32)[:, None]
