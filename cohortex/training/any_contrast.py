@@ -206,7 +206,7 @@ def kept_maps(wanted: Mapping[str, int], brains: Path | None, seed: int, journal
             return [found[name] for name in sorted(found.files)]
     maps = head_maps(wanted["simulated"], wanted["individual"], brains, seed)
     if path is not None:
-        np.savez_compressed(path, allow_pickle=False, **{f"map{n:03d}": each for n, each in enumerate(maps)})
+        np.savez_compressed(path, **{f"map{n:03d}": each for n, each in enumerate(maps)})
     return maps
 
 

@@ -26,9 +26,9 @@ INTENDED = (
     "after an affine start, as a first look without training of one's own; for research only."
 )
 LIMITS = (
-    "Not for diagnosis. Lesions are those of simulated heads: real ones are labelled grey matter or white matter more often than not. Skull "
+    "Not for diagnosis. Lesions are those of simulated heads: real ones are mostly labelled grey or white matter. Skull "
     "and soft tissue come from plain shapes. Grey and white matter differ by a few units on CT: there their border is uncertain. Children, "
-    "operated heads and large lesions were not tested. For one's own cohort, networks trained on its labels (regseg.default.weights: train) "
+    "operated heads and large lesions were not tested. For one's own cohort, networks trained on its labels (weights: train) "
     "are better."
 )
 LOOKED_AT = (

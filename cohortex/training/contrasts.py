@@ -144,8 +144,8 @@ def random_contrast(rng: np.random.Generator, ordered: float = 0.5) -> Contrast:
 
 
 Where = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Where a cube lies in a map: (3, 4) affine from its voxels to the map's, and displacements in voxels of the map at control points that span
-the cube, coarse and fine, (n, n, n, 3) each; all float32."""
+"""Where a cube lies in a map: (3, 4) affine from its voxels to the map's, and displacements in voxels of the map at control points that
+span the cube, coarse and fine, (n, n, n, 3) each; all float32."""
 
 
 def random_map(
