@@ -255,12 +255,12 @@ def main() -> None:
         first = found if first is None else first
         if first is not found:
             name = f"consistency_{scan.name.rsplit(' ', 1)[1].lower()}"
-            figures[name] = float(np.mean(scores(found, first)))  # pyright: ignore[reportArgumentType]
+            figures[name] = float(np.mean(np.array(scores(found, first), float)))
     by_modality: dict[str, list[list[float | None]]] = {"T1w": [], "CT": []}
     for scan in [s for person in people for s in person]:
         by_modality[scan.modality].append(scores(labelled(scan, scan.known, "truth"), scan.known))
     for modality, rows in by_modality.items():
-        figures[f"simulated_{modality.lower()}_dice"] = float(np.mean(rows))  # pyright: ignore[reportArgumentType]
+        figures[f"simulated_{modality.lower()}_dice"] = float(np.mean(np.array(rows, float)))
     if options.picture is not None:
         picture(options.picture, shown)
     deformed = Table({"Pair": "", "affine": ".3f", "network": ".3f", "Gauss-Newton": ".3f", "both": ".3f"})

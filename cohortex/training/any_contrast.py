@@ -30,6 +30,7 @@ from torch.nn import functional
 from cohortex.models import registry
 from cohortex.models.regseg.losses import diffusion, folding_loss
 from cohortex.models.regseg.warp import warp
+from cohortex.publish import atomic_path
 from cohortex.training.any_contrast_card import with_record, write
 from cohortex.training.checkpoint import Journal, open_journal
 from cohortex.training.contrasts import CLASSES, STRUCTURES, sample_pair, two_scans
@@ -206,7 +207,9 @@ def kept_maps(wanted: Mapping[str, int], brains: Path | None, seed: int, journal
             return [found[name] for name in sorted(found.files)]
     maps = head_maps(wanted["simulated"], wanted["individual"], brains, seed)
     if path is not None:
-        np.savez_compressed(path, **{f"map{n:03d}": each for n, each in enumerate(maps)})
+        named = {f"map{n:03d}": each for n, each in enumerate(maps)}
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **named)  # pyright: ignore[reportArgumentType]
     return maps
 
 

@@ -419,8 +419,8 @@ def _paint_cube(structures, affine, coarse, fine, cluster, grain, level, spread,
     half = np.float32(shift + 0.5)
     for i in range(edge):
         for j in range(edge):
-            _line(coarse, i * to_coarse, j * to_coarse, along_coarse)
-            _line(fine, i * to_fine, j * to_fine, along_fine)
+            _line(coarse, i * to_coarse, j * to_coarse, along_coarse)  # pyright: ignore[reportArgumentType]
+            _line(fine, i * to_fine, j * to_fine, along_fine)  # pyright: ignore[reportArgumentType]
             bx = affine[0, 3] + affine[0, 0] * i + affine[0, 1] * j + half
             by = affine[1, 3] + affine[1, 0] * i + affine[1, 1] * j + half
             bz = affine[2, 3] + affine[2, 0] * i + affine[2, 1] * j + half

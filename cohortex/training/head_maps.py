@@ -56,8 +56,7 @@ def simulated_map(rng: np.random.Generator) -> np.ndarray:
 
     def noise(step: int) -> np.ndarray:
         nodes = rng.standard_normal([n // step + 2 for n in SHAPE], dtype=np.float32)
-        fine: np.ndarray = ndi.zoom(nodes, step, order=1)
-        return fine[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
+        return np.asarray(ndi.zoom(nodes, step, order=1))[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
 
     folds = noise(3)
     fluid = base.fluid + 25 * noise(4) > rng.uniform(70, 140)
@@ -118,17 +117,16 @@ def individual_map(folder: Path, rng: np.random.Generator) -> np.ndarray:
     from scipy import ndimage as ndi
 
     head, extracted, atlas = _individual(folder)
-    brain = ndi.binary_fill_holes(ndi.binary_closing(extracted > 0, iterations=3))
-    assert isinstance(brain, np.ndarray)
+    brain = np.asarray(ndi.binary_fill_holes(ndi.binary_closing(extracted > 0, iterations=3)), bool)
     white_from, grey_from = rng.uniform(96, 102), rng.uniform(56, 70)
     drawn = np.where(head < grey_from, CSF, np.where(head < white_from, GREY, WHITE))
     drawn[(head > 128) & brain] = GREY  # vessels and fat that the extraction left
-    region = ndi.binary_dilation(np.isin(atlas, AAL_DEEP), iterations=1)
+    region = _grown(np.isin(atlas, AAL_DEEP), 1)
     drawn[region & (drawn != CSF) & (head < rng.uniform(104, 112))] = DEEP
     ventricles = _ellipsoids(_VENTRICLES) & brain
     drawn[ventricles & (drawn == CSF)] = VENTRICLE
     # Between fluid of the ventricles and white matter voxels are a mean of both, not grey matter.
-    edge = ventricles & (drawn == GREY) & ndi.binary_dilation(drawn == VENTRICLE, iterations=2) & ~region
+    edge = ventricles & (drawn == GREY) & _grown(drawn == VENTRICLE, 2) & ~region
     drawn[edge] = np.where(head[edge] < (white_from + grey_from) / 2 - 8, VENTRICLE, WHITE)
     drawn[(stem() | ((atlas >= 91) & (atlas <= 116))) & (drawn == WHITE)] = STEM
     return np.where(brain, drawn, _around(head, brain)).astype(np.uint8)
@@ -138,13 +136,18 @@ def _around(head: np.ndarray, brain: np.ndarray) -> np.ndarray:
     """Return the structures around a brain: fluid next to it, then by brightness bone, soft tissue and fat, and air outside the skin."""
     from scipy import ndimage as ndi
 
-    body = ndi.binary_fill_holes(ndi.binary_opening(head > 22, iterations=2))
-    assert isinstance(body, np.ndarray)
-    near = ndi.binary_dilation(brain, iterations=3) & (head < 60)
+    body = np.asarray(ndi.binary_fill_holes(ndi.binary_opening(head > 22, iterations=2)), bool)
+    near = _grown(brain, 3) & (head < 60)
     outer = np.where(head < 40, BONE, np.where(head < 105, SOFT, FAT))
     outer = np.where(near, CSF, outer)
-    thin = ndi.binary_dilation(brain, iterations=2) & (outer == SOFT)
+    thin = _grown(brain, 2) & (outer == SOFT)
     return np.where(body, np.where(thin, DURA, outer), AIR)
+
+
+def _grown(mask: np.ndarray, voxels: int) -> np.ndarray:
+    from scipy import ndimage as ndi
+
+    return np.asarray(ndi.binary_dilation(mask, iterations=voxels))
 
 
 def _individual(folder: Path) -> list[np.ndarray]:
