@@ -94,6 +94,13 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         "proofs_holding": None,
         "proofs_total": None,
     },
+    "real_heads": {
+        "real_gm_dice": (">=", 0.80),
+        "real_wm_dice": (">=", 0.85),
+        "real_ventricle_dice": (">=", 0.80),
+        **dict.fromkeys(("consistency_t1post", "consistency_t2", "consistency_flair", "simulated_t1w_dice", "simulated_ct_dice")),
+        **dict.fromkeys(("pairs_affine", "pairs_network", "pairs_gauss_newton", "pairs_both")),
+    },
     "blocks": {"outofcore_time": ("<=", 1.2), "outofcore_equal": (">=", 1)},
     "scale": {
         "parse_s": ("<=", 1),
