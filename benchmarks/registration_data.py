@@ -165,7 +165,9 @@ def pairs(scans: Path, crop: int, simulated: int, warps: int, kinds: Sequence[st
             for kind, moving in contrasts(source, rng):
                 noise = rng.normal(0, 0.01, (2, *head.shape)).astype(np.float32)
                 if kind in kinds:
-                    yield Pair(f"{source.name}, {generator}", kind, fixed + noise[0], moving + noise[1], truth, seen & inside, source.labels)
+                    yield Pair(
+                        f"{source.name}, {generator}", kind, fixed + noise[0], moving + noise[1], truth, seen & inside, source.labels
+                    )
 
 
 def error_mm(pair: Pair, found: np.ndarray) -> float:
