@@ -168,6 +168,24 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         "quality_spearman_again": None,
         "quality_mae_again": None,
     },
+    "registration": {
+        "mono_cpu_vs_greedy": ("<=", 0.15),
+        "mono_tre_vs_greedy": ("<=", 0.75),
+        "mono_dice_gain": (">=", 1e-9),
+        "bias_cpu_vs_elastix": ("<=", 0.2),
+        "bias_tre_vs_elastix": ("<=", 0.5),
+        "multi_cpu_vs_elastix": ("<=", 0.2),
+        "multi_tre_vs_elastix": ("<=", 1.0),
+        "multi_cpu_vs_convexadam": ("<=", 0.2),
+        "multi_tre_vs_convexadam": ("<=", 0.65),
+        "local_cpu_vs_convexadam": None,
+        "local_tre_vs_convexadam": ("<=", 0.85),
+        "min_jacobian": (">=", 0.05),
+        "consistency_mm": None,
+        "choice_worse": ("<=", 0.05),
+        "prostate_dice_gain": (">=", 0),
+        "rigid_error_mm": ("<=", 0.5),
+    },
 }
 """The figures of every benchmark, in the order in which its last line has them, and what is asked of them if anything is."""
 

@@ -26,7 +26,7 @@ def greedy(fixed: np.ndarray, moving: np.ndarray, spacing: float) -> np.ndarray:
         image.SetSpacing((spacing,) * 3)
         images.append(image)
     program: Any = picsl_greedy.Greedy3D()
-    words = "-d 3 -threads 1 -m NCC 4x4x4 -i fixed moving -n 100x50x10 -o warp"
+    words = "-d 3 -threads 1 -m NCC 2x2x2 -i fixed moving -n 100x50x10 -o warp"
     program.execute(words, fixed=images[0], moving=images[1], warp=None)
     return SimpleITK.GetArrayFromImage(program["warp"]).transpose(3, 2, 1, 0) / spacing
 
@@ -45,7 +45,7 @@ def elastix(fixed: np.ndarray, moving: np.ndarray, spacing: float) -> np.ndarray
     parameters = itk.ParameterObject.New()
     settings = parameters.GetDefaultParameterMap("bspline", 4, 8.0)
     settings["Metric"] = ["AdvancedMattesMutualInformation", "TransformBendingEnergyPenalty"]
-    settings["Metric1Weight"] = ["1"]
+    settings["WriteResultImage"] = ["false"]
     settings["MaximumNumberOfIterations"] = ["500"]
     settings["NumberOfSpatialSamples"] = ["5000"]
     parameters.AddParameterMap(settings)
