@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cohortex.models.regseg.voxelmorph import FLOW_STD
+from cohortex.models.regseg.layers import flow_layer
 from cohortex.models.regseg.warp import double, integrate
 
 
@@ -34,11 +34,8 @@ class MultiTask(nn.Module):
         self.classes, self.integration_steps = classes, integration_steps
         self.down = nn.ModuleList(_convolutions(a, b) for a, b in zip((2, *features), features, strict=False))
         self.up = nn.ModuleList(_convolutions(a + b, b) for a, b in zip(features[:0:-1], features[-2::-1], strict=True))
-        self.flow = nn.Conv3d(features[1], 3, 3, padding=1)
+        self.flow = flow_layer(features[1])
         self.labels = nn.Conv3d(features[0], 2 * classes, 1)
-        nn.init.normal_(self.flow.weight, 0.0, FLOW_STD)
-        if self.flow.bias is not None:
-            nn.init.zeros_(self.flow.bias)
 
     def forward(self, pair: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the displacement (B, 3, X, Y, Z) in voxels and the logits (B, K, X, Y, Z) of the fixed and of the moving image.
