@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from benchmarks.registration import scaled
+from benchmarks.registration_data import scaled
 from cohortex.demo.anatomy import make_head, paint
 from cohortex.demo.tissues import mr_contrast
 from cohortex.measures.segmentation import dice, mean_of
