@@ -51,12 +51,12 @@ class Budget:
     """How long everything learns."""
 
     steps: int = 400
-    segment_steps: int = 240
+    segment_steps: int = 500
     rounds: int = 6
     turn: int = 20
     patience: int = 6
     rate: float = 4e-3
-    turn_rate: float = 5e-4
+    turn_rate: float = 3e-4
     batch: int = 3
     crop: int = 16
 
@@ -71,7 +71,7 @@ class Setup:
     segment: str = "unet3d"
     shared: bool = False
     similarity: str = "E_msMIND"
-    consistency: float = 0.5
+    consistency: float = 0.3
     pretrain: bool = True
     linked: bool = True
     multitask: bool = False

@@ -337,13 +337,12 @@ def test_gradients_reach_only_the_part_whose_turn_it_is(trained, section):
 
 
 def test_labels_of_training_pairs_beyond_the_first_so_many_are_left_aside_those_of_validation_are_not(section):
-    images, labels = [], {}
+    pairs, labels = [], {}
     for i, split in enumerate(["train", "train", "validation", "train", "train"]):
         own = [thing(f"s{i}", modality, split=split) for modality in ("T1w", "CT")]
-        images += own
+        pairs += pairs_of(own, section["default"]["pair"])
         # The first training pair has none.
         labels |= {image.id: image for image in own if i != 0}
-    pairs = pairs_of(images, section["default"]["pair"])
     splits = regseg_data._splits(pairs)
     kept = {n: {i.split("_")[0] for i in regseg_data._at_most_labelled(pairs, labels, splits, n)} for n in (None, 1, 2, 9)}
     assert kept == {None: {"s1", "s2", "s3", "s4"}, 1: {"s1", "s2"}, 2: {"s1", "s2", "s3"}, 9: {"s1", "s2", "s3", "s4"}}
