@@ -153,6 +153,9 @@ def settings_of(given: argparse.Namespace, cohort: str) -> dict[str, Any]:
     restored = ["preprocess", "denoise", "superresolve"] if set(given.tasks) - set(LABELLED) else []
     joined = ["regseg"] if set(given.tasks) & set(LABELLED) else []
     found: dict[str, Any] = {"stages": ["acquire", *restored, *joined, "export"], "bakeoff": asked}
+    if set(given.tasks) <= set(LABELLED):
+        # Both read it, one after the other.
+        found["keep"] = ["acquire"]
     if cohort == "demo":
         split = {"train": 0.5, "validation": 0.25, "test": 0.25}
         found["demo"] = {"subjects": given.subjects, "seed": SEED, "prefix": "zoo", "split": split, "labelled": 1 if joined else 0}

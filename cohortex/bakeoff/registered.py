@@ -101,6 +101,20 @@ def cases_of(images: Sequence[Image], section: Mapping[str, Any], asked: Mapping
     return cases, without
 
 
+def with_labels_of_use(images: Sequence[Image]) -> list[Image]:
+    """Return the images of a joint training without those labels that `labelled.trouble` finds something wrong with; the log says what."""
+    scans = {image.id: image for image in images if image.role == "image" and image.kind == "image"}
+    kept = []
+    for image in images:
+        scan = scans.get(image.id.rsplit("+", 1)[0]) if image.role == "labels" else None
+        wrong = trouble(scan, image, {}) if scan is not None else ""
+        if wrong:
+            LOG.warning("the labels of %s are left out: %s", image.id.rsplit("+", 1)[0], wrong)
+        else:
+            kept.append(image)
+    return kept
+
+
 def _kind(moving: Image, fixed: Image) -> tuple[str, str, str]:
     return fixed.modality, moving.modality, fixed.body_part
 

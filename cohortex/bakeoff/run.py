@@ -83,7 +83,7 @@ def looked_at(images: Sequence[Image], system: System, asked: Mapping[str, Any])
     A network that looks at a further contrast has that of their subjects, too, whole. Of `segment` it is labelled scans, and labels.
     """
     if system.task == "regseg":
-        return list(images)
+        return registered.with_labels_of_use(images)
     if system.task == "segment":
         return labelled.looked_at(images, asked)
     boxes = {image.id: boxed(image, asked["edge"]) for image in chosen(images, asked, ("validation",))}

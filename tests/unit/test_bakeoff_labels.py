@@ -273,6 +273,8 @@ def test_pairs_without_labels_are_compared_by_mutual_information(config):
     odd = [each for m in ("T1w", "CT") for each in subject("d", "test", m, given=0 * WHOLE)]
     with pytest.raises(Refused, match="no pair of a validation or test subject can be used: d_CT: all voxels of its labels are 0"):
         registered.cases_of(odd, config["regseg"], config["bakeoff"]["regseg"])
+    joint = system_named(config, "regseg", "voxelmorph_small")
+    assert [image.id for image in looked_at(odd, joint, config["bakeoff"]["regseg"])] == ["d_T1w", "d_CT"], "their labels teach nothing"
     with pytest.raises(Refused, match="no subject has a pair"):
         registered.cases_of(images[:1], config["regseg"], config["bakeoff"]["regseg"])
 

@@ -7,7 +7,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from benchmarks import zoo
+from benchmarks import segment, zoo
+from benchmarks.record import TARGETS, figure_line
 from cohortex.bakeoff.systems import systems_of
 from cohortex.config import check_config
 from cohortex.models.registry import entries
@@ -87,3 +88,12 @@ def test_a_section_is_the_leaderboard_below_a_heading_with_a_picture_of_few_grey
     assert "- fact" in lines and "### Leaderboard" in lines and "![x](denoise-demo.png)" in lines
     with Image.open(tmp_path / "denoise-demo.png") as picture:
         assert picture.size == (900, 300) and len(picture.getcolors()) <= zoo.GREYS
+
+
+def test_the_table_of_segmentation_is_the_leaderboard():
+    names = ("dice", "iou", "dice_gain", "dice_low", "dice_high", "hd95", "asd", "recall", "precision", "training_cpu_s", "cpu_s_scan")
+    row = {"system": "vnet", "parameters": "1200", **{name: str(k / 10) for k, name in enumerate(names)}, "dice_low": ""}
+    assert segment.row_of(row) == ["vnet", 1200, 0.0, 0.1, 0.2, None, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    assert len(segment.COLUMNS) == len(segment.row_of(row))
+    assert figure_line("segment", dict.fromkeys(TARGETS["segment"], 0.5)).startswith("FIGURE networks_built=0.5 best_dice=")
+    assert segment.built() == len(entries("segment")), "every network that states its parameters has as many"
