@@ -13,8 +13,11 @@ model. Last line: FIGURE quality_spearman quality_mae (an image's mean Dice, all
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ from cohortex.models.regseg.grid import resample
 from cohortex.models.regseg.quality import FEATURES, predicted_dice
 from cohortex.models.regseg.segment import class_probabilities
 from cohortex.threads import set_threads
-from cohortex.training.quality import Judged, by_image, calibrated, observations, rank_correlation, volumes_of
+from cohortex.training.quality import SEVERITIES, Judged, Look, Seen, by_image, calibration, observations, rank_correlation, volumes_of
 from cohortex.volume import ArrayLike
 
 SEED = 90001
@@ -63,11 +66,30 @@ def judged(path: Path, modality: str, spacing_mm: float) -> Judged:
     return Judged(path.stem, ready.on(box).astype(np.float16), np.asarray(there, np.uint8))
 
 
-def tried(
-    fit: dict[str, Any], seen: tuple[list[dict[str, float]], list[int], list[float], list[tuple[int, int]]], again: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def observed(path: Path, modality: str, number: int, look: Look, card: Mapping[str, Any], volumes: Mapping[str, Any], cache: Path) -> Seen:
+    """Return what is seen of a head, from the cache where it was looked at before by the same network."""
+    spacing, names = float(card["extra"]["segment_spacing_mm"]), [str(c) for c in card["classes"]]
+    known = hashlib.sha256(json.dumps([card["sha256"], volumes, SEVERITIES], sort_keys=True).encode()).hexdigest()[:12]
+    file = cache / f"{path.stem}-{modality}-{known}.json"
+    if not file.is_file():
+        seen = observations([judged(path, modality, spacing)], look, names, spacing**3 / 1000, volumes, SEED + number)
+        file.write_text(json.dumps(asdict(seen)), encoding="utf-8")
+    told = json.loads(file.read_text(encoding="utf-8"))
+    return Seen(told["rows"], told["labels"], told["true"], [(number, step) for _, step in told["images"]])
+
+
+def joined(parts: Sequence[Seen]) -> Seen:
+    """Return observations of several heads as one."""
+    whole = Seen()
+    for part in parts:
+        for name, values in vars(part).items():
+            getattr(whole, name).extend(values)
+    return whole
+
+
+def tried(fit: dict[str, Any], seen: Seen, again: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return predicted and true Dice of every label of every image, and of every image the means."""
-    rows, labels, true, images = seen
+    rows, labels, true, images = seen.rows, seen.labels, seen.true, seen.images
     used = [row if again else {name: row[name] for name in FEATURES} for row in rows]
     expected = np.array([predicted_dice({**fit, "volumes": {}}, {k: row}).get(k, np.nan) for k, row in zip(labels, used, strict=True)])
     known = np.isfinite(expected)
@@ -88,7 +110,7 @@ def main() -> None:
     parser.add_argument("--model", default="zoo/regseg/heads")
     parser.add_argument("--fitted", type=int, default=4)
     parser.add_argument("--held-out", type=int, default=5)
-    parser.add_argument("--heads", type=Path, help="where heads are kept")
+    parser.add_argument("--heads", type=Path, help="where heads are kept, and what was seen of them")
     parser.add_argument("--write", action="store_true")
     add_save(parser)
     options = parser.parse_args()
@@ -110,18 +132,18 @@ def main() -> None:
         def look(values: ArrayLike, network: Any = network) -> ArrayLike:
             return class_probabilities(network, values, len(names))[0]
 
-        cases = [judged(path, modality, spacing) for path in files]
-        learnt, held_out = cases[: options.fitted], cases[options.fitted :]
-        voxel_ml = spacing**3 / 1000
-        fit = calibrated(learnt, look, names, voxel_ml, volumes_of((c.known for c in learnt), len(names), voxel_ml), SEED)
+        learnt = files[: options.fitted]
+        volumes = volumes_of((judged(path, modality, spacing).known for path in learnt), len(names), spacing**3 / 1000)
+        seen = [observed(path, modality, number, look, card, volumes, heads) for number, path in enumerate(files)]
+        fitting = joined(seen[: options.fitted])
+        fit = calibration(fitting, [str(number) for number, _ in fitting.images], volumes)
         if fit is None:
             print(f"{modality}: no calibration that predicts better than the means", flush=True)
             continue
         fits[modality] = fit
         print(f"{modality}: fitted, of subjects left out {fit['checked']}", flush=True)
-        seen = observations(held_out, look, names, voxel_ml, fit["volumes"], SEED + 1)
         for kind in together:
-            found = tried(fit, seen, kind == "again")
+            found = tried(fit, joined(seen[options.fitted :]), kind == "again")
             together[kind].append(found)
             table.add(*_row(modality, kind, found))
     figures: dict[str, float] = {}
