@@ -1,13 +1,13 @@
 """How well the predicted Dice of labels follows the true one, on simulated heads that are made worse step by step.
 
-    python -m benchmarks.quality [--model zoo/regseg/heads] [--fitted 4] [--held-out 5] [--heads DIR] [--write] [--save FILE]
+    python -m benchmarks.quality [--model zoo/regseg/heads] [--fitted 4] [--held-out 5] [--crop 64] [--heads DIR] [--write] [--save FILE]
 
 Heads are of the demo's generator with a seed of their own, so that neither the model nor the calibration saw those that are held out: the
 T1w without noise at 1.5 mm, the CT from rays without noise. On the first ones the calibration of every segmentation of the model is fitted
 (`cohortex.training.quality`), as a training does it on its validation subjects; on the others its prediction is held against the Dice with
 the truth, for images as they are and with noise, blur, bias field and lost contrast of four strengths. `once` looks at an image once, as
 the stage does by default; `again` also at a changed one (`uncertainty: {samples: 1}`). `--write` puts the calibration into the card of the
-model. Last line: FIGURE quality_spearman quality_mae (an image's mean Dice, all modalities, once), and the same for again.
+model (with `--crop 0`, since volumes are those of whole heads there). Last line: FIGURE quality_spearman quality_mae (an image's mean Dice, all modalities, once), and the same for again.
 """
 
 from __future__ import annotations
@@ -55,24 +55,27 @@ def head(number: int, folder: Path) -> Path:
     return path
 
 
-def judged(path: Path, modality: str, spacing_mm: float) -> Judged:
-    """Return a head as the stage gives it to the network, and its labels there."""
+def judged(path: Path, modality: str, spacing_mm: float, crop: int) -> Judged:
+    """Return a head as the stage gives it to the network, or so many voxels of its middle, and its labels there."""
     image, affine, labels = MODALITIES[modality]
     with np.load(path, allow_pickle=False) as file:
         array, matrix, known = file[image], file[affine], file[labels]
     ready = prepare(array, matrix, modality)
     box = ready.box(spacing_mm)
     there = resample(known, matrix, box, mode="nearest", outside=0.0)
-    return Judged(path.stem, ready.on(box).astype(np.float16), np.asarray(there, np.uint8))
+    # a little above the middle, where the brain is
+    starts = [max(0, (n - crop) * part // 6) if crop else 0 for n, part in zip(box.shape, (3, 3, 4), strict=True)]
+    cut = tuple(slice(a, a + crop if crop else None) for a in starts)
+    return Judged(path.stem, ready.on(box)[cut].astype(np.float16), np.asarray(there[cut], np.uint8))
 
 
 def observed(path: Path, modality: str, number: int, look: Look, card: Mapping[str, Any], volumes: Mapping[str, Any], cache: Path) -> Seen:
     """Return what is seen of a head, from the cache where it was looked at before by the same network."""
     spacing, names = float(card["extra"]["segment_spacing_mm"]), [str(c) for c in card["classes"]]
-    known = hashlib.sha256(json.dumps([card["sha256"], volumes, SEVERITIES], sort_keys=True).encode()).hexdigest()[:12]
+    known = hashlib.sha256(json.dumps([card["sha256"], volumes, SEVERITIES, crop], sort_keys=True).encode()).hexdigest()[:12]
     file = cache / f"{path.stem}-{modality}-{known}.json"
     if not file.is_file():
-        seen = observations([judged(path, modality, spacing)], look, names, spacing**3 / 1000, volumes, SEED + number)
+        seen = observations([judged(path, modality, spacing, crop)], look, names, spacing**3 / 1000, volumes, SEED + number)
         file.write_text(json.dumps(asdict(seen)), encoding="utf-8")
     told = json.loads(file.read_text(encoding="utf-8"))
     return Seen(told["rows"], told["labels"], told["true"], [(number, step) for _, step in told["images"]])
@@ -110,10 +113,13 @@ def main() -> None:
     parser.add_argument("--model", default="zoo/regseg/heads")
     parser.add_argument("--fitted", type=int, default=4)
     parser.add_argument("--held-out", type=int, default=5)
+    parser.add_argument("--crop", type=int, default=64, help="edge in voxels of the middle of a head that is looked at; 0: the whole of it")
     parser.add_argument("--heads", type=Path, help="where heads are kept, and what was seen of them")
     parser.add_argument("--write", action="store_true")
     add_save(parser)
     options = parser.parse_args()
+    if options.write and options.crop:
+        parser.error("a calibration for the card is fitted on whole heads: --write goes with --crop 0")
     set_threads(1)
     run = Run("quality", ["torch", "numpy", "scipy"])
     heads = options.heads or Path(tempfile.mkdtemp(prefix="quality-"))
@@ -133,8 +139,8 @@ def main() -> None:
             return class_probabilities(network, values, len(names))[0]
 
         learnt = files[: options.fitted]
-        volumes = volumes_of((judged(path, modality, spacing).known for path in learnt), len(names), spacing**3 / 1000)
-        seen = [observed(path, modality, number, look, card, volumes, heads) for number, path in enumerate(files)]
+        volumes = volumes_of((judged(path, modality, spacing, options.crop).known for path in learnt), len(names), spacing**3 / 1000)
+        seen = [observed(path, modality, number, look, card, volumes, heads, options.crop) for number, path in enumerate(files)]
         fitting = joined(seen[: options.fitted])
         fit = calibration(fitting, [str(number) for number, _ in fitting.images], volumes)
         if fit is None:
