@@ -3,11 +3,12 @@
     python -m benchmarks.quality [--model zoo/regseg/heads] [--fitted 4] [--held-out 5] [--crop 64] [--heads DIR] [--write] [--save FILE]
 
 Heads are of the demo's generator with a seed of their own, so that neither the model nor the calibration saw those that are held out: the
-T1w without noise at 1.5 mm, the CT from rays without noise. On the first ones the calibration of every segmentation of the model is fitted
-(`cohortex.training.quality`), as a training does it on its validation subjects; on the others its prediction is held against the Dice with
-the truth, for images as they are and with noise, blur, bias field and lost contrast of four strengths. `once` looks at an image once, as
-the stage does by default; `again` also at a changed one (`uncertainty: {samples: 1}`). `--write` puts the calibration into the card of the
-model (with `--crop 0`, since volumes are those of whole heads there). Last line: FIGURE quality_spearman quality_mae (an image's mean Dice, all modalities, once), and the same for again.
+T1w without noise at 1.5 mm, the CT from rays without noise. On the first ones the calibration of every segmentation of the model is fitted (`cohortex.training.quality`), as a
+training does it on its validation subjects; on the others its prediction is held against the Dice with the truth, for images as they are
+and with noise, blur, bias field and lost contrast of four strengths. `once` looks at an image once, as the stage does by default; `again`
+also at a changed one (`uncertainty: {samples: 1}`). `--write` puts the calibration into the card of the model (with `--crop 0`, since volumes
+are those of whole heads there). Last line: FIGURE quality_spearman quality_mae (an image's mean Dice, all modalities, once), and the same for
+again.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def judged(path: Path, modality: str, spacing_mm: float, crop: int) -> Judged:
     return Judged(path.stem, ready.on(box)[cut].astype(np.float16), np.asarray(there[cut], np.uint8))
 
 
-def observed(path: Path, modality: str, number: int, look: Look, card: Mapping[str, Any], volumes: Mapping[str, Any], cache: Path) -> Seen:
+def observed(
+    path: Path, modality: str, number: int, look: Look, card: Mapping[str, Any], volumes: Mapping[str, Any], cache: Path, crop: int
+) -> Seen:
     """Return what is seen of a head, from the cache where it was looked at before by the same network."""
     spacing, names = float(card["extra"]["segment_spacing_mm"]), [str(c) for c in card["classes"]]
     known = hashlib.sha256(json.dumps([card["sha256"], volumes, SEVERITIES, crop], sort_keys=True).encode()).hexdigest()[:12]
