@@ -2,13 +2,13 @@
 
     python -m benchmarks.quality [--model zoo/regseg/heads] [--fitted 4] [--held-out 5] [--crop 64] [--heads DIR] [--write] [--save FILE]
 
-Heads are of the demo's generator with a seed of their own, so that neither the model nor the calibration saw those that are held out: the
-T1w without noise at 1.5 mm, the CT from rays without noise. On the first ones the calibration of every segmentation of the model is fitted (`cohortex.training.quality`), as a
-training does it on its validation subjects; on the others its prediction is held against the Dice with the truth, for images as they are
-and with noise, blur, bias field and lost contrast of four strengths. `once` looks at an image once, as the stage does by default; `again`
-also at a changed one (`uncertainty: {samples: 1}`). `--write` puts the calibration into the card of the model (with `--crop 0`, since volumes
-are those of whole heads there). Last line: FIGURE quality_spearman quality_mae (an image's mean Dice, all modalities, once), and the same for
-again.
+Heads are of the demo's generator with a seed of their own, so that neither the model nor the calibration saw those that are held out:
+the T1w without noise at 1.5 mm, the CT from rays without noise. On the first ones the calibration of every segmentation of the model is
+fitted (`cohortex.training.quality`), as a training does it on its validation subjects; on the others its prediction is held against the
+Dice with the truth, for images as they are and with noise, blur, bias field and lost contrast of four strengths. `once` looks at an
+image once, as the stage does by default; `again` also at a changed one (`uncertainty: {samples: 1}`). `--write` puts the calibration
+into the card of the model (with `--crop 0`, since volumes are those of whole heads there). Last line: FIGURE quality_spearman
+quality_mae (an image's mean Dice, all modalities, once), and the same for again.
 """
 
 from __future__ import annotations
