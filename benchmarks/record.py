@@ -142,12 +142,6 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         "auc_real": None,
         "cpu_s": None,
     },
-    "quality": {
-        "quality_spearman": (">=", 0.8),
-        "quality_mae": ("<=", 0.07),
-        "quality_spearman_again": None,
-        "quality_mae_again": None,
-    },
 }
 """The figures of every benchmark, in the order in which its last line has them, and what is asked of them if anything is."""
 
