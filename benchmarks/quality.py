@@ -1,34 +1,39 @@
 """How well the predicted Dice of labels follows the true one, on simulated heads that are made worse step by step.
 
-    python -m benchmarks.quality [--model zoo/regseg/heads] [--fitted 4] [--held-out 5] [--heads DIR] [--write] [--save FILE]
+    python -m benchmarks.quality [--model zoo/regseg/heads] [--fitted 4] [--held-out 5] [--crop 64] [--heads DIR] [--write] [--save FILE]
 
-Heads are of the demo's generator with a seed of their own, so that neither the model nor the calibration saw those that are held out: the
-T1w without noise at 1.5 mm, the CT from rays without noise. On the first ones the calibration of every segmentation of the model is fitted
-(`cohortex.training.quality`), as a training does it on its validation subjects; on the others its prediction is held against the Dice with
-the truth, for images as they are and with noise, blur, bias field and lost contrast of four strengths. `once` looks at an image once, as
-the stage does by default; `again` also at a changed one (`uncertainty: {samples: 1}`). `--write` puts the calibration into the card of the
-model. Last line: FIGURE quality_spearman quality_mae (an image's mean Dice, all modalities, once), and the same for again.
+Heads are of the demo's generator with a seed of their own, so that neither the model nor the calibration saw those that are held out:
+the T1w without noise at 1.5 mm, the CT from rays without noise. On the first ones the calibration of every segmentation of the model is
+fitted (`cohortex.training.quality`), as a training does it on its validation subjects; on the others its prediction is held against the
+Dice with the truth, for images as they are and with noise, blur, bias field and lost contrast of four strengths. `once` looks at an
+image once, as the stage does by default; `again` also at a changed one (`uncertainty: {samples: 1}`). `--write` puts the calibration
+into the card of the model (with `--crop 0`, since volumes are those of whole heads there). Last line: FIGURE quality_spearman
+quality_mae (an image's mean Dice, all modalities, once), and the same for again.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.record import ROOT, Run, Table, add_save
+from benchmarks.record import ROOT, Table, markdown
 from cohortex.measures.intervals import bootstrap_interval
 from cohortex.models.folder import load_network, read_card, read_model, read_shown, write_model
 from cohortex.models.regseg.deform import prepare
 from cohortex.models.regseg.grid import resample
 from cohortex.models.regseg.quality import FEATURES, predicted_dice
 from cohortex.models.regseg.segment import class_probabilities
+from cohortex.publish import write_json
 from cohortex.threads import set_threads
-from cohortex.training.quality import Judged, by_image, calibrated, observations, rank_correlation, volumes_of
+from cohortex.training.quality import SEVERITIES, Judged, Look, Seen, by_image, calibration, observations, rank_correlation, volumes_of
 from cohortex.volume import ArrayLike
 
 SEED = 90001
@@ -52,22 +57,46 @@ def head(number: int, folder: Path) -> Path:
     return path
 
 
-def judged(path: Path, modality: str, spacing_mm: float) -> Judged:
-    """Return a head as the stage gives it to the network, and its labels there."""
+def judged(path: Path, modality: str, spacing_mm: float, crop: int) -> Judged:
+    """Return a head as the stage gives it to the network, or so many voxels of its middle, and its labels there."""
     image, affine, labels = MODALITIES[modality]
     with np.load(path, allow_pickle=False) as file:
         array, matrix, known = file[image], file[affine], file[labels]
     ready = prepare(array, matrix, modality)
     box = ready.box(spacing_mm)
     there = resample(known, matrix, box, mode="nearest", outside=0.0)
-    return Judged(path.stem, ready.on(box).astype(np.float16), np.asarray(there, np.uint8))
+    # a little above the middle, where the brain is
+    starts = [max(0, (n - crop) * part // 6) if crop else 0 for n, part in zip(box.shape, (3, 3, 4), strict=True)]
+    cut = tuple(slice(a, a + crop if crop else None) for a in starts)
+    return Judged(path.stem, ready.on(box)[cut].astype(np.float16), np.asarray(there[cut], np.uint8))
 
 
-def tried(
-    fit: dict[str, Any], seen: tuple[list[dict[str, float]], list[int], list[float], list[tuple[int, int]]], again: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def observed(
+    path: Path, modality: str, number: int, look: Look, card: Mapping[str, Any], volumes: Mapping[str, Any], cache: Path, crop: int
+) -> Seen:
+    """Return what is seen of a head, from the cache where it was looked at before by the same network."""
+    spacing, names = float(card["extra"]["segment_spacing_mm"]), [str(c) for c in card["classes"]]
+    known = hashlib.sha256(json.dumps([card["sha256"], volumes, SEVERITIES, crop], sort_keys=True).encode()).hexdigest()[:12]
+    file = cache / f"{path.stem}-{modality}-{known}.json"
+    if not file.is_file():
+        seen = observations([judged(path, modality, spacing, crop)], look, names, spacing**3 / 1000, volumes, SEED + number)
+        file.write_text(json.dumps(asdict(seen)), encoding="utf-8")
+    told = json.loads(file.read_text(encoding="utf-8"))
+    return Seen(told["rows"], told["labels"], told["true"], [(number, step) for _, step in told["images"]])
+
+
+def joined(parts: Sequence[Seen]) -> Seen:
+    """Return observations of several heads as one."""
+    whole = Seen()
+    for part in parts:
+        for name, values in vars(part).items():
+            getattr(whole, name).extend(values)
+    return whole
+
+
+def tried(fit: dict[str, Any], seen: Seen, again: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return predicted and true Dice of every label of every image, and of every image the means."""
-    rows, labels, true, images = seen
+    rows, labels, true, images = seen.rows, seen.labels, seen.true, seen.images
     used = [row if again else {name: row[name] for name in FEATURES} for row in rows]
     expected = np.array([predicted_dice({**fit, "volumes": {}}, {k: row}).get(k, np.nan) for k, row in zip(labels, used, strict=True)])
     known = np.isfinite(expected)
@@ -88,12 +117,14 @@ def main() -> None:
     parser.add_argument("--model", default="zoo/regseg/heads")
     parser.add_argument("--fitted", type=int, default=4)
     parser.add_argument("--held-out", type=int, default=5)
-    parser.add_argument("--heads", type=Path, help="where heads are kept")
+    parser.add_argument("--crop", type=int, default=64, help="edge in voxels of the middle of a head that is looked at; 0: the whole of it")
+    parser.add_argument("--heads", type=Path, help="where heads are kept, and what was seen of them")
     parser.add_argument("--write", action="store_true")
-    add_save(parser)
+    parser.add_argument("--save", type=Path, help="write table and figures to this JSON file")
     options = parser.parse_args()
+    if options.write and options.crop:
+        parser.error("a calibration for the card is fitted on whole heads: --write goes with --crop 0")
     set_threads(1)
-    run = Run("quality", ["torch", "numpy", "scipy"])
     heads = options.heads or Path(tempfile.mkdtemp(prefix="quality-"))
     files = [head(number, heads) for number in range(options.fitted + options.held_out)]
     model = Path(options.model) if Path(options.model).is_dir() else ROOT / options.model
@@ -110,18 +141,18 @@ def main() -> None:
         def look(values: ArrayLike, network: Any = network) -> ArrayLike:
             return class_probabilities(network, values, len(names))[0]
 
-        cases = [judged(path, modality, spacing) for path in files]
-        learnt, held_out = cases[: options.fitted], cases[options.fitted :]
-        voxel_ml = spacing**3 / 1000
-        fit = calibrated(learnt, look, names, voxel_ml, volumes_of((c.known for c in learnt), len(names), voxel_ml), SEED)
+        learnt = files[: options.fitted]
+        volumes = volumes_of((judged(path, modality, spacing, options.crop).known for path in learnt), len(names), spacing**3 / 1000)
+        seen = [observed(path, modality, number, look, card, volumes, heads, options.crop) for number, path in enumerate(files)]
+        fitting = joined(seen[: options.fitted])
+        fit = calibration(fitting, [str(number) for number, _ in fitting.images], volumes)
         if fit is None:
             print(f"{modality}: no calibration that predicts better than the means", flush=True)
             continue
         fits[modality] = fit
         print(f"{modality}: fitted, of subjects left out {fit['checked']}", flush=True)
-        seen = observations(held_out, look, names, voxel_ml, fit["volumes"], SEED + 1)
         for kind in together:
-            found = tried(fit, seen, kind == "again")
+            found = tried(fit, joined(seen[options.fitted :]), kind == "again")
             together[kind].append(found)
             table.add(*_row(modality, kind, found))
     figures: dict[str, float] = {}
@@ -135,7 +166,11 @@ def main() -> None:
         beside = {"training.json": (model / "training.json").read_bytes()} if read_shown(model) else None
         told = {k: v for k, v in card.items() if k != "sha256"}
         write_model(model, {**told, "extra": {**card["extra"], "quality": fits}}, tensors, beside)
-    run.end({"quality": table}, figures, options.save)
+    lines = markdown({"columns": dict(table.columns), "rows": table.rows})
+    if options.save is not None:
+        write_json(options.save, {"table": lines, "figures": figures})
+    print("\n".join(lines))
+    print("FIGURE", " ".join(f"{name}={value:.4g}" for name, value in figures.items()))
 
 
 def _row(modality: str, kind: str, found: tuple[np.ndarray, ...]) -> tuple[Any, ...]:

@@ -215,12 +215,25 @@ def ask(stage: str, config: Mapping[str, Any], load: Load) -> Ask:
         method, factor = method_of(stage, settings_for(section, part.modality), part.modality, part.spacing_mm)
         need = need_of(stage, method)
         largest_mb, together_mb = (most_mb, load.subject_mb) if whole else (factor * part.largest_mb,) * 2
-        memory = max(memory, need.base_mb + held_mb(need, largest_mb, STAGES[stage].streams, blocks_mb, together_mb))
+        again, more_mb = _further(stage, settings_for(section, part.modality))
+        memory = max(memory, more_mb + need.base_mb + held_mb(need, largest_mb, STAGES[stage].streams, blocks_mb, together_mb))
         start = max(start, need.start_s)
-        work += max(need.item_s, LEAST_ITEM_S) * part.images + need.seconds_mb * factor * part.total_mb
+        work += again * (max(need.item_s, LEAST_ITEM_S) * part.images + need.seconds_mb * factor * part.total_mb)
         disk += need.disk * factor * part.total_mb
     cuda = CUDA_MB if config.get("device") == "cuda" and STAGES[stage].learned else 0
     return Ask(max(LEAST_MB, MARGIN_MB * memory + cuda), MARGIN_S * (start + work), 100 + MARGIN_MB * disk)
+
+
+SAMPLE_MB, SINGLE_MB = 150.0, 3000.0
+"""Memory of a further look at a head's labels, and of a segmentation network by itself, which may be of any size."""
+
+
+def _further(stage: str, settings: Mapping[str, Any]) -> tuple[int, float]:
+    """Return how often regseg looks at each image, the first look among them, and the memory that this and its own networks take."""
+    if stage != "regseg":
+        return 1, 0.0
+    samples = int((settings.get("uncertainty") or {}).get("samples", 0))
+    return 1 + samples, SAMPLE_MB * samples + (SINGLE_MB if settings.get("segment_weights") else 0.0)
 
 
 @cache

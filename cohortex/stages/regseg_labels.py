@@ -241,5 +241,5 @@ def _labels(
     history = (*image.volume.history, {"step": tag, "model": said.card["name"], "label_names": names})
     volume = Volume(labels, affine, image.modality, "labels", image.body_part, history)
     # Of a joint model the batch has one card, which names the labels; here it says whose they are.
-    whose = {"model": said.card["name"]} if said.card["task"] == "segment" else {}
+    whose = {"model": said.card["name"]} if said.card.get("task") == "segment" else {}
     return Made(volume, of=image.id, tag=tag, measures=whose, entities=entities, sources=sources)

@@ -7,7 +7,7 @@ predict subjects left out of it better than the mean of every label is withheld:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,16 @@ class Judged:
     known: ArrayLike
     low: float = 0.0
     high: float = 1.0
+
+
+@dataclass
+class Seen:
+    """Of every label of every image, one after the other: its features, its value, its true Dice, and (case, severity)."""
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    true: list[float] = field(default_factory=list)
+    images: list[tuple[int, int]] = field(default_factory=list)
 
 
 def degraded(values: np.ndarray, severity: float, rng: np.random.Generator, low: float = 0.0, high: float = 1.0) -> np.ndarray:
@@ -111,11 +121,16 @@ def calibrated(
     chosen = [cases[int(i)] for i in np.unique(np.linspace(0, len(cases) - 1, min(MOST_CASES, len(cases))).round())] if cases else []
     if len({case.subject for case in chosen}) < LEAST_SUBJECTS:
         return None
-    rows, labels, true, images = observations(chosen, look, names, voxel_ml, volumes, seed)
-    subjects = sorted({chosen[i].subject for i, _ in images})
+    seen = observations(chosen, look, names, voxel_ml, volumes, seed)
+    return calibration(seen, [chosen[i].subject for i, _ in seen.images], volumes)
+
+
+def calibration(seen: Seen, whose: Sequence[str], volumes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what `calibrated` returns, of observations and the subject of each."""
+    rows, labels, true, images = seen.rows, seen.labels, seen.true, seen.images
+    subjects = sorted(set(whose))
     if len(subjects) < LEAST_SUBJECTS or len(rows) < LEAST_ROWS:
         return None
-    whose = [chosen[i].subject for i, _ in images]
 
     def fit(kept: Sequence[int]) -> dict[str, Any]:
         some = ([rows[i] for i in kept], [labels[i] for i in kept], [true[i] for i in kept])
@@ -142,14 +157,9 @@ def calibrated(
     return {**fit(range(len(rows))), "checked": checked}
 
 
-def observations(
-    cases: Sequence[Judged], look: Look, names: Sequence[str], voxel_ml: float, volumes: Mapping[str, Any], seed: int
-) -> tuple[list[dict[str, float]], list[int], list[float], list[tuple[int, int]]]:
-    """Return of every label of every image, made worse or not: features, label, true Dice, and (case, severity)."""
-    rows: list[dict[str, float]] = []
-    labels: list[int] = []
-    true: list[float] = []
-    images: list[tuple[int, int]] = []
+def observations(cases: Sequence[Judged], look: Look, names: Sequence[str], voxel_ml: float, volumes: Mapping[str, Any], seed: int) -> Seen:
+    """Return what is seen of every label of every image, as it is and made worse."""
+    seen = Seen()
     for number, case in enumerate(cases):
         values, known = np.asarray(case.values[...], np.float32), np.asarray(case.known[...])
         axis = 0 if mirrors(names) else None
@@ -162,11 +172,11 @@ def observations(
             said = np.asarray(soft[...]).argmax(0).astype(np.uint16)
             scores = dice(known, said, range(1, len(names)))
             for label, row in features(counted, said, voxel_ml, volumes).items():
-                rows.append(row)
-                labels.append(label)
-                true.append(float(scores[label]))
-                images.append((number, step))
-    return rows, labels, true, images
+                seen.rows.append(row)
+                seen.labels.append(label)
+                seen.true.append(float(scores[label]))
+                seen.images.append((number, step))
+    return seen
 
 
 def by_image(images: Sequence[tuple[int, int]], values: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -11,12 +11,13 @@ from cohortex.errors import Refused
 from cohortex.models import registry
 from cohortex.models.folder import read_card, write_model
 from cohortex.models.regseg.pair import pairs_of, without_partner
+from cohortex.models.regseg.quality import FEATURES
 from cohortex.stages.regseg import Joint, load, regseg
 from cohortex.training.segment import train_segment
 from cohortex.volume import Volume
 from tests.unit.test_regseg import head, subject_of, thing
 
-CLASSES = ["background", "outer", "core", "front"]
+CLASSES = ["background", "skin", "core", "front"]
 SMALL = {"features": [4, 8], "channels": 1, "classes": 4}
 
 
@@ -78,8 +79,8 @@ def test_a_model_for_any_contrast_labels_and_registers_modalities_that_it_does_n
 def test_looking_again_says_how_much_stays_and_writes_the_map(any_contrast, section):
     wanted = with_settings(section, weights="any", uncertainty={"samples": 2, "map": True})
     model, images = load(wanted, {"any": any_contrast}, "cpu"), subject_of("1", 1, "test", False)
-    first, again = (regseg(images, wanted, model, 5) for _ in range(2))
-    plain = regseg(images, with_settings(section, weights="any"), model, 5)
+    first, again = regseg(images, wanted, model, 5), regseg(images[:1], wanted, model, 5)
+    plain = regseg(images[:1], with_settings(section, weights="any"), model, 5)
     by_id = {f"{m.of}+{m.tag}": m for m in first}
     word = words_of(first)["1_T1w"]
     assert 0 < word.measures["agreement"] <= 1
@@ -95,32 +96,39 @@ def test_looking_again_says_how_much_stays_and_writes_the_map(any_contrast, sect
     assert moved["spread_mm"] >= 0
 
 
-@pytest.mark.parametrize(("network", "patch"), [("planned_unet", [16, 16, 16]), ("unet", [32, 32])])
-def test_a_segmentation_trained_by_itself_labels_by_one_line_of_the_configuration(section, tmp_path, network, patch):
-    images = [
-        i for k, split in enumerate(["train", "train", "validation"]) for i in subject_of(f"{k}", k, split, True) if i.modality == "T1w"
-    ]
-    options = {"planned_unet": {"features": [4, 6], "kernels": [], "strides": []}, "unet": {"features": [4, 8], "valid": False}}[network]
-    training = {"steps": 2, "batch": 1, "patch": patch, "options": options}
-    labels = {"1": "outer", "2": "core", "3": "front"}
-    train_segment(images, {"default": {"network": network, "labels": labels, "training": training}}, 1, "cpu", tmp_path / "own")
+LABELS = {"1": "outer", "2": "core", "3": "front"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folders of two networks that learned for a step or two from T1w images, one of three and one of two dimensions."""
+    folder = tmp_path_factory.mktemp("trained")
+    images = [i for k, split in enumerate(["train", "validation"]) for i in subject_of(f"{k}", k, split, True) if i.modality == "T1w"]
+    wanted = {
+        "planned_unet": ([48, 48, 48], {"features": [4, 6], "kernels": [], "strides": []}),
+        "unet": ([32, 32], {"features": [4, 8], "valid": False}),
+    }
+    for network, (patch, options) in wanted.items():
+        training = {"steps": 1, "batch": 1, "patch": patch, "options": options}
+        train_segment(images, {"default": {"network": network, "labels": LABELS, "training": training}}, 1, "cpu", folder / network)
+    return folder
+
+
+@pytest.mark.parametrize("network", ["planned_unet", "unet"])
+def test_a_segmentation_trained_by_itself_labels_by_one_line_of_the_configuration(section, trained, network):
     wanted = with_settings(section, segment_weights="mine")
-    made = regseg(subject_of("9", 9, "test", False), wanted, load(wanted, {"mine": tmp_path / "own"}, "cpu"), 5)
+    made = regseg(subject_of("9", 9, "test", False)[:1], wanted, load(wanted, {"mine": trained / network}, "cpu"), 5)
     (seg,) = [m for m in made if m.tag == "seg"]
     assert seg.of == "9_T1w"
     assert seg.content.shape == (40, 46, 42)
-    assert seg.content.history[-1]["label_names"] == labels
-    assert words_of(made)["9_T1w"].measures["model"] == read_card(tmp_path / "own")["name"]
+    assert seg.content.history[-1]["label_names"] == LABELS
+    assert words_of(made)["9_T1w"].measures["model"] == read_card(trained / network)["name"]
 
 
-def test_where_a_single_segmentation_is_not_for_an_image_the_joint_model_labels_it(any_contrast, section, tmp_path):
-    images = [i for k, split in enumerate(["train", "validation"]) for i in subject_of(f"{k}", k, split, True) if i.modality == "T1w"]
-    training = {"steps": 1, "batch": 1, "patch": [16, 16, 16], "options": {"features": [4, 6], "kernels": [], "strides": []}}
-    train_segment(images, {"default": {"training": training}}, 1, "cpu", tmp_path / "own")
+def test_where_a_single_segmentation_is_not_for_an_image_the_joint_model_labels_it(any_contrast, section, trained):
     wanted = with_settings(section, weights="any", segment_weights="mine")
-    words = words_of(
-        regseg(subject_of("9", 9, "test", False), wanted, load(wanted, {"any": any_contrast, "mine": tmp_path / "own"}, "cpu"), 5)
-    )
+    model = load(wanted, {"any": any_contrast, "mine": trained / "planned_unet"}, "cpu")
+    words = words_of(regseg(subject_of("9", 9, "test", False), wanted, model, 5))
     assert words["9_T1w"].measures["model"].startswith("segment-T1w")
     assert words["9_CT"].measures["model"] == "tiny"
     # Label 1 of the one is not that of the other.
@@ -291,3 +299,37 @@ def test_labels_of_the_user_that_are_empty_strange_or_elsewhere_are_told(section
     word = words_of(regseg(relabelled(3, lambda x: np.where(x == 3, 77, x).astype(np.uint8)), trained, {}, 5))["1_CT"]
     assert (word.status, word.code) == ("warned", "user-labels-unexpected")
     assert "77" in word.reason
+
+
+def test_a_calibrated_model_says_what_dice_to_expect_and_low_ones_are_warned_of(section):
+    fit = {"features": list(FEATURES), "mean": [0.0] * 4, "sd": [1.0] * 4, "weights": [0.0, 1.0, 0.0, 0.0], "labels": {"1": 0.0, "2": 0.0}}
+    quality = {"any": {"volumes": {}, "fits": {"plain": fit}}}
+    network, images = Painter([0.0, 0.4, 0.7, 0.95], sharpness=30.0), subject_of("1", 1, "test", False)[:1]
+
+    def word(least, **extra):
+        wanted = with_settings(section, weights="model", least_predicted_dice=least)
+        return words_of(regseg(images, wanted, {"model": joint({"any": network}, **extra)}, 5))["1_T1w"]
+
+    doubted, trusted = word(0.999, quality=quality), word(0.5, quality=quality)
+    assert 0.5 < trusted.measures["predicted_dice"] < 0.999
+    assert trusted.measures["predicted_dice"] == np.mean([trusted.measures[f"predicted_dice_{name}"] for name in ("skin", "core")])
+    assert (trusted.status, trusted.code) == ("ok", "")
+    assert (doubted.status, doubted.code) == ("warned", "labels-doubtful")
+    assert not any(name.startswith("predicted_dice") for name in word(0.999).measures)
+
+
+def test_labels_that_follow_edges_lose_the_specks_of_noise(section):
+    from skimage.measure import label
+
+    network, (image,) = Painter([0.0, 0.4, 0.7, 0.95], sharpness=6.0), subject_of("1", 1, "test", False)[:1]
+    rng = np.random.default_rng(0)
+    noisy = image.volume.with_data(
+        image.volume.array() + rng.normal(0, 40, image.volume.shape).astype(np.float32), image.volume.affine, {"step": "x"}
+    )
+    pieces = []
+    for crf in (None, {"iterations": 2, "radius": 1, "bilateral": 2.0, "smooth": 3.0, "near": 6.0, "alike": 0.2, "close": 4.0}):
+        wanted = with_settings(section, weights="model", crf=crf)
+        made = regseg([replace(image, opener=lambda: noisy)], wanted, {"model": joint({"any": network})}, 5)
+        (seg,) = [m for m in made if m.tag == "seg"]
+        pieces.append(label(seg.content.array(np.uint8)).max())
+    assert pieces[1] < 0.5 * pieces[0]

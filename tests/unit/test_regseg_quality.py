@@ -40,7 +40,8 @@ def calibration():
 
 
 def test_what_is_expected_of_subjects_never_seen_follows_the_truth(calibration):
-    rows, labels, true, images = observations(judged(range(40, 44)), by_intensity, NAMES, 0.001, calibration["volumes"], 9)
+    seen = observations(judged(range(40, 44)), by_intensity, NAMES, 0.001, calibration["volumes"], 9)
+    rows, labels, true, images = seen.rows, seen.labels, seen.true, seen.images
     expected = [predicted_dice({**calibration, "volumes": {}}, {k: row})[k] for k, row in zip(labels, rows, strict=True)]
     assert rank_correlation(by_image(images, expected), by_image(images, true)) > 0.8
     assert np.abs(np.array(expected) - true).mean() < 0.08
