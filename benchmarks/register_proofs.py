@@ -6,12 +6,12 @@ Ten simulated heads of the demo (a seed of its own) are learnt from, four more a
 5 mm, each in a slightly other pose and with noise of 2 %; every ordered pair of different heads is a pair. Dice is the mean over fluid,
 grey matter, white matter, bone and soft tissue, times are CPU seconds of one thread, errors are voxels inside the heads.
 
-Networks are trained by `cohortex.training.register`, for one to three minutes each on one core, with squared local correlation in windows
-of 5 voxels where nothing else is said. They are as wide as published (voxelmorph, faim, icnet); TransMorph is the registry's small one, and
-the twins of G18 give their flow at half the resolution, as the networks of G24 do. What is compared with another network has that
-one's images, seed and objective, and, but for ICNet (three quarters of the steps, each in both directions) and TransMorph (half of the
-rate), its rate and number of steps. Classical registrations are the stage's Gauss-Newton, and SimpleITK's demons and B-splines
-(`benchmarks.register_classical`), also on one thread.
+Networks are trained by `cohortex.training.register`, for a minute or two each on one core (200 steps, which is little), with squared
+local correlation in windows of 5 voxels where nothing else is said. They are as wide as published; TransMorph is the registry's small one,
+and all but FAIM and ICNet give their flow at half the resolution. What is compared with another network has that one's images, seed and
+objective, and, but for ICNet (three quarters of the steps, each in both directions) and TransMorph (half of the rate), its rate and number
+of steps. Classical registrations are the stage's Gauss-Newton, and SimpleITK's demons and B-splines (`benchmarks.register_classical`;
+B-splines only in G23), also on one thread.
 
 ``--steps`` multiplies the steps of every training. With ``--save`` the rows that the record has already are kept beside the new ones. Last
 line: FIGURE, over all rows of the record.
@@ -42,8 +42,10 @@ from cohortex.errors import Refused
 from cohortex.models import registry
 from cohortex.models.regseg.warp import warp
 
-RATE, STEPS = 2e-3, 300
+RATE, STEPS = 2e-3, 200
 ALIKE = {"name": "images_alike", "window": 5, "smooth": 0.3}
+HALVES = {"half_resolution": True}
+"""The flow at half the resolution, in units of 10 mm as the finest control points of Gauss-Newton."""
 WANDERING = {"turn_deg": 7.0, "shift": 2.5, "stretch": 0.06}
 """Affine displacements of misaligned starts, see `register_data.BEND`."""
 LARGE = {"spread": 7.0}
@@ -70,8 +72,8 @@ class Found:
 
 
 def plain(have: Data) -> nn.Module:
-    """Return VoxelMorph as published (G14), trained by likeness and smoothness."""
-    return have.trained("voxelmorph", STEPS, rate=RATE, objective=ALIKE)
+    """Return VoxelMorph (G14), trained by likeness and smoothness."""
+    return have.trained("voxelmorph", STEPS, HALVES, rate=RATE, objective=ALIKE)
 
 
 def of_gauss_newton(have: Data) -> Scores:
@@ -84,7 +86,7 @@ def of_gauss_newton(have: Data) -> Scores:
 
 def labels_of_classical(have: Data) -> Found:
     """Row G02: nearer to the classical registration than half of what it moves, in a twentieth of its time."""
-    network = have.trained("displacement_regression", STEPS, rate=RATE)
+    network = have.trained("displacement_regression", STEPS, HALVES, rate=RATE)
     truth = [by_gauss_newton(pair.fixed, pair.moving) for pair in have.test]
     moved, missed = [], []
     for pair, field in zip(have.test, truth, strict=True):
@@ -93,19 +95,19 @@ def labels_of_classical(have: Data) -> Found:
         moved.append(float(np.linalg.norm(field, axis=0)[body].mean()))
         missed.append(float(np.linalg.norm(by(network)(pair.fixed, pair.moving) - field, axis=0)[body].mean()))
     ours, engine = have.scored(by(network), have.test), of_gauss_newton(have)
-    bspline = have.scored(classical.bspline, have.test, kept="bspline")
+    demons = have.scored(classical.demons, have.test, kept="demons")
     share = float(np.mean(missed) / np.mean(moved))
     figures = {"error": float(np.mean(missed)), "classical moves": float(np.mean(moved)), "share": share}
     figures |= {**ours.told("network", "dice", "seconds"), **engine.told("Gauss-Newton", "dice", "seconds")}
     return Found(
-        {**figures, **bspline.told("B-spline", "dice", "seconds")},
+        {**figures, **demons.told("demons", "dice", "seconds")},
         {"below half of identity": share < 0.5, "a twentieth of the engine's time": 20 * ours.seconds < engine.seconds},
     )
 
 
 def simulated(have: Data) -> Found:
     """Row G03: below a voxel on held-out simulated pairs, and a gain in Dice on pairs of different heads."""
-    network = have.trained("displacement_simulated", STEPS, rate=RATE, bend=ELASTIC, contrast=True)
+    network = have.trained("displacement_simulated", STEPS, HALVES, rate=RATE, bend=ELASTIC, contrast=True)
     pairs = have.simulated(ELASTIC)
     known, before = have.scored(by(network), pairs), have.scored(nothing, pairs)
     different, start = have.scored(by(network), have.test), have.scored(nothing, have.test)
@@ -130,21 +132,18 @@ def transformer(have: Data) -> Found:
 def voxelmorph(have: Data) -> Found:
     """Row G14: Dice within 0.02 of the classical ones in a tenth of the time, next to no folds; published count."""
     figures: dict[str, float | str] = {**have.scored(nothing, have.test).told("nothing", "dice")}
-    ways = {"demons": classical.demons, "B-spline": classical.bspline}
-    others = {name: have.scored(way, have.test, kept=name.lower().replace("-", "")) for name, way in ways.items()}
-    others["Gauss-Newton"] = of_gauss_newton(have)
+    others = {"demons": have.scored(classical.demons, have.test, kept="demons"), "Gauss-Newton": of_gauss_newton(have)}
     halves = have.trained("voxelmorph_diffeomorphic", STEPS, rate=RATE, objective=ALIKE)
     ours = {"plain": have.scored(by(plain(have)), have.test), "diffeomorphic": have.scored(by(halves), have.test)}
     for name, each in (others | ours).items():
         figures |= each.told(name, "dice", "folding", "seconds")
-    sitk = max(others["demons"], others["B-spline"], key=lambda each: each.dice)
     best = max(ours.values(), key=lambda each: each.dice)
     return Found(
         figures,
         {
-            "Dice within .02 of SimpleITK's best": best.dice >= sitk.dice - 0.02,
+            "Dice within .02 of demons": best.dice >= others["demons"].dice - 0.02,
             "Dice within .02 of Gauss-Newton": best.dice >= others["Gauss-Newton"].dice - 0.02,
-            "10 times faster than SimpleITK's best": 10 * best.seconds < sitk.seconds,
+            "10 times faster than demons": 10 * best.seconds < others["demons"].seconds,
             "folding below 1 %": best.folding < 1,
             "count": registry.count_parameters(registry.build("regseg", "voxelmorph")) == 301_411,
         },
@@ -154,7 +153,7 @@ def voxelmorph(have: Data) -> Found:
 def with_labels(have: Data) -> Found:
     """Row G15: higher Dice of the labels it saw than without them, and no lower Dice of the others."""
     network = have.trained(
-        "voxelmorph_labels", STEPS, rate=RATE, objective={**ALIKE, "labels": 1.0}, classes=list(OBSERVED)
+        "voxelmorph_labels", STEPS, HALVES, rate=RATE, objective={**ALIKE, "labels": 1.0}, classes=list(OBSERVED)
     )  # fmt: skip
     ours, theirs = have.scored(by(network), have.test), have.scored(by(plain(have)), have.test)
     figures = {**ours.told("with labels", "observed", "held_out", "folding"), **theirs.told("without", "observed", "held_out", "folding")}
@@ -182,7 +181,8 @@ def faim(have: Data) -> Found:
 
 def inverse_consistent(have: Data) -> Found:
     """Row G17: half of VoxelMorph's inverse error, no folds; published count."""
-    objective = {"name": "inverse_consistent", "similarity": "correlation", "window": 5, "smooth": 0.3}
+    # local correlation is some twenty times as large as the squared error to which the paper's weights belong
+    objective = {"name": "inverse_consistent", "similarity": "correlation", "window": 5, "smooth": 0.3, "inverse": 1.0, "antifold": 2e6}
     network = have.trained("icnet", round(0.75 * STEPS), rate=RATE, objective=objective)
     ours, theirs = (have.scored(by(each), have.test, both=True) for each in (network, plain(have)))
     figures = {**ours.told("ICNet", "dice", "apart", "folding"), **theirs.told("VoxelMorph", "dice", "apart", "folding")}
@@ -200,9 +200,8 @@ def affine_and_deformable(have: Data) -> Found:
     """Row G18: recovers random affine and elastic displacements; over the deformable network alone from misaligned starts."""
     bend = WANDERING | {"spread": 1.5}
     objective = {**ALIKE, "name": "affine_and_deformable"}
-    halves = {"half_resolution": True}
-    network = have.trained("affine_voxelmorph", STEPS, halves, rate=RATE, objective=objective, bend=bend)
-    alone = have.trained("voxelmorph", STEPS, halves, rate=RATE, objective=ALIKE, bend=bend)
+    network = have.trained("affine_voxelmorph", STEPS, HALVES, rate=RATE, objective=objective, bend=bend)
+    alone = have.trained("voxelmorph", STEPS, HALVES, rate=RATE, objective=ALIKE, bend=bend)
     known, misaligned = have.simulated(bend, 3), have.bent(WANDERING)
     found, first = have.scored(by(network), known), have.scored(nothing, known)
     both, one, start = (have.scored(way, misaligned) for way in (by(network), by(alone), nothing))
@@ -237,7 +236,7 @@ def baselines(have: Data) -> Found:
 
 def by_attention(have: Data) -> Found:
     """Row G24: Dice at least VoxelMorph's where displacements are large, next to no folds."""
-    network = have.trained("transmorph_small", STEPS, rate=1e-3, objective=ALIKE, bend=LARGE)
+    network = have.trained("transmorph_small", STEPS, rate=RATE / 2, objective=ALIKE, bend=LARGE)
     twin, pairs = have.trained("voxelmorph_diffeomorphic", STEPS, rate=RATE, objective=ALIKE, bend=LARGE), have.bent(LARGE)
     ours, theirs, start = (have.scored(way, pairs) for way in (by(network), by(twin), nothing))
     figures = {**start.told("at first", "dice"), **ours.told("TransMorph", "dice", "folding", "seconds")}

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from cohortex.models.denoise.layers import he_weights
 from cohortex.models.regseg.layers import RegistrationNetwork
 from cohortex.models.regseg.voxelmorph import voxelmorph
 from cohortex.models.regseg.warp import identity_points, warp
@@ -43,6 +44,7 @@ class AffineHead(nn.Module):
             *(nn.Sequential(nn.Conv3d(a, b, 3, stride=2, padding=1), nn.ReLU()) for a, b in pairwise([2, *widths]))
         )
         self.pool = nn.AdaptiveAvgPool3d(GRID)
+        he_weights(self)
         self.dense = nn.Linear(GRID**3 * widths[-1], 12)
         nn.init.zeros_(self.dense.weight)
         nn.init.zeros_(self.dense.bias)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from cohortex.models.denoise.layers import he_weights
 from cohortex.models.regseg.layers import RegistrationNetwork, flow_layer
 
 
@@ -48,6 +49,7 @@ class FAIM(RegistrationNetwork):
             )
             for _ in range(2)
         )
+        he_weights(self)
         self.flow = flow_layer(width)
 
     def displacement(self, pair: torch.Tensor) -> torch.Tensor:

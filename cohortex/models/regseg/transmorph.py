@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from cohortex.models.denoise.layers import he_weights
 from cohortex.models.regseg.layers import RegistrationNetwork, flow_layer
 from cohortex.models.regseg.warp import double, integrate
 from cohortex.models.segment.swin_unetr import Merging, WindowLayer
@@ -71,6 +72,7 @@ class TransMorph(RegistrationNetwork):
         self.up.append(_Up(features, half, half))
         if not half_resolution:
             self.up.append(_Up(half, final, final))
+        he_weights(self)
         small_weights(self)
         self.flow = flow_layer(half if half_resolution else final)
 

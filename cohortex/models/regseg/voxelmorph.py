@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from cohortex.models.denoise.layers import he_weights
 from cohortex.models.regseg.layers import RegistrationNetwork, flow_layer
 from cohortex.models.regseg.warp import double, integrate
 
@@ -49,6 +50,8 @@ class VoxelMorph(RegistrationNetwork):
         for out in final:
             self.final.append(_conv(width, out))
             width = out
+        # as in the authors' code: without it little of the images is left behind nine layers, and learning is slow
+        he_weights(self)
         self.flow = flow_layer(width)
 
     def displacement(self, pair: torch.Tensor) -> torch.Tensor:
