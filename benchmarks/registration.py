@@ -11,8 +11,8 @@ after going there and, by a registration of its own, back. Real data (`benchmark
 change of the gland's Dice from the start on, `rigid_error_mm` the mean distance over the brain from the data set's own transforms.
 
 Peers (PyPI: picsl-greedy, itk-elastix, convexadam; the extra `peers`, none is a dependency) run with the Python of another environment;
-without one their figures are absent. With --keep what they took and how well they did is kept in a folder, and taken from there when it was
-measured before. Last line: FIGURE.
+without one their figures are absent. With --keep what every method took and found is kept in a folder, and taken from there when it was
+measured before: a run that was stopped goes on. Last line: FIGURE.
 """
 
 from __future__ import annotations
@@ -50,15 +50,19 @@ def measured_of(pair: Pair, found: np.ndarray, seconds: float) -> dict[str, floa
     return {"seconds": seconds, "mm": error_mm(pair, found), "dice": dice(pair, found), "jacobian": least_jacobian(found)}
 
 
-def kept_as(pair: Pair, peer: str, keep: Path) -> Path:
-    """Return the file of what a peer found, by the images and by the peer's settings."""
-    settings = inspect.getsource(getattr(registration_peers, peer)).encode()
-    return keep / f"{peer}-{hashlib.sha256(pair.fixed.tobytes() + pair.moving.tobytes() + settings).hexdigest()[:20]}.json"
+def kept_as(pair: Pair, method: str, settings: bytes, keep: Path) -> Path:
+    """Return the file of what a method took and found, by the images and by what its settings are."""
+    return keep / f"{method}-{hashlib.sha256(pair.fixed.tobytes() + pair.moving.tobytes() + settings).hexdigest()[:20]}.json"
+
+
+def peer_file(pair: Pair, peer: str, keep: Path) -> Path:
+    """Return the file of a peer's measures."""
+    return kept_as(pair, peer, inspect.getsource(getattr(registration_peers, peer)).encode(), keep)
 
 
 def by_peer(python: str, peer: str, pair: Pair, keep: Path) -> None:
     """Leave the measures of a peer in a folder, unless they are there."""
-    kept = kept_as(pair, peer, keep)
+    kept = peer_file(pair, peer, keep)
     if kept.is_file():
         return
     script = Path(registration_peers.__file__).resolve()
@@ -71,20 +75,29 @@ def by_peer(python: str, peer: str, pair: Pair, keep: Path) -> None:
             raise SystemExit(f"{peer} does not run with {python}: {done.stderr.strip().splitlines()[-1:]}")
         found = np.load(target)
         measures = measured_of(pair, found["displacement"], float(found["seconds"]))
-    keep.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(measures))
 
 
-def by_us(pair: Pair, finish: str) -> tuple[Measures, Any]:
-    """Return our measures, and what was found."""
+def by_us(pair: Pair, finish: str, keep: Path) -> dict[str, Any]:
+    """Return our measures, and what was compared in the end; of `auto` also the distance after going there and back."""
+    engine = b"".join(path.read_bytes() for path in sorted((ROOT / "cohortex" / "registration").glob("*.py")))
+    kept = kept_as(pair, f"ours_{finish}", engine, keep)
+    if kept.is_file():
+        return json.loads(kept.read_text())
     started = time.process_time()
     found = register(pair.fixed, pair.moving, None, 1.0, finish=finish)
-    seconds = time.process_time() - started
-    return measured_of(pair, found.displacement, seconds), found
+    measures: dict[str, Any] = measured_of(pair, found.displacement, time.process_time() - started)
+    measures["note"] = f"{found.finish} ({found.agreement:.2f})" if finish == "auto" else ""
+    if finish == "auto" and pair.kind in ("mono", "multi"):
+        backward = register(pair.moving, pair.fixed, None, 1.0)
+        measures["back"] = float(np.linalg.norm(compose(found.displacement, backward.displacement), axis=0)[pair.head].mean())
+    kept.write_text(json.dumps(measures))
+    return measures
 
 
 def warps(options: argparse.Namespace, keep: Path, tables: dict[str, Table]) -> dict[str, float]:
     """Register all known warps, fill the tables, and return the figures."""
+    keep.mkdir(parents=True, exist_ok=True)
     small = np.random.default_rng(0).random((2, 24, 24, 24), dtype=np.float32)
     for finish in ("mind", "images"):
         register(small[0], small[1], finish=finish)
@@ -101,18 +114,16 @@ def warps(options: argparse.Namespace, keep: Path, tables: dict[str, Table]) -> 
     for pair in pairs(options.scans, options.crop, options.heads, options.warps, options.kinds, options.seed):
         nothing = np.zeros_like(pair.truth)
         table.add(pair.name, pair.kind, "none", None, error_mm(pair, nothing), dice(pair, nothing), None, "")
-        chosen, found = by_us(pair, "auto")
-        add(pair.name, pair.kind, "ours", chosen, f"{found.finish} ({found.agreement:.2f})")
-        alone, _ = by_us(pair, "mind")
+        chosen, alone = (by_us(pair, finish, keep) for finish in ("auto", "mind"))
+        add(pair.name, pair.kind, "ours", chosen, chosen["note"])
         add(pair.name, pair.kind, "ours, MIND alone", alone)
         worse.append(chosen["mm"] / alone["mm"] - 1)
-        if pair.kind in ("mono", "multi"):
-            backward = register(pair.moving, pair.fixed, None, 1.0)
-            consistency.append(float(np.linalg.norm(compose(found.displacement, backward.displacement), axis=0)[pair.head].mean()))
+        if "back" in chosen:
+            consistency.append(chosen["back"])
         for peer in PEERS[pair.kind]:
             if options.peers:
                 by_peer(options.peers, peer, pair, keep)
-            theirs.append((pair.name, pair.kind, peer, kept_as(pair, peer, keep)))
+            theirs.append((pair.name, pair.kind, peer, peer_file(pair, peer, keep)))
     for name, kind, peer, kept in theirs:
         if kept.is_file():
             add(name, kind, peer, json.loads(kept.read_text()))
@@ -169,7 +180,7 @@ def main() -> None:
     """Print the tables and the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", help="a Python in whose environment picsl-greedy, itk-elastix and convexadam are installed")
-    parser.add_argument("--keep", type=Path, help="a folder for what the peers take and find, taken again from there")
+    parser.add_argument("--keep", type=Path, help="a folder for what was measured, taken again from there")
     parser.add_argument("--scans", type=Path, default=ROOT.parent / "shared" / "data", help="the folder of real test scans")
     parser.add_argument("--crop", type=int, default=128, help="most voxels of an axis; whole heads are 160 x 192 x 160")
     parser.add_argument("--heads", type=int, default=1, help="simulated heads")
