@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from scipy import ndimage as ndi
 
 from benchmarks.workflow import ROOT
 
@@ -72,7 +73,7 @@ def overlap(fixed: tuple[np.ndarray, np.ndarray], moving: tuple[np.ndarray, np.n
 
 
 def visits() -> Iterator[tuple[str, float, float, float]]:
-    """Give name, distance before and after in mm, CPU seconds of every pair that the default rules make of the MS patients."""
+    """Give name, distance before and after in mm, CPU seconds: T1w and T2w to the FLAIR of a visit, and visit to visit."""
     for patient, there_are in (("patient01", "12"), ("patient20", "2")):
         raw = DATA / "brain-ms-longitudinal" / patient / "raw"
         mask, affine = loaded(raw.parent / "coregistered" / "brainmask.nii.gz")
@@ -83,8 +84,8 @@ def visits() -> Iterator[tuple[str, float, float, float]]:
             for name in ("T1W", "T2W"):
                 if (raw / f"study{visit}_{name}.nii.gz").is_file():
                     to[visit, name] = itk_matrix(raw / f"study{visit}_{name}_intrastudy_to_FLAIR.txt") @ to[visit, "FLAIR"]
-        pairs = [((visit, "T1W"), (visit, name)) for visit in there_are for name in ("T2W", "FLAIR") if (visit, name) in to]
-        pairs += [(("1", "T1W"), ("2", "T1W"))] if len(there_are) == 2 else []
+        pairs = [((visit, "FLAIR"), (visit, name)) for visit in there_are for name in ("T1W", "T2W") if (visit, name) in to]
+        pairs += [(("1", name), ("2", name)) for name in ("T1W", "T2W", "FLAIR")] if len(there_are) == 2 else []
         for fixed, moving in pairs:
             files = [raw / f"study{visit}_{name}.nii.gz" for visit, name in (fixed, moving)]
             matrix, seconds = registered(files[0], files[1], (MODALITY[fixed[1]], MODALITY[moving[1]]))
@@ -94,16 +95,51 @@ def visits() -> Iterator[tuple[str, float, float, float]]:
 
 
 def prostate() -> Iterator[tuple[str, float, float, float]]:
-    """Give name, Dice of the gland before and after, CPU seconds of the ultrasound of six prostates brought to their MR."""
+    """Give name, Dice of the gland before and after, CPU seconds of the ultrasound of six prostates brought to their MR by the headers."""
+    for name, fixed, moving, glands in prostates():
+        matrix, seconds = registered(fixed, moving, ("T2w", "US"))
+        one, two = ((np.ascontiguousarray(labels[..., 0]), affine) for labels, affine in glands)
+        yield name, overlap(one, two, np.eye(4)), overlap(one, two, matrix), seconds
+
+
+def prostates() -> Iterator[tuple[str, Path, Path, list[tuple[np.ndarray, np.ndarray]]]]:
+    """Give name, files of MR and ultrasound, and of either the labels (X, Y, Z, structure) with the affine; the gland is structure 0."""
     folder = DATA / "prostate-mr-us"
     for case in range(6):
-        name = f"case{case:06d}.nii.gz"
-        matrix, seconds = registered(folder / "mr_images" / name, folder / "us_images" / name, ("T2w", "US"))
-        glands = []
+        name, found = f"case{case:06d}.nii.gz", []
         for kind in ("mr", "us"):
             labels, affine = loaded(folder / f"{kind}_labels" / name)
-            glands.append((labels if labels.ndim == 3 else np.ascontiguousarray(labels[..., 0]), affine))
-        yield f"prostate {case}", overlap(glands[0], glands[1], np.eye(4)), overlap(glands[0], glands[1], matrix), seconds
+            found.append((labels if labels.ndim == 4 else labels[..., None], affine))
+        yield f"prostate {case}", folder / "mr_images" / name, folder / "us_images" / name, found
+
+
+def outlined() -> Iterator[tuple[str, tuple[float, float], tuple[float, float], float]]:
+    """Give name, Dice of the gland and mean distance of landmarks in stored mm before and after, CPU seconds; the MR's gland is outlined.
+
+    The labels of the ultrasound are only looked at to judge.
+    """
+    from cohortex.registration.region import register_region
+
+    for name, fixed, moving, labels in prostates():
+        images = [loaded(path) for path in (fixed, moving)]
+        glands = [np.ascontiguousarray(each[..., 0]) > 0.5 for each, _ in labels]
+        size = float(images[0][1][0, 0])
+        started = time.process_time()
+        found = register_region(images[0][0], images[1][0], glands[0])
+        seconds = time.process_time() - started
+
+        def judged(matrix: np.ndarray, displacement: np.ndarray, glands=glands, labels=labels, size=size) -> tuple[float, float]:
+            places = np.indices(glands[0].shape) + displacement
+            there = np.tensordot(matrix[:3, :3], places, 1) + matrix[:3, 3].reshape(3, 1, 1, 1)
+            gland = ndi.map_coordinates(glands[1].astype(np.float32), there, order=1) > 0.5
+            marks = []
+            for n in range(1, labels[0][0].shape[3]):
+                here, away = (np.array(ndi.center_of_mass(each[..., n] > 0.5)) for each, _ in labels)
+                at = np.array([ndi.map_coordinates(t, here[:, None], order=1)[0] for t in there])
+                marks.append(float(np.linalg.norm(at - away)) * size)
+            return float(2 * (glands[0] & gland).sum() / (glands[0].sum() + gland.sum())), float(np.mean(marks)) if marks else np.nan
+
+        yield name, judged(found.start, np.zeros_like(found.displacement)), judged(found.matrix, found.displacement), seconds
 
 
 def cord() -> Iterator[tuple[str, float, float, float]]:

@@ -11,7 +11,8 @@ after going there and, by a registration of its own, back. Real data (`benchmark
 change of the gland's Dice from the start on, `rigid_error_mm` the mean distance over the brain from the data set's own transforms.
 
 Peers (PyPI: picsl-greedy, itk-elastix, convexadam; the extra `peers`, none is a dependency) run with the Python of another environment;
-without one their figures are absent. What they took and found is kept in a folder with --keep, by the images' digest. Last line: FIGURE.
+without one their figures are absent. With --keep what every method took and found is kept in a folder, and taken from there when it was
+measured before: a run that was stopped goes on. Last line: FIGURE.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ import argparse
 import hashlib
 import inspect
 import json
+import operator
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,84 +50,102 @@ def measured_of(pair: Pair, found: np.ndarray, seconds: float) -> dict[str, floa
     return {"seconds": seconds, "mm": error_mm(pair, found), "dice": dice(pair, found), "jacobian": least_jacobian(found)}
 
 
-def by_peer(python: str, peer: str, pair: Pair, keep: Path | None) -> Measures:
-    """Return the measures of a peer, from a folder if it has them."""
-    script = Path(__file__).with_name("registration_peers.py")
-    settings = inspect.getsource(getattr(registration_peers, peer)).encode()
-    digest = hashlib.sha256(pair.fixed.tobytes() + pair.moving.tobytes() + settings).hexdigest()[:20]
-    kept = None if keep is None else keep / f"{peer}-{digest}.json"
-    if kept is not None and kept.is_file():
-        return json.loads(kept.read_text())
+def kept_as(pair: Pair, method: str, settings: bytes, keep: Path) -> Path:
+    """Return the file of what a method took and found, by the images and by what its settings are."""
+    return keep / f"{method}-{hashlib.sha256(pair.fixed.tobytes() + pair.moving.tobytes() + settings).hexdigest()[:20]}.json"
+
+
+def peer_file(pair: Pair, peer: str, keep: Path) -> Path:
+    """Return the file of a peer's measures."""
+    return kept_as(pair, peer, inspect.getsource(getattr(registration_peers, peer)).encode(), keep)
+
+
+def by_peer(python: str, peer: str, pair: Pair, keep: Path) -> None:
+    """Leave the measures of a peer in a folder, unless they are there."""
+    kept = peer_file(pair, peer, keep)
+    if kept.is_file():
+        return
+    script = Path(registration_peers.__file__).resolve()
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "pair.npz", Path(folder) / "found.npz"
         np.savez(source, fixed=pair.fixed, moving=pair.moving, spacing=1.0)
-        done = subprocess.run(
-            [python, str(script.resolve()), peer, str(source), str(target)], cwd=folder, capture_output=True, text=True, check=False
-        )
+        words = [python, str(script), peer, str(source), str(target)]
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{peer} does not run with {python}: {done.stderr.strip().splitlines()[-1:]}")
         found = np.load(target)
         measures = measured_of(pair, found["displacement"], float(found["seconds"]))
-    if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(measures))
+    kept.write_text(json.dumps(measures))
+
+
+def by_us(pair: Pair, finish: str, keep: Path) -> dict[str, Any]:
+    """Return our measures, and what was compared in the end; of `auto` also the distance after going there and back."""
+    engine = b"".join(path.read_bytes() for path in sorted((ROOT / "cohortex" / "registration").glob("*.py")))
+    kept = kept_as(pair, f"ours_{finish}", engine, keep)
+    if kept.is_file():
+        return json.loads(kept.read_text())
+    started = time.process_time()
+    found = register(pair.fixed, pair.moving, None, 1.0, finish=finish)
+    measures: dict[str, Any] = measured_of(pair, found.displacement, time.process_time() - started)
+    measures["note"] = f"{found.finish} ({found.agreement:.2f})" if finish == "auto" else ""
+    if finish == "auto" and pair.kind in ("mono", "multi"):
+        backward = register(pair.moving, pair.fixed, None, 1.0)
+        measures["back"] = float(np.linalg.norm(compose(found.displacement, backward.displacement), axis=0)[pair.head].mean())
+    kept.write_text(json.dumps(measures))
     return measures
 
 
-def by_us(pair: Pair, finish: str) -> tuple[Measures, Any]:
-    """Return our measures, and what was found."""
-    started = time.process_time()
-    found = register(pair.fixed, pair.moving, None, 1.0, finish=finish)
-    seconds = time.process_time() - started
-    return measured_of(pair, found.displacement, seconds), found
-
-
-def warps(options: argparse.Namespace, tables: dict[str, Table]) -> dict[str, float]:
+def warps(options: argparse.Namespace, keep: Path, tables: dict[str, Table]) -> dict[str, float]:
     """Register all known warps, fill the tables, and return the figures."""
+    keep.mkdir(parents=True, exist_ok=True)
     small = np.random.default_rng(0).random((2, 24, 24, 24), dtype=np.float32)
     for finish in ("mind", "images"):
         register(small[0], small[1], finish=finish)
     columns = {"pair": "", "kind": "", "method": "", "CPU s": ".2f", "TRE mm": ".3f", "Dice": ".3f", "least Jacobian": ".3f", "finish": ""}
     table = tables["pairs"] = Table(dict(columns))
-    rows: dict[tuple[str, str], list[Measures]] = {}
+    rows: dict[tuple[str, str], dict[str, Measures]] = {}
+    theirs: list[tuple[str, str, str, Path]] = []
     consistency, worse = [], []
 
-    def add(pair: Pair, method: str, measures: Measures, note: str = "") -> None:
-        rows.setdefault((pair.kind, method), []).append(measures)
-        table.add(pair.name, pair.kind, method, *(measures[n] for n in ("seconds", "mm", "dice", "jacobian")), note)
+    def add(name: str, kind: str, method: str, measures: Measures, note: str = "") -> None:
+        rows.setdefault((kind, method), {})[name] = measures
+        table.add(name, kind, method, *(measures[n] for n in ("seconds", "mm", "dice", "jacobian")), note)
 
     for pair in pairs(options.scans, options.crop, options.heads, options.warps, options.kinds, options.seed):
         nothing = np.zeros_like(pair.truth)
         table.add(pair.name, pair.kind, "none", None, error_mm(pair, nothing), dice(pair, nothing), None, "")
-        chosen, found = by_us(pair, "auto")
-        add(pair, "ours", chosen, f"{found.finish} ({found.agreement:.2f})")
-        alone, _ = by_us(pair, "mind")
-        add(pair, "ours, MIND alone", alone)
+        chosen, alone = (by_us(pair, finish, keep) for finish in ("auto", "mind"))
+        add(pair.name, pair.kind, "ours", chosen, chosen["note"])
+        add(pair.name, pair.kind, "ours, MIND alone", alone)
         worse.append(chosen["mm"] / alone["mm"] - 1)
-        backward = register(pair.moving, pair.fixed, None, 1.0)
-        consistency.append(float(np.linalg.norm(compose(found.displacement, backward.displacement), axis=0)[pair.head].mean()))
-        for peer in PEERS[pair.kind] if options.peers else ():
-            add(pair, peer, by_peer(options.peers, peer, pair, options.keep))
+        if "back" in chosen:
+            consistency.append(chosen["back"])
+        for peer in PEERS[pair.kind]:
+            if options.peers:
+                by_peer(options.peers, peer, pair, keep)
+            theirs.append((pair.name, pair.kind, peer, peer_file(pair, peer, keep)))
+    for name, kind, peer, kept in theirs:
+        if kept.is_file():
+            add(name, kind, peer, json.loads(kept.read_text()))
+    table.rows.sort(key=lambda row: row[:2])
 
     print()
-    tables["methods"] = Table(
-        {"kind": "", "method": "", "pairs": "", "CPU s": ".2f", "TRE mm": ".3f", "Dice": ".3f", "least Jacobian": ".3f"}
-    )
-    for (kind, method), each in rows.items():
-        middle = [float(np.median([m[n] for m in each])) for n in ("seconds", "mm", "dice")]
-        tables["methods"].add(str(len(each)), kind, method, *middle, min(m["jacobian"] for m in each))
+    del columns["pair"], columns["finish"]
+    tables["methods"] = Table({"pairs": "", **columns})
+    for (kind, method), each in sorted(rows.items(), key=lambda item: KINDS.index(item[0][0])):
+        middle = [float(np.median([m[n] for m in each.values()])) for n in ("seconds", "mm", "dice")]
+        tables["methods"].add(str(len(each)), kind, method, *middle, min(m["jacobian"] for m in each.values()))
 
-    def ratio(kind: str, peer: str, name: str) -> float:
-        return float(np.median([ours[name] / theirs[name] for ours, theirs in zip(rows[kind, "ours"], rows[kind, peer], strict=True)]))
+    def against(kind: str, peer: str, name: str, how: Callable[[float, float], float] = operator.truediv) -> float:
+        return float(np.median([how(rows[kind, "ours"][pair][name], measures[name]) for pair, measures in rows[kind, peer].items()]))
 
     figures: dict[str, float] = {}
     for kind, peer in rows:
         if peer in PEERS[kind]:
-            figures |= {f"{kind}_cpu_vs_{peer}": ratio(kind, peer, "seconds"), f"{kind}_tre_vs_{peer}": ratio(kind, peer, "mm")}
+            figures |= {f"{kind}_cpu_vs_{peer}": against(kind, peer, "seconds"), f"{kind}_tre_vs_{peer}": against(kind, peer, "mm")}
     if ("mono", "greedy") in rows:
-        gains = [ours["dice"] - theirs["dice"] for ours, theirs in zip(rows["mono", "ours"], rows["mono", "greedy"], strict=True)]
-        figures["mono_dice_gain"] = float(np.median(gains))
-    figures["min_jacobian"] = min(m["jacobian"] for (_, method), each in rows.items() if method.startswith("ours") for m in each)
+        figures["mono_dice_gain"] = against("mono", "greedy", "dice", operator.sub)
+    figures["min_jacobian"] = min(m["jacobian"] for (_, method), each in rows.items() if method.startswith("ours") for m in each.values())
     figures["consistency_mm"] = float(np.median(consistency))
     figures["choice_worse"] = max(worse)
     return figures
@@ -137,19 +157,22 @@ def real(scans: Path, tables: dict[str, Table]) -> dict[str, float]:
 
     table = tables["real"] = Table({"pair": "", "measure": "", "start": ".3f", "result": ".3f", "CPU s": ".1f"})
     figures: dict[str, float] = {}
-    parts: list[tuple[str, str, str, Callable[[], Any], Callable[[Sequence[tuple[float, float]]], float]]] = [
-        ("prostate-mr-us", "Dice", "prostate_dice_gain", real_pairs.prostate, lambda r: float(np.mean([b - a for a, b in r]))),
-        ("brain-ms-longitudinal", "mm", "rigid_error_mm", real_pairs.visits, lambda r: float(np.mean([b for _, b in r]))),
-    ]
-    for folder, measure, key, run, of in parts:
-        if not (scans / folder).is_dir():
-            print(f"{folder} is absent", file=sys.stderr)
-            continue
-        rows = []
-        for name, before, after, seconds in run():
-            table.add(name, measure, before, after, seconds)
-            rows.append((before, after))
-        figures[key] = of(rows)
+    if (scans / "prostate-mr-us").is_dir():
+        gains = []
+        for name, before, after, seconds in real_pairs.outlined():
+            table.add(name, "Dice of the gland", before[0], after[0], seconds)
+            if np.isfinite(after[1]):
+                table.add(name, "landmarks, stored mm", before[1], after[1], None)
+            gains.append(after[0] - before[0])
+        figures["prostate_dice_gain"] = float(np.mean(gains))
+    if (scans / "brain-ms-longitudinal").is_dir():
+        errors = []
+        for name, before, after, seconds in real_pairs.visits():
+            table.add(name, "distance over the brain, mm", before, after, seconds)
+            errors.append(after)
+        figures["rigid_error_mm"] = float(np.mean(errors))
+    if len(figures) < 2:
+        print("real pairs are absent", file=sys.stderr)
     return figures
 
 
@@ -157,7 +180,7 @@ def main() -> None:
     """Print the tables and the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", help="a Python in whose environment picsl-greedy, itk-elastix and convexadam are installed")
-    parser.add_argument("--keep", type=Path, help="a folder for what the peers take and find, taken again from there")
+    parser.add_argument("--keep", type=Path, help="a folder for what was measured, taken again from there")
     parser.add_argument("--scans", type=Path, default=ROOT.parent / "shared" / "data", help="the folder of real test scans")
     parser.add_argument("--crop", type=int, default=128, help="most voxels of an axis; whole heads are 160 x 192 x 160")
     parser.add_argument("--heads", type=int, default=1, help="simulated heads")
@@ -169,12 +192,13 @@ def main() -> None:
     options = parser.parse_args()
     run = Run("registration", ("numpy", "numba", "scipy", "SimpleITK"))
     set_threads(1)
-    if options.peers is None:
+    if options.peers is None and options.keep is None:
         print("no --peers: picsl-greedy, itk-elastix and convexAdam are left out", file=sys.stderr)
     tables: dict[str, Table] = {}
     figures: dict[str, float] = {}
     if options.only != "real":
-        figures |= warps(options, tables)
+        with tempfile.TemporaryDirectory() as folder:
+            figures |= warps(options, options.keep or Path(folder), tables)
     if options.only != "warps":
         figures |= real(options.scans, tables)
     run.end(tables, figures, options.save)

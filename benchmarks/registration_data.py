@@ -138,7 +138,7 @@ def contrasts(head: Head, rng: np.random.Generator) -> Iterator[tuple[str, np.nd
     shape = head.t1.shape
 
     def smooth_field() -> np.ndarray:
-        field = ndi.zoom(rng.standard_normal((4, 4, 4)), [n / 4 for n in shape], order=3)
+        field = np.asarray(ndi.zoom(rng.standard_normal((4, 4, 4)), [n / 4 for n in shape], order=3))
         return np.asarray(field / np.abs(field).max(), np.float32)
 
     bias, share = 1 + np.float32(0.3) * smooth_field(), 1 / (1 + np.exp(-6 * smooth_field()))

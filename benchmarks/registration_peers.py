@@ -32,7 +32,7 @@ def greedy(fixed: np.ndarray, moving: np.ndarray, spacing: float) -> np.ndarray:
 
 
 def elastix(fixed: np.ndarray, moving: np.ndarray, spacing: float) -> np.ndarray:
-    """Return the displacement that elastix finds with B-splines and mutual information."""
+    """Return the displacement that elastix finds with B-splines 8 mm apart, mutual information and bending energy: its defaults."""
     import itk  # type: ignore[import-not-found]
 
     itk.MultiThreaderBase.SetGlobalMaximumNumberOfThreads(1)
@@ -44,10 +44,7 @@ def elastix(fixed: np.ndarray, moving: np.ndarray, spacing: float) -> np.ndarray
         images.append(image)
     parameters = itk.ParameterObject.New()
     settings = parameters.GetDefaultParameterMap("bspline", 4, 8.0)
-    settings["Metric"] = ["AdvancedMattesMutualInformation", "TransformBendingEnergyPenalty"]
     settings["WriteResultImage"] = ["false"]
-    settings["MaximumNumberOfIterations"] = ["500"]
-    settings["NumberOfSpatialSamples"] = ["5000"]
     parameters.AddParameterMap(settings)
     _, transform = itk.elastix_registration_method(*images, parameter_object=parameters, number_of_threads=1)
     field = itk.transformix_deformation_field(images[1], transform)

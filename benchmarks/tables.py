@@ -1,10 +1,10 @@
-"""The tables of docs/performance.md, docs/cluster.md and docs/restoration.md out of the records in benchmarks/results.
+"""The tables of docs/performance.md, cluster.md, restoration.md and registration.md out of the records in benchmarks/results.
 
 ``python -m benchmarks.tables`` writes them between the pages' markers; what stands outside of markers is left as it is.
-``python -m benchmarks.tables --run [BENCHMARK ...] [--bm4d PYTHON] [--bm3d PYTHON] [--slurm]`` measures first, on a machine that should
-have nothing else to do; PYTHON is that of another environment, which has the package. Without names it measures what stands on
-docs/performance.md: about 15 minutes, of which `blocks` takes 9, 17 GB of memory and 20 GB of disk. Those of the other pages are named:
-`scale` (7 minutes), `overhead` (14, with ``--slurm`` 25), `faults` (15), `motion` (2); how long the others took stands on their page.
+``python -m benchmarks.tables --run [BENCHMARK ...] [--bm4d PYTHON] [--bm3d PYTHON] [--peers PYTHON] [--slurm]`` measures first, on a
+machine that should have nothing else to do; PYTHON is that of another environment, which has the package. Without names it measures what
+stands on docs/performance.md: about 15 minutes, of which `blocks` takes 9, 17 GB of memory and 20 GB of disk. Those of the other pages are
+named: `scale` (7 minutes), `overhead` (14, with ``--slurm`` 25), `faults` (15), `motion` (2); what the others took stands on their page.
 
 A place for a table is ``<!-- measured: BENCHMARK TABLE -->`` to ``<!-- end -->``, without a table's name one for all of a benchmark;
 ``<!-- measured: figures -->`` is that of all figures of the page.
@@ -33,11 +33,12 @@ PAGES = {
         *("denoise", "denoise_ct", "selfsupervised", "denoise_proofs"),
         *("superresolve", "superresolve_proofs", "motion"),
     ),
+    ROOT / "docs" / "registration.md": ("registration",),
 }
 """The pages, and the benchmarks that each shows."""
 BENCHMARKS = [name for names in PAGES.values() for name in names]
 PLACE = re.compile(r"(<!-- measured: ([a-z0-9_]+) ?([a-z0-9_]*) -->\n).*?(<!-- end -->)", re.DOTALL)
-BESIDES = ("--bm3d", "--bm4d", "--proof", "--report", "--slurm")
+BESIDES = ("--bm3d", "--bm4d", "--keep", "--peers", "--proof", "--report", "--slurm")
 """Options that measure something more, and change nothing else; of proofs the record has all rows that were ever asked for."""
 MODULES: dict[str, tuple[str, ...]] = {"superresolve_proofs": ("benchmarks.superresolve", "--proof", "all")}
 """Module and words of benchmarks that are not a module of their name."""
@@ -106,20 +107,26 @@ def about(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def command_of(benchmark: str, bm4d: str | None = None, bm3d: str | None = None, slurm: bool = False) -> list[str]:
+def command_of(
+    benchmark: str, bm4d: str | None = None, bm3d: str | None = None, slurm: bool = False, peers: str | None = None
+) -> list[str]:
     """Return the words of the command that measures a benchmark and leaves its record.
 
     Parameters
     ----------
     benchmark : str
-    bm4d, bm3d : str, optional
-        Pythons of environments that have these packages; benchmarks that compare with them get them.
+    bm4d, bm3d, peers : str, optional
+        Pythons of environments that have these packages (peers: those of the extra); benchmarks that compare with them get them.
     slurm : bool
         `overhead` on Slurm, too.
     """
     module, *further = MODULES.get(benchmark, (f"benchmarks.{benchmark}",))
     words = [sys.executable, "-m", module, *further, "--save", str(RESULTS / f"{benchmark}.json")]
-    for option, python, those in (("--bm4d", bm4d, ("filters", "denoise")), ("--bm3d", bm3d, ("denoise_ct",))):
+    for option, python, those in (
+        ("--bm4d", bm4d, ("filters", "denoise")),
+        ("--bm3d", bm3d, ("denoise_ct",)),
+        ("--peers", peers, ("registration",)),
+    ):
         if benchmark in those and python is not None:
             words += [option, python]
     if benchmark == "overhead" and slurm:
@@ -143,10 +150,11 @@ def main() -> None:
     parser.add_argument("--run", nargs="*", choices=BENCHMARKS, help="measure these first; those of docs/performance.md if none is named")
     parser.add_argument("--bm4d", help="a Python in whose environment the package bm4d is installed, for `filters` and `denoise`")
     parser.add_argument("--bm3d", help="a Python in whose environment the package bm3d is installed, for `denoise_ct`")
+    parser.add_argument("--peers", help="a Python in whose environment the packages of the extra `peers` are installed, for `registration`")
     parser.add_argument("--slurm", action="store_true", help="`overhead` also on the Slurm of the tests")
     options = parser.parse_args()
     if options.run is not None:
-        measure(options.run or PAGES[PAGE], bm4d=options.bm4d, bm3d=options.bm3d, slurm=options.slurm)
+        measure(options.run or PAGES[PAGE], bm4d=options.bm4d, bm3d=options.bm3d, slurm=options.slurm, peers=options.peers)
     for path in PAGES:
         path.write_text(page(path.read_text(), read()))
 

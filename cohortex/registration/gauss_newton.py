@@ -168,8 +168,8 @@ def improved(
         total[:] = 0
         for fixed, moving in terms:
             system[:] = 0
-            kernel = spline_kernels.mind_system if fixed.ndim == 4 else spline_kernels.image_system
-            energy, count = kernel(fixed, moving, weight, coefficients, *tables, np.float32(1 / factor), system)
+            scale = np.float32(1 / factor)
+            energy, count = spline_kernels.system(fixed, moving, weight, coefficients, *tables, scale, system)
             system *= np.float32(count / max(energy, 1e-9 * count, 1e-30))
             total += system
         # From the voxels of this grid to those of the finest.

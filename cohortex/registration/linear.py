@@ -16,6 +16,7 @@ from cohortex.registration import spline_kernels
 from cohortex.registration.bspline import Spline, zero
 
 Freedom = Literal["shift", "rigid", "affine"]
+FREEDOMS: tuple[Freedom, ...] = ("shift", "rigid", "affine")
 ITERATIONS = 12
 STILL = 1e-3
 """Voxels: a step that moves no corner of the image further is the last."""
@@ -74,15 +75,18 @@ def improved(
         Weight, in shares of the mean curvature, of what an affine changes of lengths and angles.
     """
     current, mean_square = np.asarray(matrix, np.float64), np.inf
+    corners = np.array([[x, y, z, 1] for x in (0, shape[0]) for y in (0, shape[1]) for z in (0, shape[2])], float).T
     for _ in range(iterations):
         spline = linear_spline(current, shape, 2 * factor)
         system = np.zeros((9, *spline.coefficients.shape[1:]), np.float32)
         scale = np.float32(1 / factor)
-        energy, count = spline_kernels.mind_system(*features, weight, spline.coefficients, *spline.tables(factor), scale, system)
+        energy, count = spline_kernels.system(*features, weight, spline.coefficients, *spline.tables(factor), scale, system)
+        used = (system[0] + system[3] + system[5]) > 0
         if count == 0:
             return current, np.inf
-        mean_square = energy / count
-        used = (system[0] + system[3] + system[5]) > 0
+        mean_square = float(energy / count)
+        if not used.any():
+            break
         sums = system[:, used].astype(np.float64)
         sums[:6] /= factor**2
         sums[6:] /= factor
@@ -90,11 +94,9 @@ def improved(
         change = _step(current, sums, places, freedom, hold)
         if change is None:
             break
+        moved = float(np.abs((change - current) @ corners).max())
         current = change
-        corners = np.array([[x, y, z, 1] for x in (0, shape[0]) for y in (0, shape[1]) for z in (0, shape[2])], float).T
-        before = np.tensordot(matrix, corners, 1)
-        matrix = current
-        if np.abs(np.tensordot(current, corners, 1) - before).max() < STILL:
+        if moved < STILL:
             break
     return current, mean_square
 

@@ -95,19 +95,74 @@ def displacement(control, fx, wx, fy, wy, fz, wz, scale, out):
                     target[k] = scale * source[k]
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
-def mind_system(fixed, moving, weight, control, fx, wx, fy, wy, fz, wz, scale, out):
-    """Add the normal equations of the difference of descriptors (X, Y, Z, 12) uint8 to `out`; return energy and voxels that counted.
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy", inline="always")
+def _of_descriptors(fixed, moving, i, j, k, i0, j0, k0, a, b, c):
+    """Return what a voxel's descriptors (12,) uint8 give: square of their difference, xx to zz, x to z, as `system` sums them.
 
+    The cell of the moving image begins at `i0`, `j0`, `k0`; `a`, `b`, `c` are the shares of its upper ends.
+    """
+    byte = np.float32(1 / 255)
+    target = fixed[i, j, k]
+    m000, m001, m010, m011 = moving[i0, j0, k0], moving[i0, j0, k0 + 1], moving[i0, j0 + 1, k0], moving[i0, j0 + 1, k0 + 1]
+    m100, m101 = moving[i0 + 1, j0, k0], moving[i0 + 1, j0, k0 + 1]
+    m110, m111 = moving[i0 + 1, j0 + 1, k0], moving[i0 + 1, j0 + 1, k0 + 1]
+    xx = xy = xz = yy = yz = zz = px = py = pz = square = np.float32(0)
+    for n in range(12):
+        v00, v01 = np.float32(m000[n]), np.float32(m001[n])
+        v10, v11 = np.float32(m010[n]), np.float32(m011[n])
+        w00, w01 = np.float32(m100[n]), np.float32(m101[n])
+        w10, w11 = np.float32(m110[n]), np.float32(m111[n])
+        dv0, dv1, dw0, dw1 = v01 - v00, v11 - v10, w01 - w00, w11 - w10
+        v0, v1, w0, w1 = v00 + c * dv0, v10 + c * dv1, w00 + c * dw0, w10 + c * dw1
+        v, w = v0 + b * (v1 - v0), w0 + b * (w1 - w0)
+        gx = (w - v) * byte
+        gy = ((v1 - v0) + a * ((w1 - w0) - (v1 - v0))) * byte
+        dv, dw = dv0 + b * (dv1 - dv0), dw0 + b * (dw1 - dw0)
+        gz = (dv + a * (dw - dv)) * byte
+        away = (v + a * (w - v) - np.float32(target[n])) * byte
+        square += away * away
+        xx += gx * gx
+        xy += gx * gy
+        xz += gx * gz
+        yy += gy * gy
+        yz += gy * gz
+        zz += gz * gz
+        px += gx * away
+        py += gy * away
+        pz += gz * away
+    return square, xx, xy, xz, yy, yz, zz, px, py, pz
+
+
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy", inline="always")
+def _of_intensities(fixed, moving, i, j, k, i0, j0, k0, a, b, c):
+    """Return what a voxel's intensity gives, as `_of_descriptors`."""
+    v00, v01, v10, v11 = moving[i0, j0, k0], moving[i0, j0, k0 + 1], moving[i0, j0 + 1, k0], moving[i0, j0 + 1, k0 + 1]
+    w00, w01 = moving[i0 + 1, j0, k0], moving[i0 + 1, j0, k0 + 1]
+    w10, w11 = moving[i0 + 1, j0 + 1, k0], moving[i0 + 1, j0 + 1, k0 + 1]
+    dv0, dv1, dw0, dw1 = v01 - v00, v11 - v10, w01 - w00, w11 - w10
+    v0, v1, w0, w1 = v00 + c * dv0, v10 + c * dv1, w00 + c * dw0, w10 + c * dw1
+    v, w = v0 + b * (v1 - v0), w0 + b * (w1 - w0)
+    gx = w - v
+    gy = (v1 - v0) + a * ((w1 - w0) - (v1 - v0))
+    dv, dw = dv0 + b * (dv1 - dv0), dw0 + b * (dw1 - dw0)
+    gz = dv + a * (dw - dv)
+    away = v + a * gx - fixed[i, j, k]
+    return away * away, gx * gx, gx * gy, gx * gz, gy * gy, gy * gz, gz * gz, gx * away, gy * away, gz * away
+
+
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+def system(fixed, moving, weight, control, fx, wx, fy, wy, fz, wz, scale, out):
+    """Add the normal equations of a difference to `out`; return its energy and the voxels that counted.
+
+    What is compared are descriptors (X, Y, Z, 12) uint8 or images (X, Y, Z) float32: the number of axes decides when this is compiled.
     `weight` (X, Y, Z) uint8 says where to look at all; places beyond the moving image do not count. `scale` turns displacements into
     voxels of these arrays.
     """
-    nx, ny, nz = moving.shape[:3]
+    nx, ny, nz = moving.shape[0], moving.shape[1], moving.shape[2]
     plane = np.empty((3, control.shape[2], control.shape[3]), dtype=np.float32)
     line, row = np.empty((3, control.shape[3]), dtype=np.float32), np.empty((3, fz.size), dtype=np.float32)
     sums_line = np.zeros((9, control.shape[3]), dtype=np.float32)
     sums_plane = np.zeros((9, control.shape[2], control.shape[3]), dtype=np.float32)
-    byte = np.float32(1 / 255)
     energy, count = 0.0, 0
     for i in range(fx.size):
         _planes(control, fx, wx, i, plane)
@@ -129,103 +184,12 @@ def mind_system(fixed, moving, weight, control, fx, wx, fy, wy, fz, wz, scale, o
                     continue
                 i0, j0, k0 = min(int(x), nx - 2), min(int(y), ny - 2), min(int(z), nz - 2)
                 a, b, c = x - np.float32(i0), y - np.float32(j0), z - np.float32(k0)
-                target = fixed[i, j, k]
-                m000, m001, m010, m011 = moving[i0, j0, k0], moving[i0, j0, k0 + 1], moving[i0, j0 + 1, k0], moving[i0, j0 + 1, k0 + 1]
-                m100, m101, m110, m111 = (
-                    moving[i0 + 1, j0, k0],
-                    moving[i0 + 1, j0, k0 + 1],
-                    moving[i0 + 1, j0 + 1, k0],
-                    moving[i0 + 1, j0 + 1, k0 + 1],
-                )
-                xx = xy = xz = yy = yz = zz = px = py = pz = square = np.float32(0)
-                for n in range(12):
-                    v00, v01 = np.float32(m000[n]), np.float32(m001[n])
-                    v10, v11 = np.float32(m010[n]), np.float32(m011[n])
-                    w00, w01 = np.float32(m100[n]), np.float32(m101[n])
-                    w10, w11 = np.float32(m110[n]), np.float32(m111[n])
-                    dv0, dv1, dw0, dw1 = v01 - v00, v11 - v10, w01 - w00, w11 - w10
-                    v0, v1, w0, w1 = v00 + c * dv0, v10 + c * dv1, w00 + c * dw0, w10 + c * dw1
-                    v, w = v0 + b * (v1 - v0), w0 + b * (w1 - w0)
-                    gx = (w - v) * byte
-                    gy = ((v1 - v0) + a * ((w1 - w0) - (v1 - v0))) * byte
-                    dv, dw = dv0 + b * (dv1 - dv0), dw0 + b * (dw1 - dw0)
-                    gz = (dv + a * (dw - dv)) * byte
-                    away = (v + a * (w - v) - np.float32(target[n])) * byte
-                    square += away * away
-                    xx += gx * gx
-                    xy += gx * gy
-                    xz += gx * gz
-                    yy += gy * gy
-                    yz += gy * gz
-                    zz += gz * gz
-                    px += gx * away
-                    py += gy * away
-                    pz += gz * away
+                if fixed.ndim == 4:
+                    square, xx, xy, xz, yy, yz, zz, px, py, pz = _of_descriptors(fixed, moving, i, j, k, i0, j0, k0, a, b, c)
+                else:
+                    square, xx, xy, xz, yy, yz, zz, px, py, pz = _of_intensities(fixed, moving, i, j, k, i0, j0, k0, a, b, c)
                 energy += square
                 count += 1
-                first = fz[k]
-                for t in range(4):
-                    share = wz[k, t]
-                    at = first + t
-                    sums_line[0, at] += share * xx
-                    sums_line[1, at] += share * xy
-                    sums_line[2, at] += share * xz
-                    sums_line[3, at] += share * yy
-                    sums_line[4, at] += share * yz
-                    sums_line[5, at] += share * zz
-                    sums_line[6, at] += share * px
-                    sums_line[7, at] += share * py
-                    sums_line[8, at] += share * pz
-            _line_up(sums_line, sums_plane, fy, wy, j)
-        if some_plane:
-            _plane_up(sums_plane, out, fx, wx, i)
-    return energy, count
-
-
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
-def image_system(fixed, moving, weight, control, fx, wx, fy, wy, fz, wz, scale, out):
-    """Add the normal equations of the difference of two images (X, Y, Z) float32 to `out`; the rest as `mind_system`."""
-    nx, ny, nz = moving.shape
-    plane = np.empty((3, control.shape[2], control.shape[3]), dtype=np.float32)
-    line, row = np.empty((3, control.shape[3]), dtype=np.float32), np.empty((3, fz.size), dtype=np.float32)
-    sums_line = np.zeros((9, control.shape[3]), dtype=np.float32)
-    sums_plane = np.zeros((9, control.shape[2], control.shape[3]), dtype=np.float32)
-    energy, count = 0.0, 0
-    for i in range(fx.size):
-        _planes(control, fx, wx, i, plane)
-        some_plane = False
-        for j in range(fy.size):
-            some = False
-            for k in range(fz.size):
-                some = some or weight[i, j, k] != 0
-            if not some:
-                continue
-            _lines(plane, fy, wy, j, line)
-            _row(line, fz, wz, row)
-            some_plane = True
-            for k in range(fz.size):
-                if weight[i, j, k] == 0:
-                    continue
-                x, y, z = np.float32(i) + scale * row[0, k], np.float32(j) + scale * row[1, k], np.float32(k) + scale * row[2, k]
-                if x < 0 or y < 0 or z < 0 or x > nx - 1 or y > ny - 1 or z > nz - 1:
-                    continue
-                i0, j0, k0 = min(int(x), nx - 2), min(int(y), ny - 2), min(int(z), nz - 2)
-                a, b, c = x - np.float32(i0), y - np.float32(j0), z - np.float32(k0)
-                v00, v01, v10, v11 = moving[i0, j0, k0], moving[i0, j0, k0 + 1], moving[i0, j0 + 1, k0], moving[i0, j0 + 1, k0 + 1]
-                w00, w01 = moving[i0 + 1, j0, k0], moving[i0 + 1, j0, k0 + 1]
-                w10, w11 = moving[i0 + 1, j0 + 1, k0], moving[i0 + 1, j0 + 1, k0 + 1]
-                dv0, dv1, dw0, dw1 = v01 - v00, v11 - v10, w01 - w00, w11 - w10
-                v0, v1, w0, w1 = v00 + c * dv0, v10 + c * dv1, w00 + c * dw0, w10 + c * dw1
-                v, w = v0 + b * (v1 - v0), w0 + b * (w1 - w0)
-                gx = w - v
-                gy = (v1 - v0) + a * ((w1 - w0) - (v1 - v0))
-                dv, dw = dv0 + b * (dv1 - dv0), dw0 + b * (dw1 - dw0)
-                gz = dv + a * (dw - dv)
-                away = v + a * gx - fixed[i, j, k]
-                energy += away * away
-                count += 1
-                xx, xy, xz, yy, yz, zz = gx * gx, gx * gy, gx * gz, gy * gy, gy * gz, gz * gz
-                px, py, pz = gx * away, gy * away, gz * away
                 first = fz[k]
                 for t in range(4):
                     share = wz[k, t]

@@ -111,7 +111,8 @@ def test_every_benchmark_is_run_as_a_module_that_leaves_its_record():
 
 
 def test_the_pythons_of_other_packages_are_handed_to_those_that_compare_with_them():
-    told = {name: command_of(name, bm4d="B4", bm3d="B3") for name in BENCHMARKS}
+    told = {name: command_of(name, bm4d="B4", bm3d="B3", peers="P") for name in BENCHMARKS}
     assert {name for name, words in told.items() if words[-2:] == ["--bm4d", "B4"]} == {"filters", "denoise"}
     assert {name for name, words in told.items() if words[-2:] == ["--bm3d", "B3"]} == {"denoise_ct"}
+    assert {name for name, words in told.items() if words[-2:] == ["--peers", "P"]} == {"registration"}
     assert "--bm4d" not in command_of("denoise") and command_of("overhead", slurm=True)[-1] == "--slurm"

@@ -14,6 +14,7 @@ from cohortex.measures.registration import folding_percent, jacobian_determinant
 from cohortex.models.regseg import affine as poses
 from cohortex.models.regseg import grid as grids
 from cohortex.models.regseg.deform import Prepared, displaced_mind_loss, inverse, refine, to_mm
+from cohortex.models.regseg.sharpen import sharpened
 from cohortex.registration import fields, gauss_newton
 
 FOLDED, MOST_FOLDED = 0.05, 0.5
@@ -68,7 +69,7 @@ def register(
     freedom : {"rigid", "affine", "none"}
         Of the start.
     settings : mapping
-        ``affine`` (starts), ``deformable`` (method, otherwise, refine_with, refine_steps, scales, smooth,
+        ``affine`` (starts, refine), ``deformable`` (method, otherwise, refine_with, refine_steps, scales, smooth,
         gauss_newton, most_folded_percent), ``working_spacing_mm``, ``mirrored``.
     network : nn.Module, optional
         Two images on the working grid to a displacement in voxels.
@@ -89,8 +90,14 @@ def register(
     kind: Any = freedom if method == "auto" else method
     here, there = fixed.scan(), moving.scan()
     pose = poses.align(here, there, kind, settings["affine"]["starts"], seed) if start is None else poses.given(here, there, start)
-    matrix, after = pose.matrix, pose.after
-    if start is None and kind != "none" and pose.kept and pose.start == "header" and not pose.confirmed:
+    matrix, after, refined = pose.matrix, pose.after, False
+    wants = start is None and kind == "rigid" and settings["affine"].get("refine", "mind") == "mind"
+    if wants and _covered_percent(fixed, moving, matrix) >= LEAST_COVERED:
+        candidate = sharpened(fixed, moving, matrix)
+        told = poses.information(here, there, candidate)
+        if told > after:
+            matrix, after, refined = candidate, told, True
+    if start is None and kind != "none" and pose.kept and pose.start == "header" and not pose.confirmed and not refined:
         sentence = (
             f"the search for a {kind} motion went astray: nothing had more mutual information than the positions in the headers "
             f"({pose.before:.4g}), which were kept; look at the checkerboard"
@@ -147,6 +154,7 @@ def register(
         "mind_after": mind_after,
         "affine_start": pose.start,
         "covered_percent": covered,
+        "affine_refined": refined,
         "deformation": deformation,
         **_motion(matrix, fixed),
     }
