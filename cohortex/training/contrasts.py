@@ -115,7 +115,7 @@ def random_contrast(rng: np.random.Generator, ordered: float = 0.5) -> Contrast:
     ----------
     rng : numpy.random.Generator
     ordered : float
-        Share of contrasts that have the order of T1w, T2w, FLAIR or CT; the others are uniform, grey and white matter at least 0.08
+        Share of contrasts that have the order of T1w, T2w, FLAIR or CT; the others are uniform, grey and white matter at least 0.15
         apart, since nothing could tell them otherwise.
     """
     if rng.random() < ordered:
@@ -128,7 +128,7 @@ def random_contrast(rng: np.random.Generator, ordered: float = 0.5) -> Contrast:
     else:
         kind, unit = "random", 1.0
         level = rng.uniform(0, 1, STRUCTURES)
-        while abs(level[GREY] - level[WHITE]) < 0.08:
+        while abs(level[GREY] - level[WHITE]) < 0.15:
             level[[GREY, WHITE]] = rng.uniform(0, 1, 2)
         # The same tissue in another place is not quite another tissue.
         for near, of in ((DEEP, GREY), (STEM, WHITE), (VENTRICLE, CSF)):
@@ -262,7 +262,7 @@ def degraded(values: np.ndarray, contrast: Contrast, spacing_mm: float, rng: np.
     unit = np.float32(25.0 if computed else 1.0)
     if not computed and rng.random() < 0.8:
         out *= np.exp(np.float32(rng.uniform(0, 0.35)) * smooth_noise(edge, int(rng.integers(3, 5)), rng))
-    noise = unit * np.float32(rng.uniform(0, 0.07) if rng.random() < 0.8 else 0.0)
+    noise = unit * np.float32(rng.uniform(0, 0.05) if rng.random() < 0.8 else 0.0)
     early = rng.random() < 0.5
     if early:
         out += noise * rng.standard_normal(out.shape, dtype=np.float32)

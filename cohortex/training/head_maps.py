@@ -136,7 +136,9 @@ def _around(head: np.ndarray, brain: np.ndarray) -> np.ndarray:
     """Return the structures around a brain: fluid next to it, then by brightness bone, soft tissue and fat, and air outside the skin."""
     from scipy import ndimage as ndi
 
-    body = np.asarray(ndi.binary_fill_holes(ndi.binary_opening(head > 22, iterations=2)), bool)
+    in_plane = ndi.generate_binary_structure(2, 1)[:, :, None]
+    # The skull is dark and open towards the neck: it is filled slice by slice.
+    body = np.asarray(ndi.binary_fill_holes(ndi.binary_opening(head > 22, iterations=2), in_plane), bool)
     near = _grown(brain, 3) & (head < 60)
     outer = np.where(head < 40, BONE, np.where(head < 105, SOFT, FAT))
     outer = np.where(near, CSF, outer)
