@@ -67,7 +67,7 @@ def cardiac(have: Data) -> Found:
     # The paper's smooth error is a squared one up to 1, which no error of an image in 0 to 1 is above.
     manner = {"objective": {"name": "smooth_absolute_error", "width": 1.0}, **ORTHOGONAL}
     one, two = (
-        have.gains(have.trained("cardiac_sr", 5, 500, {"factor": 5, "width": 16, "inputs": list(inputs)}, **manner), 5)
+        have.gains(have.trained("cardiac_sr", 5, 400, {"factor": 5, "width": 16, "inputs": list(inputs)}, **manner), 5)
         for inputs in (("image",), ("image", "view"))
     )
     figures = [told("one view", one), told("two views", two, one)]
