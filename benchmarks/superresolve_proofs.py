@@ -90,8 +90,8 @@ def srcnn(have: Data) -> Found:
 
 def context(have: Data) -> Found:
     """Row S04: context on above off, and above SRCNN3D."""
-    wide: dict[str, Any] = {"batch": 1, "patch": 20, "around": 6, **SQUARED, **ORTHOGONAL}
-    on, off = (have.gains(have.trained("context_sr", 2, 300, {"width": 16, "context": c}, **wide), 2) for c in (True, False))
+    manner = {**SQUARED, **ORTHOGONAL}
+    on, off = (have.gains(have.trained("context_sr", 2, 250, {"width": 16, "context": c}, **manner), 2) for c in (True, False))
     third = srcnn3d(have, 2)
     figures = [told("context", on), told("without", off), told("SRCNN3D", third)]
     figures += [told("context over without", on - off, 0.0), told("over SRCNN3D", on - third, 0.0)]
