@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.torch import load_file, save_file
 from scipy import ndimage
 
 from benchmarks.superresolve import demo_heads
@@ -265,9 +266,16 @@ class Data:
             Scan(case.truth, noise, False, 0.0, 1.0, places(case.inside, np.random.default_rng(SEED))) for case in self.mr_cases("train")
         ]
         draw = sampler(scans, shape_of(network, entry.expects, 64, "pairs"))
-        fit(
-            network, draw, SquaredError(), steps=max(1, round(self.steps * steps)), batch=2, seed=SEED, rate=2e-3, optimiser="muon"
-        )  # fmt: skip
+        told = {"steps": max(1, round(self.steps * steps)), "batch": 2, "seed": SEED, "rate": 2e-3, "optimiser": "muon"}
+        key = sha256(json.dumps([told, noise], sort_keys=True).encode()).hexdigest()[:12]
+        kept = self.folder / "models" / f"mr-cnn_dae-{key}.safetensors"
+        if kept.is_file():
+            network.load_state_dict(load_file(kept))
+            network.eval()
+        else:
+            fit(network, draw, SquaredError(), **told)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            save_file(network.state_dict(), kept)
 
         def restore(case: Case) -> np.ndarray:
             way = way_of(network, entry.expects, case.noisy.shape)
