@@ -98,20 +98,20 @@ def over(ours: float, others: Sequence[float], by_db: float = 0.0) -> bool:
 def wgan(have: Data, objective: str | Mapping[str, Any] | None = None) -> Loaded:
     """Return the generator of WGAN-VGG, trained for its own objective, or for another one as its twin."""
     own = {"name": "wgan_features", "feature_weight": 0.05, "pixel_weight": 1.0, "critic_weight": 3e-5, **CRITIC}
-    return have.trained("wgan_vgg", 350, objective=objective or own, batch=2, patch=48, optimiser="muon")
+    return have.trained("wgan_vgg", 500, objective=objective or own, batch=2, patch=48, optimiser="muon")
 
 
 def smgan(have: Data, dimensions: int) -> Loaded:
     """Return the generator of SMGAN; of both kinds a step looks at as many voxels."""
     patch, batch = ([40, 40, 8], 1) if dimensions == 3 else ([40, 40], 8)
     objective = {"name": "wgan_structure", "critic_weight": 1e-4, **CRITIC, "critic_steps": 1}
-    return have.trained("smgan", 150, {"dimensions": dimensions}, objective=objective, batch=batch, patch=patch, optimiser="muon")
+    return have.trained("smgan", 250, {"dimensions": dimensions}, objective=objective, batch=batch, patch=patch, optimiser="muon")
 
 
 def noise_gan(have: Data, predicts: str) -> Loaded:
     """Return the generator of Ma et al. with half of its blocks, asked for the noise or for the image."""
     objective = {"name": "least_squares_gan", "width": 16}
-    return have.trained("noise_gan", 200, {"blocks": 4, "predicts": predicts}, objective=objective, batch=2, patch=40, optimiser="muon")
+    return have.trained("noise_gan", 300, {"blocks": 4, "predicts": predicts}, objective=objective, batch=2, patch=40, optimiser="muon")
 
 
 def dp_resnet(have: Data, domains: str) -> Loaded:
