@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from cohortex.training.checkpoint import optimiser_tensors, restore_optimiser
-from cohortex.training.muon import DECAY, Muon, orthogonal
+from cohortex.training.loop import fit, fresh
+from cohortex.training.muon import DECAY, Muon, of_kernels, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(16, 40), (40, 16), (24, 24)])
@@ -86,3 +87,23 @@ def test_its_state_is_kept_by_a_checkpoint():
     for number in range(2, 4):
         step(second, fresh, number)
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), second.state_dict().values(), strict=True))
+
+
+def test_a_training_may_take_orthogonal_steps_for_kernels_between_several_channels():
+    def network():
+        return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 1, 3))
+
+    def draw(rng, count):
+        x = rng.random((count, 1, 12, 12), np.float32)
+        return x, (x[:, :, :-6, 3:-3] + x[:, :, 6:, 3:-3]) / 2
+
+    built = fresh(network, 1)
+    taken = of_kernels(built, [{"params": list(built.parameters())}], 1e-3).kernels
+    assert taken == {id(built[2].weight)}
+    losses = {}
+    for name in ("adam", "muon"):
+        curves = fit(
+            fresh(network, 1), draw, lambda made, target: ((made - target) ** 2).mean(), steps=40, seed=1, rate=2e-3, optimiser=name
+        )
+        losses[name] = curves.loss[-1]
+    assert losses["muon"] < losses["adam"]

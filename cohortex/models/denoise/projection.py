@@ -22,7 +22,7 @@ class Scanner:
     the way back, whatever the size.
 
     Backprojection interpolates between bins, which damps what is fine; that is undone before it. Without it, and with fewer views,
-    a network that finds all noise of the sinogram would leave a third of the image's noise where it is.
+    a network that finds all noise of the sinogram would leave half of the image's where it is.
     """
 
     radon: Operator
