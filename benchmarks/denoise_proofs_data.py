@@ -52,8 +52,8 @@ EDGE, SLICES, PIXEL_MM = 96, 12, 2.0
 NOISE_HU, DOSE = 15.0, 0.05
 """Noise of a scan with the whole dose, as `noise_sigma` measures it, and the dose of the noisy scans."""
 
-MR_NOISE, MR_LESS = 0.3, 0.15
-"""Of the MR images, whose foreground has its 99th percentile at 1: heavy noise, as CNN-DAE is for, and half of it."""
+MR_NOISE, MR_LESS = 0.5, 0.3
+"""Of the MR images, whose foreground has its 99th percentile at 1: heavy noise, as CNN-DAE is for, and less of it."""
 
 JUDGE_STEPS = 400
 """Of the encoder that distances of features are measured with."""
