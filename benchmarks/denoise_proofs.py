@@ -107,8 +107,8 @@ def over(ours: float, others: Sequence[float], by_db: float = 0.0) -> bool:
 
 def wgan(have: Data, objective: str | Mapping[str, Any] | None = None) -> Loaded:
     """Return the generator of WGAN-VGG, trained for its own objective, or for another one as its twin."""
-    own = {"name": "wgan_features", "feature_weight": 0.05, "pixel_weight": 1.0, "critic_weight": 3e-5, **CRITIC}
-    return have.trained("wgan_vgg", 500, objective=objective or own, batch=2, patch=48, optimiser="muon")
+    own = {"name": "wgan_features", "feature_weight": 0.1, "pixel_weight": 1.0, "critic_weight": 1e-4, **CRITIC}
+    return have.trained("wgan_vgg", 300, objective=objective or own, batch=2, patch=48, optimiser="muon")
 
 
 def smgan(have: Data, dimensions: int) -> Loaded:
