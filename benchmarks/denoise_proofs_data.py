@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.torch import load_file, save_file
 from scipy import ndimage
 
 from benchmarks.superresolve import demo_heads
@@ -51,8 +52,8 @@ EDGE, SLICES, PIXEL_MM = 96, 12, 2.0
 NOISE_HU, DOSE = 15.0, 0.05
 """Noise of a scan with the whole dose, as `noise_sigma` measures it, and the dose of the noisy scans."""
 
-MR_NOISE, MR_LESS = 0.3, 0.15
-"""Of the MR images, whose foreground has its 99th percentile at 1: heavy noise, as CNN-DAE is for, and half of it."""
+MR_NOISE, MR_LESS = 0.5, 0.3
+"""Of the MR images, whose foreground has its 99th percentile at 1: heavy noise, as CNN-DAE is for, and less of it."""
 
 JUDGE_STEPS = 400
 """Of the encoder that distances of features are measured with."""
@@ -265,9 +266,16 @@ class Data:
             Scan(case.truth, noise, False, 0.0, 1.0, places(case.inside, np.random.default_rng(SEED))) for case in self.mr_cases("train")
         ]
         draw = sampler(scans, shape_of(network, entry.expects, 64, "pairs"))
-        fit(
-            network, draw, SquaredError(), steps=max(1, round(self.steps * steps)), batch=2, seed=SEED, rate=2e-3, optimiser="muon"
-        )  # fmt: skip
+        told = {"steps": max(1, round(self.steps * steps)), "batch": 2, "seed": SEED, "rate": 2e-3, "optimiser": "muon"}
+        key = sha256(json.dumps([told, noise], sort_keys=True).encode()).hexdigest()[:12]
+        kept = self.folder / "models" / f"mr-cnn_dae-{key}.safetensors"
+        if kept.is_file():
+            network.load_state_dict(load_file(kept))
+            network.eval()
+        else:
+            fit(network, draw, SquaredError(), **told)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            save_file(network.state_dict(), kept)
 
         def restore(case: Case) -> np.ndarray:
             way = way_of(network, entry.expects, case.noisy.shape)

@@ -34,6 +34,9 @@ NOISE = 1.0
 BATCH, RATE, MEASURED = 8, 2e-3, 32
 """Patches of a step, learning rate, patches that the layers' variances are taken from."""
 
+LEAST_VARIANCE = 0.1
+"""That a filter is taken to have, as a share of the mean of its layer."""
+
 
 class FeatureNetwork(nn.Module):
     """Three pairs of convolutions with pooling between them, and a decoder that is needed while it learns.
@@ -150,8 +153,9 @@ class FeatureDistance:
         whole = np.concatenate([targets(rng, 4) for _ in range(MEASURED // 4)])
         with torch.no_grad():
             for layer, variance in zip(network.layers(torch.from_numpy(whole).to(start.device)), network.variance, strict=True):
-                # A filter that never speaks has no variance and says nothing of a distance either.
-                variance.copy_(layer.var((0, 2, 3)).clamp(min=1e-8))
+                # A filter that hardly ever speaks has next to no variance: the one time that it does it would drown all others.
+                found = layer.var((0, 2, 3))
+                variance.copy_(found.clamp(min=max(1e-8, LEAST_VARIANCE * float(found.mean()))))
         self._loss = [float(f"{value:.4g}") for value in curves.loss]
 
     def __call__(self, made: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from cohortex.models import registry
 from cohortex.models.denoise.critics import ConvCritic, PatchCritic
 from cohortex.models.denoise.layers import ConvStack, ResidualStack, in_pieces, pooled_halo
 from cohortex.models.denoise.projection import scanner
+from cohortex.training.noise import dose_noise
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 
@@ -308,6 +309,16 @@ def test_stacks_are_projected_slice_by_slice():
     for z in range(3):
         torch.testing.assert_close(whole[..., z], way.project(x[..., z]))
     torch.testing.assert_close(way.reconstruct(whole)[..., 1], way.reconstruct(whole[..., 1]))
+
+
+def test_noise_of_a_scan_comes_back_from_its_projections():
+    """Else a network that finds it there could not take it away."""
+    rng = np.random.default_rng(4)
+    noise = dose_noise(np.zeros((48, 48, 2), np.float32), 2.0, 50.0, rng)[8:40, 8:40]
+    x = torch.from_numpy(np.ascontiguousarray(np.moveaxis(noise, 2, 0)))[:, None]
+    way = scanner((32, 32))
+    left = (way.reconstruct(way.project(x)) - x)[:, :, 6:-6, 6:-6]
+    assert left.std() < 0.33 * x[:, :, 6:-6, 6:-6].std()
 
 
 @pytest.mark.parametrize("name", ["sinogram_attention", "dp_resnet"])
