@@ -24,14 +24,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.record import ROOT, Table, markdown
+from benchmarks.record import ROOT, Run, Table, add_save
 from cohortex.measures.intervals import bootstrap_interval
 from cohortex.models.folder import load_network, read_card, read_model, read_shown, write_model
 from cohortex.models.regseg.deform import prepare
 from cohortex.models.regseg.grid import resample
 from cohortex.models.regseg.quality import FEATURES, predicted_dice
 from cohortex.models.regseg.segment import class_probabilities
-from cohortex.publish import write_json
 from cohortex.threads import set_threads
 from cohortex.training.quality import SEVERITIES, Judged, Look, Seen, by_image, calibration, observations, rank_correlation, volumes_of
 from cohortex.volume import ArrayLike
@@ -120,11 +119,12 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=64, help="edge in voxels of the middle of a head that is looked at; 0: the whole of it")
     parser.add_argument("--heads", type=Path, help="where heads are kept, and what was seen of them")
     parser.add_argument("--write", action="store_true")
-    parser.add_argument("--save", type=Path, help="write table and figures to this JSON file")
+    add_save(parser)
     options = parser.parse_args()
     if options.write and options.crop:
         parser.error("a calibration for the card is fitted on whole heads: --write goes with --crop 0")
     set_threads(1)
+    run = Run("quality", ["numpy", "torch"])
     heads = options.heads or Path(tempfile.mkdtemp(prefix="quality-"))
     files = [head(number, heads) for number in range(options.fitted + options.held_out)]
     model = Path(options.model) if Path(options.model).is_dir() else ROOT / options.model
@@ -166,11 +166,7 @@ def main() -> None:
         beside = {"training.json": (model / "training.json").read_bytes()} if read_shown(model) else None
         told = {k: v for k, v in card.items() if k != "sha256"}
         write_model(model, {**told, "extra": {**card["extra"], "quality": fits}}, tensors, beside)
-    lines = markdown({"columns": dict(table.columns), "rows": table.rows})
-    if options.save is not None:
-        write_json(options.save, {"table": lines, "figures": figures})
-    print("\n".join(lines))
-    print("FIGURE", " ".join(f"{name}={value:.4g}" for name, value in figures.items()))
+    run.end({"images": table}, figures, options.save)
 
 
 def _row(modality: str, kind: str, found: tuple[np.ndarray, ...]) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md, cluster.md, restoration.md and registration.md out of the records in benchmarks/results.
+"""The tables of docs/ (`PAGES`) out of the records in benchmarks/results.
 
 ``python -m benchmarks.tables`` writes them between the pages' markers; what stands outside of markers is left as it is.
 ``python -m benchmarks.tables --run [BENCHMARK ...] [--bm4d PYTHON] [--bm3d PYTHON] [--peers PYTHON] [--slurm]`` measures first, on a
@@ -33,7 +33,8 @@ PAGES = {
         *("denoise", "denoise_ct", "selfsupervised", "denoise_proofs"),
         *("superresolve", "superresolve_proofs", "motion"),
     ),
-    ROOT / "docs" / "registration.md": ("registration",),
+    ROOT / "docs" / "registration.md": ("registration", "register_proofs"),
+    ROOT / "docs" / "segmentation.md": ("regseg", "real_heads", "quality", "segment", "segment_proofs"),
 }
 """The pages, and the benchmarks that each shows."""
 BENCHMARKS = [name for names in PAGES.values() for name in names]
