@@ -7,8 +7,8 @@ a real abdomen are what is tested on; one more head and other slices of that abd
 is heads alone.
 Slices have 96 x 96 pixels of 2 to 3.1 mm; noise of 5 % of the dose is added to what is true (`cohortex.training.noise.dose_noise`),
 about 90 HU. PSNR is that of 2600 HU in the foreground, as a mean over patients. N01 alone is of MR: heads as the demo's MR scanner sees
-them, with white noise of 0.5 of the bright tissue: the paper is about noise that hides the image. Its figures have 0.3 as well, which
-does not count.
+them, with white noise of 0.3 of the bright tissue: the paper is about noise that hides the image. Half of it is among
+its figures as well, which does not count.
 
 Networks are trained by the stage's own training on scans with the whole dose's noise (``target: scan``, ``noise: dose``), for half a minute
 to five minutes each on one core. They are as wide as in the papers where a count is published (redcnn, wavelet_cnn, wgan_vgg, smgan);
@@ -48,7 +48,20 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.denoise_proofs_data import FILTERS, MR_LESS, MR_NOISE, SEED, Case, Data, mean_psnr, noisier, restored, tuned
+from benchmarks.denoise_proofs_data import (
+    FILTERS,
+    MR_LESS,
+    MR_NOISE,
+    SEED,
+    Case,
+    Data,
+    in_stacks,
+    mean_psnr,
+    noisier,
+    restored,
+    tuned,
+    without_projected_noise,
+)
 from benchmarks.denoise_proofs_loop import tried
 from benchmarks.record import ROOT, Run, Table, add_save
 from cohortex.errors import Refused
@@ -204,6 +217,8 @@ def structure(have: Data) -> Found:
         each = [case.likeness(restored(model, case)) for case in have.cases("test")]
         figures |= {f"{name} MS-SSIM": float(np.mean([a for a, _ in each])), f"{name} NPS distance": float(np.mean([b for _, b in each]))}
         figures |= {f"{name} dB": scores(have, by(model), name)[f"{name} dB"]}
+    # In the training all slices are near the faces of a patch, with zeros beyond it; here the volume goes on beyond its blocks.
+    figures["SMGAN on 8 slices with zeros beyond dB"] = mean_psnr(have.cases("test"), lambda case: in_stacks(models["SMGAN"], case, 8))
     return Found(
         figures,
         {
@@ -237,12 +252,18 @@ def noise_map(have: Data) -> Found:
 
 
 def sinograms(have: Data) -> Found:
-    """Row N07: backprojection of cleaned sinograms above backprojection and a filter."""
+    """Row N07: backprojection of cleaned sinograms above backprojection and a filter.
+
+    The best that could come of it, were all of the sinogram's noise found, is among the figures: an image has noise that its own
+    projections do not show.
+    """
+    test = have.cases("test")
     ours, theirs = (
         scores(have, by(have.trained("sinogram_attention", 400, None, "bfloat16", batch=1, optimiser="muon", rate=1e-3)), "sinogram net"),
         filters(have, "image filter"),
     )
-    return Found({**ours, **theirs}, {"over the image filter": over(ours["sinogram net dB"], [float(theirs["image filter dB"])])})
+    best = {"all noise of the sinogram taken away dB": mean_psnr(test, without_projected_noise)}
+    return Found({**ours, **theirs, **best}, {"over the image filter": over(ours["sinogram net dB"], [float(theirs["image filter dB"])])})
 
 
 def domains(have: Data) -> Found:

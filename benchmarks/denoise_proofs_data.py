@@ -52,7 +52,7 @@ EDGE, SLICES, PIXEL_MM = 96, 12, 2.0
 NOISE_HU, DOSE = 15.0, 0.05
 """Noise of a scan with the whole dose, as `noise_sigma` measures it, and the dose of the noisy scans."""
 
-MR_NOISE, MR_LESS = 0.5, 0.3
+MR_NOISE, MR_LESS = 0.3, 0.15
 """Of the MR images, whose foreground has its 99th percentile at 1: heavy noise, as CNN-DAE is for, and less of it."""
 
 JUDGE_STEPS = 400
@@ -352,6 +352,32 @@ def restored(model: Loaded, case: Case) -> np.ndarray:
     """Return a patient's slices as the stage restores them with a network."""
     volume = Volume(case.noisy, np.diag([*case.spacing, 1.0]), modality=case.modality, body_part="any")
     return np.asarray(apply_network(model, survey(volume), case.modality)[0])
+
+
+def in_stacks(model: Loaded, case: Case, slices: int) -> np.ndarray:
+    """Return a patient's slices as a network in three dimensions restores so many at a time, with nothing beyond them."""
+    import torch
+
+    given = torch.from_numpy(case.unit(case.noisy))[None, None]
+    starts = range(given.shape[4] - slices + 1)
+    made = np.zeros(case.noisy.shape, np.float32)
+    with torch.no_grad():
+        for z in range(given.shape[4]):
+            # the stack in whose middle the slice lies
+            start = min(max(z - slices // 2, 0), starts[-1])
+            made[:, :, z] = model.network(given[..., start : start + slices])[0, 0, :, :, z - start].numpy()
+    return made * np.float32(CT_WINDOW["high"] - CT_WINDOW["low"]) + np.float32(CT_WINDOW["low"])
+
+
+def without_projected_noise(case: Case) -> np.ndarray:
+    """Return a patient's slices without the noise that their projections show, all of it."""
+    import torch
+
+    from cohortex.models.denoise.projection import scanner
+
+    noise = torch.from_numpy(np.moveaxis(case.noisy - case.truth, 2, 0)[:, None].copy())
+    way = scanner((noise.shape[2], noise.shape[3]))
+    return case.noisy - np.moveaxis(way.reconstruct(way.project(noise))[:, 0].numpy(), 0, 2)
 
 
 def mean_psnr(cases: Sequence[Case], system: Callable[[Case], np.ndarray]) -> float:

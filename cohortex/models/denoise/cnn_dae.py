@@ -17,7 +17,7 @@ class CnnDae(nn.Module):
     Input and output are (n, 1, rows, columns) of any size.
 
     The sigmoid ends at `CnnDae.span`, above 1: images scaled by percentiles have values beyond it, and so has noise around what is
-    bright, which has to go as well. Pixels above the span are passed on as they are.
+    bright, which has to go as well. What lies above the span in the mean over 3 x 3 pixels is passed on as it is.
 
     Parameters
     ----------
@@ -50,7 +50,10 @@ class CnnDae(nn.Module):
         y = torch.relu_(self.middle(y))
         y = torch.relu_(self.up[0](functional.interpolate(y, scale_factor=2)))
         y = cut_to(self.up[1](functional.interpolate(y, scale_factor=2)), x.shape[2:])
-        return y if self.output == "linear" else torch.where(x > self.span, x, self.span * torch.sigmoid(y))
+        if self.output == "linear":
+            return y
+        beyond = functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False) > self.span
+        return torch.where(beyond, x, self.span * torch.sigmoid(y))
 
 
 def cnn_dae(filters: int = 64, output: str = "sigmoid") -> CnnDae:
