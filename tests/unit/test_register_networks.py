@@ -11,6 +11,7 @@ import torch
 from cohortex.models import registry
 from cohortex.models.regseg import losses
 from cohortex.models.regseg.grid import Grid
+from cohortex.models.regseg.similarity import Similarity
 from cohortex.models.regseg.warp import compose, identity_points, integrate, invert, warp
 from cohortex.training.objectives.registering import unlike
 from cohortex.training.regseg_data import Case, Material
@@ -199,7 +200,7 @@ def test_every_network_learns_in_the_joint_training(name):
         Material(("T1w", "T1w"), "head", [case], [], 2),
         Nets(network, {}),
         {"smooth": 1.0, "dice": 1.0, "consistency": 1.0},
-        [(1, 1)],
+        Similarity("mind_ssc", [(1, 1)]),
         16,
         12,
         1,
