@@ -209,7 +209,6 @@ def main() -> None:
         with_record(options.folder, options.record)
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    use_team(dataclasses.replace(team(), limit=Limit(time.time() + 60 * options.attempt_minutes)))
     recipe: dict[str, Any] = {
         "segment": {**SEGMENT, "steps": options.segment_steps},
         "register": {**REGISTER, "steps": options.register_steps},
@@ -217,12 +216,15 @@ def main() -> None:
     }
     journal = open_journal(options.folder, [], recipe, options.seed)
     maps = kept_maps(recipe["maps"], options.brains, options.seed, journal)
+    before = use_team(dataclasses.replace(team(), limit=Limit(time.time() + 60 * options.attempt_minutes)))
     try:
         register, register_curves = registrar(maps, recipe["register"], options.seed, journal)
         segment, segment_curves = segmenter(maps, recipe["segment"], options.seed, journal)
     except Interrupted as why:
         LOG.info("stopped: %s; call it again", why)
         raise SystemExit(TRY_AGAIN) from None
+    finally:
+        use_team(before)
     told = {"curves": {"segment": segment_curves.recipe(), "register": register_curves.recipe()}, "run": {"precision": "bfloat16"}}
     write(options.folder, (segment, recipe["segment"]), (register, recipe["register"]), {**recipe, **told}, options.seed)
     journal.forget()

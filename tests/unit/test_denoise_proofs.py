@@ -37,7 +37,7 @@ def test_a_perfect_result_has_the_noise_taken_away_and_nothing_of_the_anatomy(ca
 def test_other_kinds_of_noise_are_as_strong():
     truth = np.clip(np.random.default_rng(1).normal(0.5, 0.2, (64, 64, 4)), 0, 1).astype(np.float32)
     plain = Case("head 0", "T1w", truth, truth, np.ones(truth.shape, bool), (1.5, 1.5, 1.5), 0.0, 1.0)
-    found = [noisier(plain, kind, np.random.default_rng(2)) for kind in ("white", "impulse", "correlated")]
+    found = [noisier(plain, kind, 0.15, np.random.default_rng(2)) for kind in ("white", "impulse", "correlated")]
     assert [each.psnr(each.noisy) for each in found] == pytest.approx([16.48] * 3, abs=0.25)
 
 
