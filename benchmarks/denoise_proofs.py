@@ -45,11 +45,9 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import json
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +68,8 @@ from benchmarks.denoise_proofs_data import (
     without_projected_noise,
 )
 from benchmarks.denoise_proofs_loop import tried
-from benchmarks.record import ROOT, Run, Table, add_save
-from cohortex.errors import Refused
+from benchmarks.proofs import Found, rows_of, try_all
+from benchmarks.record import ROOT, Run, add_save
 from cohortex.models import registry
 from cohortex.models.folder import Loaded
 
@@ -81,24 +79,6 @@ CRITIC = {"width": 16, "hidden": 128, "critic_steps": 2}
 CLOSE_DB, STEP_DB, CORRELATED, TEXTURE = 1.5, 0.3, 0.1, 0.05
 """PSNR that a feature loss may cost, what two domains bring, what a noise map may have of the anatomy, and differences between distances of
 noise power spectra that count as similar."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """What came of a proof."""
-
-    figures: Mapping[str, float | str]
-    statements: Mapping[str, bool]
-
-    @property
-    def holds(self) -> bool:
-        """Whether all of it holds."""
-        return all(self.statements.values())
-
-    def told(self) -> str:
-        """Return the figures, and which of several statements do not hold, as one line."""
-        words = [f"{name} {value if isinstance(value, str) else format(value, '.4g')}" for name, value in self.figures.items()]
-        return ", ".join(words) + "".join(f"; not: {name}" for name, holds in self.statements.items() if not holds)
 
 
 def scores(have: Data, system: Callable[[Case], np.ndarray], called: str) -> dict[str, float]:
@@ -305,11 +285,6 @@ QUICK = ("N11", "N04", "N05", "N06", "N01", "N07", "N02", "N08", "N03")
 """All rows, those that take least time first: a run that is stopped has tried most of them."""
 
 
-def ordered(table: Table) -> Table:
-    """Return a table with its rows in their order."""
-    return Table(table.columns, sorted(table.rows))
-
-
 def main() -> None:
     """Try what was asked for, and print what holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -319,30 +294,12 @@ def main() -> None:
     parser.add_argument("--scans", type=Path, default=ROOT.parent / "shared" / "data", help="the folder of real test scans")
     add_save(parser)
     options = parser.parse_args()
-    rows = options.proof.split(",")
-    unknown = [row for row in rows if row not in STATEMENTS]
-    if unknown:
-        raise Refused(f"There is no proof {unknown[0]!r}; there are: {', '.join(STATEMENTS)}.")
+    rows = sorted(rows_of(options.proof, STATEMENTS), key=QUICK.index)
     if not options.scans.is_dir():
         print(f"no real scans at {options.scans.name}: simulated heads alone")
     run = Run("denoise_proofs", ["numpy", "torch", "numba"])
     have = Data(options.folder, options.scans, options.steps)
-    proofs = Table({"row": "", "statement": "", "figures": "", "verdict": ""})
-    took = Table({"row": "", "minutes": ".1f"})
-    if options.save is not None and options.save.is_file():
-        before = json.loads(options.save.read_text())["tables"]
-        for name, table in (("proofs", proofs), ("minutes", took)):
-            table.rows += [row for row in before[name]["rows"] if row[0] not in rows]
-    for row in sorted(rows, key=QUICK.index):
-        statement, prove = STATEMENTS[row]
-        start = time.monotonic()
-        found = prove(have)
-        proofs.add(row, statement, found.told(), "holds" if found.holds else "fails")
-        took.rows.append([row, (time.monotonic() - start) / 60])
-        # After each, since all of them take half an hour.
-        tables = {"proofs": ordered(proofs), "minutes": ordered(took)}
-        figures = {"proofs_holding": sum(each[-1] == "holds" for each in proofs.rows), "proofs_total": len(proofs.rows)}
-        run.end(tables, figures, options.save)
+    try_all(run, {row: (words, partial(prove, have)) for row, (words, prove) in STATEMENTS.items()}, rows, options.save)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +34,7 @@ Statements = Mapping[str, tuple[str, Callable[[], Found]]]
 """Of each row what it states, and who tries it."""
 
 
-def rows_of(wanted: str, statements: Statements) -> list[str]:
+def rows_of(wanted: str, statements: Collection[str]) -> list[str]:
     """Return the rows of a list with commas.
 
     Raises

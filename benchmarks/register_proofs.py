@@ -24,11 +24,9 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import json
 import tempfile
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +34,9 @@ import torch
 from torch import nn
 
 from benchmarks import register_classical as classical
-from benchmarks.record import Run, Table, add_save
+from benchmarks.proofs import Found, rows_of, try_all
+from benchmarks.record import Run, add_save
 from benchmarks.register_proofs_data import LABELS, OBSERVED, SPACING_MM, Data, Scores, by, by_gauss_newton, nothing
-from cohortex.errors import Refused
 from cohortex.models import registry
 from cohortex.models.regseg.warp import warp
 
@@ -51,24 +49,6 @@ WANDERING = {"turn_deg": 7.0, "shift": 2.5, "stretch": 0.06}
 LARGE = {"spread": 7.0}
 """Elastic displacements of about 3.5 voxels in the mean."""
 ELASTIC = {"spread": 3.0}
-
-
-@dataclass(frozen=True)
-class Found:
-    """What came of a proof."""
-
-    figures: Mapping[str, float | str]
-    statements: Mapping[str, bool]
-
-    @property
-    def holds(self) -> bool:
-        """Whether all of it holds."""
-        return all(self.statements.values())
-
-    def told(self) -> str:
-        """Return the figures, and which statements do not hold, as one line."""
-        words = [f"{name} {value if isinstance(value, str) else format(value, '.3g')}" for name, value in self.figures.items()]
-        return ", ".join(words) + "".join(f"; not: {name}" for name, holds in self.statements.items() if not holds)
 
 
 def plain(have: Data) -> nn.Module:
@@ -264,11 +244,6 @@ QUICK = ("G12", "G23", "G14", "G17", "G02", "G03", "G15", "G16", "G24", "G18")
 """All rows, in the order in which a run that is stopped has tried most of them."""
 
 
-def ordered(table: Table) -> Table:
-    """Return a table with its rows in their order."""
-    return Table(table.columns, sorted(table.rows))
-
-
 def main() -> None:
     """Try what was asked for, and print what holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -277,31 +252,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "cohortex-register-proofs", help="heads and models")
     add_save(parser)
     options = parser.parse_args()
-    rows = options.proof.split(",")
-    unknown = [row for row in rows if row not in STATEMENTS]
-    if unknown:
-        raise Refused(f"There is no proof {unknown[0]!r}; there are: {', '.join(STATEMENTS)}.")
+    rows = sorted(rows_of(options.proof, STATEMENTS), key=QUICK.index)
     torch.set_num_threads(1)
     run = Run("register_proofs", ["numpy", "torch", "numba", "SimpleITK"])
     have = Data(options.folder, options.steps)
     # compiled code is warm before anything is timed
     by_gauss_newton(have.heads[0][0], have.heads[1][0])
-    proofs = Table({"row": "", "statement": "", "figures": "", "verdict": ""})
-    took = Table({"row": "", "minutes": ".1f"})
-    if options.save is not None and options.save.is_file():
-        before = json.loads(options.save.read_text())["tables"]
-        for name, table in (("proofs", proofs), ("minutes", took)):
-            table.rows += [row for row in before[name]["rows"] if row[0] not in rows]
-    for row in sorted(rows, key=QUICK.index):
-        statement, prove = STATEMENTS[row]
-        start = time.monotonic()
-        found = prove(have)
-        proofs.add(row, statement, found.told(), "holds" if found.holds else "fails")
-        took.rows.append([row, (time.monotonic() - start) / 60])
-        # After each, since all of them take half an hour.
-        tables = {"proofs": ordered(proofs), "minutes": ordered(took)}
-        figures = {"proofs_holding": sum(each[-1] == "holds" for each in proofs.rows), "proofs_total": len(proofs.rows)}
-        run.end(tables, figures, options.save)
+    try_all(run, {row: (words, partial(prove, have)) for row, (words, prove) in STATEMENTS.items()}, rows, options.save)
 
 
 if __name__ == "__main__":
