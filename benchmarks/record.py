@@ -298,10 +298,11 @@ class Run:
 
     def __init__(self, benchmark: str, packages: Sequence[str], module: str = "") -> None:
         self.benchmark = benchmark
+        self.module = f"benchmarks.{module or benchmark}"
         self.start = time.monotonic()
         self.about = {
             "benchmark": benchmark,
-            "command": " ".join(["python -m", f"benchmarks.{module or benchmark}", *_shown(sys.argv[1:])]),
+            "command": " ".join(["python -m", self.module, *_shown(sys.argv[1:])]),
             "date": datetime.now(UTC).date().isoformat(),
             "commit": commit(),
             "machine": machine(),

@@ -1,6 +1,6 @@
 """What the rows J01 to J08 state of the joint training of a registration and two segmentation networks, tried on simulated heads.
 
-    python -m benchmarks.regseg [--rows J01,J04] [--seeds 3] [--others 1] [--folder FOLDER] [--save FILE]
+    python -m benchmarks.regseg [--proof J01,J04] [--seeds 3] [--others 1] [--folder FOLDER] [--save FILE]
 
 M = 40 pairs of an MR (fixed) and a CT (moving) that lies elsewhere: bent smoothly by 5 mm in the mean, turned by 2 degrees and moved by
 2 mm along each axis (standard deviations). Voxels of 6.5 mm, four tissues; N = 10 pairs have labels. Six other subjects say which round
@@ -17,16 +17,17 @@ Last line: FIGURE; of an interval the lower end.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.proofs import Found, rows_of, try_all
 from benchmarks.record import Run, Table, add_save
 from benchmarks.regseg_runs import Setup, column, result
 from cohortex.measures.intervals import paired_interval
@@ -58,6 +59,17 @@ class Trials:
         """Return the measures of the held-out subjects of all seeds."""
         return [row for seed in range(seeds or self.others) for row in result(setup, seed, self.folder)[when]]
 
+    def tried(self, row: str, proof: Callable[[Trials], Found]) -> Found:
+        """Return what came of a row, with how many seeds it had."""
+        found = proof(self)
+        return replace(found, figures=[*found.figures, f"{self.seeds if row == 'J01' else self.others} seeds"])
+
+    def table(self) -> Table:
+        """Return what was measured of all networks so far."""
+        made = Table({"networks": "", "subjects": "", **dict.fromkeys(COLUMNS, ".3f")})
+        made.rows += self.shown.values()
+        return made
+
     def show(self, name: str, rows: Sequence[Mapping[str, float]]) -> None:
         """Keep a line of the table of networks."""
         means = [float(np.nanmean(column(rows, measure))) for measure in COLUMNS.values()]
@@ -74,21 +86,6 @@ COLUMNS = {
     "CT HD95 mm": "hd95_moving_mm",
     "MR HD95 mm": "hd95_fixed_mm",
 }
-
-
-@dataclass
-class Found:
-    """What came of a row: figures in words, which parts of the statement hold, and figures of the record."""
-
-    words: list[str]
-    holds: dict[str, bool]
-    figures: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def verdict(self) -> str:
-        """Return `holds`, or what fails."""
-        failing = [name for name, right in self.holds.items() if not right]
-        return f"fails: {'; '.join(failing)}" if failing else "holds"
 
 
 def score(rows: Sequence[Mapping[str, float]]) -> np.ndarray:
@@ -233,47 +230,20 @@ PROOFS: dict[str, tuple[str, Callable[[Trials], Found]]] = {
 def main() -> None:
     """Print the tables and the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", default=",".join(PROOFS), help="which of the rows, with commas between them")
+    parser.add_argument("--proof", default="all", help="rows, with commas between them")
     parser.add_argument("--seeds", type=int, default=3, help="of row J01")
     parser.add_argument("--others", type=int, default=1, help="seeds of the other rows")
     parser.add_argument("--folder", type=Path, help="where runs are kept, so that a benchmark that was stopped goes on")
     add_save(parser)
     options = parser.parse_args()
-    wanted = options.rows.split(",")
-    unknown = [row for row in wanted if row not in PROOFS]
-    if unknown:
-        parser.error(f"there is no row {unknown[0]!r}; there are: {', '.join(PROOFS)}")
+    rows = rows_of(options.proof, PROOFS)
     set_threads(1)
     run = Run("regseg", ["numpy", "torch"])
     with tempfile.TemporaryDirectory() as temporary:
         trials = Trials(options.folder or Path(temporary), options.seeds, options.others)
         trials.folder.mkdir(parents=True, exist_ok=True)
-        proofs, figures = Table({"row": "", "statement": "", "figures": "", "verdict": ""}), {}
-        for row in wanted:
-            statement, proof = PROOFS[row]
-            found = proof(trials)
-            proofs.add(
-                row, statement, "; ".join([*found.words, f"{options.seeds if row == 'J01' else options.others} seeds"]), found.verdict
-            )
-            figures |= found.figures
-    print()
-    networks = Table({"networks": "", "subjects": "", **dict.fromkeys(COLUMNS, ".3f")})
-    for cells in trials.shown.values():
-        networks.add(*cells)
-    figures = _with_those_before(proofs, networks, figures, options.save)
-    figures |= {"proofs_holding": sum(cells[3] == "holds" for cells in proofs.rows), "proofs_total": len(proofs.rows)}
-    run.end({"proofs": proofs, "networks": networks}, figures, options.save)
-
-
-def _with_those_before(proofs: Table, networks: Table, figures: dict[str, float], save: Path | None) -> dict[str, float]:
-    """Add to the tables what a record has of other rows, in the order of the proofs; return the figures of both."""
-    if save is None or not save.is_file():
-        return figures
-    before = json.loads(save.read_text())
-    for table, name in ((proofs, "proofs"), (networks, "networks")):
-        known = {cells[0]: cells for cells in [*before["tables"][name]["rows"], *table.rows]}
-        table.rows[:] = [known[row] for row in PROOFS if row in known] if table is proofs else list(known.values())
-    return {**before["figures"], **figures}
+        tries = {row: (words, partial(trials.tried, row, proof)) for row, (words, proof) in PROOFS.items()}
+        try_all(run, tries, rows, options.save, lambda: {"networks": trials.table()})
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def main() -> None:
     if given.proof:
         from benchmarks.superresolve_proofs import prove
 
-        prove([] if given.proof == "all" else given.proof.split(","), given.folder, given.steps, given.save)
+        prove(given.proof, given.folder, given.steps, given.save)
         return
     run = Run("superresolve", ["numpy", "torch"])
     images = demo_heads(given.folder / "demo", HEADS, kinds=("T1w", "CT"))

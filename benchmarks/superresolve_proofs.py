@@ -14,18 +14,17 @@ line: FIGURE, over all rows of the record.
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.record import Run, Table, commit
-from benchmarks.superresolve_proofs_data import Data, Found, data, over, told
+from benchmarks.proofs import Found, rows_of, try_all
+from benchmarks.record import Run, commit
+from benchmarks.superresolve_proofs_data import Data, data, over, told
 from benchmarks.superresolve_proofs_loop import loop
-from cohortex.errors import Refused
 from cohortex.models.folder import Loaded
 from cohortex.stages.superresolve import fed_by
 from cohortex.training.superresolve_pairs import Manner
@@ -234,13 +233,13 @@ PROOFS: dict[str, tuple[str, Callable[[Data], Found]]] = {
 """Statements and proofs by row."""
 
 
-def prove(rows: Sequence[str], folder: Path, steps: float, save: Path | None) -> None:
+def prove(rows: str, folder: Path, steps: float, save: Path | None) -> None:
     """Try the statements of rows, and keep what is known of others in the record.
 
     Parameters
     ----------
-    rows : sequence of str
-        All of them where it is empty.
+    rows : str
+        With commas, or ``all``.
     folder : Path
         Of heads and models: what was trained for a row by the same commit is taken again for the next one.
     steps : float
@@ -253,31 +252,6 @@ def prove(rows: Sequence[str], folder: Path, steps: float, save: Path | None) ->
     Refused
         For a row that is not here.
     """
-    unknown = [row for row in rows if row not in PROOFS]
-    if unknown:
-        raise Refused(f"There is no proof {unknown[0]!r}; there are: {', '.join(PROOFS)}.")
     run = Run("superresolve_proofs", ["numpy", "torch", "snakemake"], "superresolve")
     have = data(folder / "proofs", commit(), steps)
-    table = Table({"row": "", "statement": "", "figures": "", "verdict": ""})
-    for row in rows or PROOFS:
-        statement, proof = PROOFS[row]
-        began = cpu_s()
-        found = proof(have)
-        minutes = f"{(cpu_s() - began) / 60:.1f} CPU min, commit {run.about['commit']}"
-        table.add(row, statement, "; ".join([*found.figures, minutes]), found.verdict)
-    table.rows[:] = merged(table.rows, save)
-    run.about["command"] = f"python -m benchmarks.superresolve --proof {','.join(row[0] for row in table.rows)}"
-    holding = sum(row[3] == "holds" for row in table.rows)
-    run.end({"proofs": table}, {"proofs_holding": holding, "proofs_total": len(table.rows)}, save)
-
-
-def cpu_s() -> float:
-    """Return the CPU seconds of this process and of those that it waited for."""
-    return sum(os.times()[:4])
-
-
-def merged(rows: list[list[Any]], save: Path | None) -> list[list[Any]]:
-    """Return new rows and those of a record that is there, in the order of the proofs; new ones count."""
-    before = json.loads(save.read_text())["tables"]["proofs"]["rows"] if save is not None and save.is_file() else []
-    known = {row[0]: row for row in [*before, *rows]}
-    return [known[row] for row in PROOFS if row in known]
+    try_all(run, {row: (words, partial(proof, have)) for row, (words, proof) in PROOFS.items()}, rows_of(rows, PROOFS), save)

@@ -123,27 +123,6 @@ def middle(image: Image, across: int) -> Volume:
     return volume.with_data(volume.data[tuple(slice((n - size) // 2, (n - size) // 2 + size) for n, size in sizes)])
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a proof found.
-
-    Attributes
-    ----------
-    figures : list of str
-    statements : mapping
-        What was to be shown, and whether it was.
-    """
-
-    figures: list[str]
-    statements: Mapping[str, bool]
-
-    @property
-    def verdict(self) -> str:
-        """``holds``, or which statements do not."""
-        missed = [name for name, holds in self.statements.items() if not holds]
-        return f"fails: {'; '.join(missed)}" if missed else "holds"
-
-
 def over(better: np.ndarray, than: np.ndarray | float = 0.0) -> tuple[float, float, float]:
     """Return the mean difference of two rows of gains and its 95 % interval over heads."""
     return paired_interval(better, np.broadcast_to(than, better.shape))

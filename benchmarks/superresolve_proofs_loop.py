@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.superresolve_proofs_data import SEED, Data, Found
+from benchmarks.proofs import Found
+from benchmarks.superresolve_proofs_data import SEED, Data
 from benchmarks.workflow import command, environment
 from cohortex.io.nifti import read_nifti
 from cohortex.tables import read_table

@@ -61,7 +61,7 @@ def test_pieces_of_a_record_come_together(tmp_path, monkeypatch, capsys):
     record = json.loads(file.read_text())
     assert record["tables"]["proofs"]["rows"] == [
         ["N02", "statement N02", "gain dB 1.25", "holds"],
-        ["N04", "statement N04", "gain dB 1.25; not: over", "fails"],
+        ["N04", "statement N04", "gain dB 1.25", "fails: over"],
     ]
     assert record["figures"] == {"proofs_holding": 1, "proofs_total": 2}
     with pytest.raises(Refused, match="no proof 'N99'"):

@@ -91,7 +91,7 @@ def test_pieces_of_a_record_come_together(tmp_path, monkeypatch, capsys):
     run("G16", False)
     rows = json.loads(file.read_text())["tables"]["proofs"]["rows"]
     assert [row[0] for row in rows] == ["G14", "G16"]
-    assert rows[1][2:] == ["dice 0.5; not: over", "fails"]
+    assert rows[1][2:] == ["dice 0.5", "fails: over"]
     with pytest.raises(Refused, match="no proof 'G99'"):
         monkeypatch.setattr(sys, "argv", ["register_proofs", "--proof", "G99"])
         register_proofs.main()

@@ -1,12 +1,11 @@
 """The proofs of super-resolution: what is said of figures, what is kept of a record, what the loop has to leave."""
 
-import json
-
 import numpy as np
 import pytest
 
 from benchmarks import superresolve_proofs as proofs
-from benchmarks.superresolve_proofs_data import Found, middle, over, told
+from benchmarks.proofs import Found
+from benchmarks.superresolve_proofs_data import middle, over, told
 from benchmarks.superresolve_proofs_loop import judged, settings_of
 from cohortex.bakeoff.systems import adjusted
 from cohortex.config import check_config
@@ -20,16 +19,7 @@ from cohortex.volume import Volume
 
 def test_a_row_that_there_is_not_is_refused(tmp_path):
     with pytest.raises(Refused, match="S99"):
-        proofs.prove(["S01", "S99"], tmp_path, 1, None)
-
-
-def test_rows_of_a_record_are_kept_beside_new_ones_which_count(tmp_path):
-    file = tmp_path / "record.json"
-    assert proofs.merged([["S04", "", "", "holds"]], file) == [["S04", "", "", "holds"]]
-    old = [["S02", "", "", "holds"], ["S04", "", "", "fails: x"]]
-    file.write_text(json.dumps({"tables": {"proofs": {"rows": old}}}))
-    new = [["S12", "", "", "holds"], ["S04", "", "", "holds"]]
-    assert [(row[0], row[3]) for row in proofs.merged(new, file)] == [("S02", "holds"), ("S04", "holds"), ("S12", "holds")]
+        proofs.prove("S01,S99", tmp_path, 1, None)
 
 
 def test_a_proof_fails_by_the_statements_that_do_not_hold():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -12,10 +12,19 @@ from torch.nn import functional
 
 
 def conv(dimensions: int, inward: int, outward: int, size: int = 3, **options: Any) -> nn.Conv2d | nn.Conv3d:
-    """Return a convolution whose output is as large as its input (zeros beyond it) where its stride is 1."""
+    """Return a convolution whose output is as large as its input where its stride is 1 (zeros beyond it, if no option says otherwise)."""
     kind = nn.Conv3d if dimensions == 3 else nn.Conv2d
     options.setdefault("padding", (size // 2) * options.get("dilation", 1))
     return kind(inward, outward, size, **options)
+
+
+def faces(dimensions: int) -> Literal["zeros", "replicate"]:
+    """Return what a network of that many dimensions has beyond its input.
+
+    In a stack of a few slices most voxels are near its ends, and a network that is used where the volume goes on must not learn to expect
+    nothing beyond them: three-dimensional ones see the outer slice again.
+    """
+    return "replicate" if dimensions == 3 else "zeros"
 
 
 def batch_norm(dimensions: int, channels: int) -> nn.BatchNorm2d | nn.BatchNorm3d:
@@ -77,7 +86,7 @@ class ConvStack(nn.Module):
     def __init__(self, dimensions: int, filters: int, layers: int, channels: int = 1):
         super().__init__()
         widths = [channels, *[filters] * (layers - 1), 1]
-        self.layers = nn.ModuleList(conv(dimensions, a, b) for a, b in pairwise(widths))
+        self.layers = nn.ModuleList(conv(dimensions, a, b, padding_mode=faces(dimensions)) for a, b in pairwise(widths))
         self.halo = layers
         he_weights(self)
         pass_on(list(self.layers))
@@ -94,7 +103,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, dimensions: int, filters: int):
         super().__init__()
-        self.first, self.second = conv(dimensions, filters, filters), conv(dimensions, filters, filters)
+        self.first, self.second = (conv(dimensions, filters, filters, padding_mode=faces(dimensions)) for _ in range(2))
         self.first_norm, self.second_norm = batch_norm(dimensions, filters), batch_norm(dimensions, filters)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -114,9 +123,9 @@ class ResidualStack(nn.Module):
 
     def __init__(self, dimensions: int, filters: int, blocks: int):
         super().__init__()
-        self.first = conv(dimensions, 1, filters)
+        self.first = conv(dimensions, 1, filters, padding_mode=faces(dimensions))
         self.blocks = nn.Sequential(*(ResidualBlock(dimensions, filters) for _ in range(blocks)))
-        self.last = conv(dimensions, filters, 1)
+        self.last = conv(dimensions, filters, 1, padding_mode=faces(dimensions))
         self.halo = 2 + 2 * blocks
         he_weights(self, self.last)
 

@@ -68,6 +68,7 @@ OBJECTIVES: dict[str, Kind] = {
             "penalty": 10.0,
             "feature_weight": 0.1,
             "pixel_weight": 0.0,
+            "pixel_share": 0.0,
             "feature_steps": 300,
             "feature_width": 16,
             "critic_weight": 1.0,

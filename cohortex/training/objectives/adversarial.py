@@ -199,17 +199,31 @@ class WassersteinFeatures(Wasserstein):
         Of the distance of features, and of the mean squared error (0 in the paper).
     feature_steps, feature_width : int
         How long the feature network learns, and its filters.
+    pixel_share : float
+        Share of the steps, the first ones, in which the squared error alone counts for the network (0 in the paper). Features of what is
+        still far from an image say little of what to change; the critic takes its turns from the first step.
     """
 
-    def __init__(self, feature_weight: float, pixel_weight: float, feature_steps: int, feature_width: int, **options: Any):
+    def __init__(
+        self, feature_weight: float, pixel_weight: float, feature_steps: int, feature_width: int, pixel_share: float, **options: Any
+    ):
         super().__init__(**options)
-        self.feature_weight, self.pixel_weight = feature_weight, pixel_weight
+        self.feature_weight, self.pixel_weight, self.pixel_share = feature_weight, pixel_weight, pixel_share
         self.distance = FeatureDistance(feature_steps, feature_width)
 
     def begin(self, start: Start) -> None:
         """Train the feature network, or take up its checkpoint; make the critic."""
         self.distance.begin(start)
         super().begin(start)
+
+    def loss(self, network: nn.Module, source: Any, target: Any, step: int) -> torch.Tensor:
+        """Return the squared error in the first steps, then the whole."""
+        if step >= self.pixel_share * self.start.steps:
+            return super().loss(network, source, target, step)
+        made = output(network, source)
+        found = squared_error(made, within(target, made))
+        self._told |= {"content": float(found.detach()), "critic": 0.0}
+        return found
 
     def content(self, made: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the weighted distance of features, and the squared error where it counts."""
