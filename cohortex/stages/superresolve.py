@@ -37,6 +37,9 @@ SETTING = {"view": "second_view", "reference": "reference"}
 AIR_HU = -1024.0
 """Lowest value of CT."""
 
+ROUNDING = 1e-6
+"""What single precision leaves of an error of zero, as a share of the slices' mean."""
+
 FAR = 10.0
 """What a network gives is not believed so far beyond the range that it was made for."""
 
@@ -189,7 +192,9 @@ def finished(
     found = {}
     if start is not None:
         found["detail_std"] = float(np.sqrt(max(details / fine_size - (detail / fine_size) ** 2, 0.0))) if fine_size else 0.0
-    found["slice_error"] = float(np.sqrt(errors / size) / (level / size)) if level > 0 else 0.0
+    share = float(np.sqrt(errors / size) / (level / size)) if level > 0 else 0.0
+    # Less than this is rounding, which differs between scans and says nothing of them.
+    found["slice_error"] = share if share > ROUNDING else 0.0
     return made, found
 
 

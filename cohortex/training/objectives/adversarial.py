@@ -205,7 +205,7 @@ class WassersteinFeatures(Wasserstein):
     """
 
     def __init__(
-        self, feature_weight: float, pixel_weight: float, feature_steps: int, feature_width: int, pixel_share: float, **options: Any
+        self, feature_weight: float, pixel_weight: float, feature_steps: int, feature_width: int, pixel_share: float = 0.0, **options: Any
     ):
         super().__init__(**options)
         self.feature_weight, self.pixel_weight, self.pixel_share = feature_weight, pixel_weight, pixel_share
