@@ -107,8 +107,8 @@ def over(ours: float, others: Sequence[float], by_db: float = 0.0) -> bool:
 
 def wgan(have: Data, objective: str | Mapping[str, Any] | None = None) -> Loaded:
     """Return the generator of WGAN-VGG, trained for its own objective, or for another one as its twin."""
-    own = {"name": "wgan_features", "feature_weight": 0.1, "pixel_weight": 1.0, "critic_weight": 1e-4, **CRITIC}
-    return have.trained("wgan_vgg", 300, objective=objective or own, batch=2, patch=48, optimiser="muon")
+    own = {"name": "wgan_features", "feature_weight": 0.3, "pixel_weight": 1.0, "critic_weight": 1e-4, "pixel_share": 0.3, **CRITIC}
+    return have.trained("wgan_vgg", 900, objective=objective or own, batch=2, patch=48, optimiser="muon")
 
 
 def smgan(have: Data, dimensions: int) -> Loaded:
@@ -138,7 +138,7 @@ def autoencoder(have: Data) -> Found:
     figures: dict[str, float | str] = {}
     for level in (MR_LESS, MR_NOISE):
         test = have.mr_cases("test", level)
-        model = have.mr_autoencoder(1500, level)
+        model = have.mr_autoencoder(4500, level)
         best = max((tuned(name, have.mr_cases("validation", level)) for name in FILTERS), key=lambda each: mean_psnr(test, each))
         ours, theirs = mean_psnr(test, model), mean_psnr(test, best)
         noisy = mean_psnr(test, lambda case: case.noisy)

@@ -180,6 +180,8 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         "multi_tre_vs_convexadam": ("<=", 0.65),
         "local_cpu_vs_convexadam": None,
         "local_tre_vs_convexadam": ("<=", 0.85),
+        "mono_tre_vs_network": None,
+        "multi_tre_vs_network": None,
         "min_jacobian": (">=", 0.05),
         "consistency_mm": None,
         "choice_worse": ("<=", 0.05),

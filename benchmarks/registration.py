@@ -6,8 +6,9 @@ Known warps (see `benchmarks.registration_data`): a simulated and two real heads
 designed with. The error (TRE) is the mean distance from the true displacement over the head, Dice that of labels moved as found and
 as true. CPU seconds of one thread, compiled code warm; no method is given a mask. Figures with ``_vs_`` are medians over the pairs of
 the ratio ours / theirs. `choice_worse` is the most by which the automatic choice of what the last steps compare had a larger error than
-self-similarities alone; `min_jacobian` the smallest determinant of all; `consistency_mm` the median of the mean distance over the head
-after going there and, by a registration of its own, back. Real data (`benchmarks.real_registration`): `prostate_dice_gain` is the mean
+self-similarities alone; ``_vs_network`` the ratio to the same search begun at the displacement of the shipped network for any contrast;
+`min_jacobian` the smallest determinant of all; `consistency_mm` the median of the mean distance over the head after going there and, by a
+registration of its own, back. Real data (`benchmarks.real_registration`): `prostate_dice_gain` is the mean
 change of the gland's Dice from the start on, `rigid_error_mm` the mean distance over the brain from the data set's own transforms.
 
 Peers (PyPI: picsl-greedy, itk-elastix, convexadam; the extra `peers`, none is a dependency) run with the Python of another environment;
@@ -35,12 +36,14 @@ import numpy as np
 from benchmarks import registration_peers
 from benchmarks.record import ROOT, Run, Table, add_save
 from benchmarks.registration_data import KINDS, Pair, dice, error_mm, pairs
+from benchmarks.registration_start import network_start
 from cohortex.registration.fields import compose, least_jacobian
 from cohortex.registration.gauss_newton import register
 from cohortex.threads import set_threads
 
 PEERS = {"mono": ("greedy",), "multi": ("elastix", "convexadam"), "bias": ("elastix",), "local": ("convexadam",)}
 SEED = 81001
+NETWORK = "ours, after the network"
 
 Measures = Mapping[str, float]
 
@@ -78,17 +81,22 @@ def by_peer(python: str, peer: str, pair: Pair, keep: Path) -> None:
     kept.write_text(json.dumps(measures))
 
 
-def by_us(pair: Pair, finish: str, keep: Path) -> dict[str, Any]:
-    """Return our measures, and what was compared in the end; of `auto` also the distance after going there and back."""
+def by_us(pair: Pair, finish: str, keep: Path, model: Path | None = None) -> dict[str, Any]:
+    """Return our measures, and what was compared in the end; of `auto` also the distance after going there and back.
+
+    With a `model` the search begins at what its network finds.
+    """
     engine = b"".join(path.read_bytes() for path in sorted((ROOT / "cohortex" / "registration").glob("*.py")))
-    kept = kept_as(pair, f"ours_{finish}", engine, keep)
+    begun = None if model is None else network_start(model)
+    name = f"ours_{finish}" if model is None else "ours_network"
+    kept = kept_as(pair, name, engine if model is None else engine + (model / "card.yaml").read_bytes(), keep)
     if kept.is_file():
         return json.loads(kept.read_text())
     started = time.process_time()
-    found = register(pair.fixed, pair.moving, None, 1.0, finish=finish)
+    found = register(pair.fixed, pair.moving, None, 1.0, None if begun is None else begun(pair), finish=finish)
     measures: dict[str, Any] = measured_of(pair, found.displacement, time.process_time() - started)
     measures["note"] = f"{found.finish} ({found.agreement:.2f})" if finish == "auto" else ""
-    if finish == "auto" and pair.kind in ("mono", "multi"):
+    if finish == "auto" and model is None and pair.kind in ("mono", "multi"):
         backward = register(pair.moving, pair.fixed, None, 1.0)
         measures["back"] = float(np.linalg.norm(compose(found.displacement, backward.displacement), axis=0)[pair.head].mean())
     kept.write_text(json.dumps(measures))
@@ -117,6 +125,9 @@ def warps(options: argparse.Namespace, keep: Path, tables: dict[str, Table]) -> 
         chosen, alone = (by_us(pair, finish, keep) for finish in ("auto", "mind"))
         add(pair.name, pair.kind, "ours", chosen, chosen["note"])
         add(pair.name, pair.kind, "ours, MIND alone", alone)
+        if (options.model / "card.yaml").is_file():
+            after = by_us(pair, "auto", keep, options.model)
+            add(pair.name, pair.kind, NETWORK, after, after["note"])
         worse.append(chosen["mm"] / alone["mm"] - 1)
         if "back" in chosen:
             consistency.append(chosen["back"])
@@ -145,6 +156,8 @@ def warps(options: argparse.Namespace, keep: Path, tables: dict[str, Table]) -> 
             figures |= {f"{kind}_cpu_vs_{peer}": against(kind, peer, "seconds"), f"{kind}_tre_vs_{peer}": against(kind, peer, "mm")}
     if ("mono", "greedy") in rows:
         figures["mono_dice_gain"] = against("mono", "greedy", "dice", operator.sub)
+    if all((kind, NETWORK) in rows for kind in ("mono", "multi")):
+        figures |= {f"{kind}_tre_vs_network": against(kind, NETWORK, "mm") for kind in ("mono", "multi")}
     figures["min_jacobian"] = min(m["jacobian"] for (_, method), each in rows.items() if method.startswith("ours") for m in each.values())
     figures["consistency_mm"] = float(np.median(consistency))
     figures["choice_worse"] = max(worse)
@@ -181,6 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", help="a Python in whose environment picsl-greedy, itk-elastix and convexadam are installed")
     parser.add_argument("--keep", type=Path, help="a folder for what was measured, taken again from there")
+    parser.add_argument("--model", type=Path, default=ROOT / "zoo" / "regseg" / "any_contrast", help="whose network's start is tried, too")
     parser.add_argument("--scans", type=Path, default=ROOT.parent / "shared" / "data", help="the folder of real test scans")
     parser.add_argument("--crop", type=int, default=128, help="most voxels of an axis; whole heads are 160 x 192 x 160")
     parser.add_argument("--heads", type=int, default=1, help="simulated heads")
