@@ -31,6 +31,7 @@ REGISTER: dict[str, Any] = {
     "minutes": 60.0,
     "rate": 1e-3,
     "batch": 1,
+    "optimiser": "adamw",
     "objective": {"name": "images_alike"},
     "examples": "pairs",
     "bend": {},
@@ -58,6 +59,8 @@ def register_training(network: str, wanted: Mapping[str, Any]) -> dict[str, Any]
     name, _ = objectives.settings(chosen["objective"])
     if objectives.kind(name).reads != "registration":
         raise Refused(f"The objective {name} is not for networks that register; name one such as images_alike or known_displacement.")
+    if chosen["optimiser"] not in ("adamw", "muon"):
+        raise Refused(f"There is no optimiser {chosen['optimiser']!r}; there are: adamw, muon.")
     if chosen["examples"] not in EXAMPLES:
         raise Refused(f"There are no examples {chosen['examples']!r} of registration; there are: {', '.join(EXAMPLES)}.")
     if name == "known_displacement" and chosen["examples"] == "pairs":
@@ -127,6 +130,7 @@ def train_register(
         batch=int(training["batch"]),
         minutes=float(training["minutes"]),
         rate=float(training["rate"]),
+        optimiser=training["optimiser"],
         device=device,
         checkpoint=journal.of("register"),
     )
