@@ -280,6 +280,36 @@ def check_segmenting(section: Mapping[str, Any], folders: Mapping[str, Path]) ->
     return cards
 
 
+def check_registering(section: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Return the cards of the models that a section's settings name under ``register_weights``, without torch.
+
+    Parameters
+    ----------
+    section : mapping
+        ``default`` and entries by modality.
+    folders : mapping
+        Where the folder of each name is, ``train`` being called ``train register``; one that is not there yet is not looked at.
+
+    Raises
+    ------
+    Refused
+        When a model has no network that registers.
+    """
+    cards: dict[str, dict[str, Any]] = {}
+    for modality in section:
+        said = settings_for(section, modality).get("register_weights")
+        name = "train register" if said == "train" else said
+        if isinstance(name, str) and name in folders and name not in cards:
+            card = read_card(folders[name])
+            if card["task"] != "regseg" or "register" not in card.get("parts", {}):
+                raise Refused(
+                    f"{_called(Path(folders[name]), CARD)} is a model for {card['task']} without a part `register`, but it stands under "
+                    "register_weights; name a network that registers."
+                )
+            cards[name] = card
+    return cards
+
+
 def load_used(
     section: Mapping[str, Any], folders: Mapping[str, Path], device: str, task: str, networks: Sequence[str]
 ) -> dict[str, Loaded]:
