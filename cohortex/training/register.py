@@ -19,6 +19,8 @@ from cohortex.measures.intervals import bootstrap_interval
 from cohortex.measures.registration import folding_percent
 from cohortex.measures.segmentation import dice, mean_of
 from cohortex.models import registry
+from cohortex.models.regseg.deform import displaced_mind_loss
+from cohortex.models.regseg.mind import SCALES
 from cohortex.models.regseg.warp import warp
 from cohortex.registration.fields import compose
 from cohortex.training import cards, objectives
@@ -191,10 +193,14 @@ def _metrics(network: nn.Module, pairs: Sequence[ImagePair], spacing_mm: float, 
     for pair in pairs:
         flow = displaced(network, pair.fixed, pair.moving, device)
         rows.setdefault("folding_percent", []).append(folded_percent(flow))
+        fixed, moving = (torch.from_numpy(x.astype(np.float32))[None, None] for x in (pair.fixed, pair.moving))
+        for when, by in (("before", None), ("after", torch.from_numpy(flow)[None])):
+            apart = displaced_mind_loss(fixed, moving, by, SCALES, torch.ones_like(fixed))
+            rows.setdefault(f"mind_{when}", []).append(float(apart))
         if pair.labels is not None:
-            fixed, moving = pair.labels
-            rows.setdefault("dice_before", []).append(mean_of(dice(fixed, moving)))
-            rows.setdefault("dice_after", []).append(mean_of(dice(fixed, moved_labels(moving, flow))))
+            true, theirs = pair.labels
+            rows.setdefault("dice_before", []).append(mean_of(dice(true, theirs)))
+            rows.setdefault("dice_after", []).append(mean_of(dice(true, moved_labels(theirs, flow))))
         if pair.displacement is not None:
             errors = np.linalg.norm(flow - pair.displacement, axis=0) * spacing_mm
             rows.setdefault("endpoint_error_mm", []).append(float(errors.mean()))
