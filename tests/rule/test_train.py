@@ -39,6 +39,8 @@ SETTINGS = {
             # and a registration by itself, of the pairs that two subjects have
             "register_weights": "train",
             "working_spacing_mm": 6,
+            "affine": {"refine": "none"},
+            "mirrored": False,
             "register_training": {"network": "voxelmorph_small", "options": {"encoder": [4, 4], "decoder": [4, 4]}, "steps": 2},
         }
     },
