@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cohortex.config import WEIGHTS as TRAINED
 from cohortex.device import choose_device
 from cohortex.errors import Refused
 from cohortex.items import settings_for
@@ -298,7 +299,7 @@ def check_registering(section: Mapping[str, Any], folders: Mapping[str, Path]) -
     cards: dict[str, dict[str, Any]] = {}
     for modality in section:
         said = settings_for(section, modality).get("register_weights")
-        name = "train register" if said == "train" else said
+        name = TRAINED["register_weights"] if said == "train" else said
         if isinstance(name, str) and name in folders and name not in cards:
             card = read_card(folders[name])
             if card["task"] != "regseg" or "register" not in card.get("parts", {}):

@@ -1,5 +1,6 @@
 """A registration network by itself in the workflow: what it is trained on, what is refused, for which pairs the stage uses it."""
 
+from contextlib import suppress
 from dataclasses import fields, replace
 
 import numpy as np
@@ -12,13 +13,14 @@ from cohortex.cohort import make_cohort
 from cohortex.config import check_config, resolve_weights, training_section
 from cohortex.errors import Refused
 from cohortex.models import registry
-from cohortex.models.folder import check_registering, read_card, write_model
+from cohortex.models.folder import check_registering, read_card, read_model, write_model
 from cohortex.models.regseg.grid import Grid
 from cohortex.report.methods import _saw
 from cohortex.report.records import Row
 from cohortex.report.training import trained as shown
 from cohortex.resources import Load, Part, ask_training, method_of
 from cohortex.stages.regseg import load, regseg
+from cohortex.training import checkpoint, register
 from cohortex.training.register import train_register
 from cohortex.training.register_data import ImagePair, pair_sampler
 from cohortex.training.register_pairs import gather, grown
@@ -129,7 +131,7 @@ def test_a_batch_may_have_pairs_with_and_without_labels():
     rng = np.random.default_rng(0)
     images = rng.random((2, 8, 8, 8)).astype(np.float32)
     labels = np.ones((8, 8, 8), np.uint8)
-    pairs = [ImagePair(*images, (labels, labels)), ImagePair(*images)]
+    pairs = [ImagePair(images[0], images[1], (labels, labels)), ImagePair(images[0], images[1])]
     training = register_training("voxelmorph_labels", {})
     _, (fixed, moving, _) = pair_sampler(pairs, training, [1, 2])(np.random.default_rng(1), 8)
     assert fixed.shape == moving.shape == (8, 2, 8, 8, 8)
@@ -201,9 +203,12 @@ def test_a_training_asks_by_its_voxels_and_steps_and_for_the_stage_a_network_def
 def trained(shipped, tmp_path_factory):
     """The folder of a network that learned for two steps from one pair, another pair validating it."""
     folder = tmp_path_factory.mktemp("trained") / "m"
-    images = [i for name, split in (("1", "train"), ("2", "validation")) for i in subject_of(name, int(name), split, True)]
-    train_register(images, trained_section(shipped, TINY), 3, "cpu", folder)
+    train_register(two_subjects(), trained_section(shipped, TINY), 3, "cpu", folder)
     return folder
+
+
+def two_subjects():
+    return [i for name, split in (("1", "train"), ("2", "validation")) for i in subject_of(name, int(name), split, True)]
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +243,29 @@ def test_the_card_says_what_it_is_for_and_the_report_has_its_curves(trained):
     assert {"dice_before", "dice_after", "folding_percent", "mind_before", "mind_after"} <= {m["name"] for m in card["metrics"]}
     assert [title for title, _ in shown(card, {}).charts] == ["Loss"]
     assert not trained.with_name("m.checkpoint").exists()
+
+
+def test_a_training_of_a_cohort_that_failed_goes_on_at_its_checkpoint(shipped, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "EVERY_S", 0)
+    drawn = []
+
+    def failing(*given):
+        def draw(rng, count):
+            drawn.append(1)
+            if len(drawn) == 2:
+                raise OSError
+            return pair_sampler(*given)(rng, count)
+
+        return draw
+
+    monkeypatch.setattr(register, "pair_sampler", failing)
+    with suppress(OSError):
+        train_register(two_subjects(), trained_section(shipped, TINY), 3, "cpu", tmp_path / "m")
+    train_register(two_subjects(), trained_section(shipped, TINY), 3, "cpu", tmp_path / "m")
+    assert len(drawn) == 2 + 1
+    (again, one), (_, other) = read_model(tmp_path / "m"), read_model(trained)
+    assert again["recipe"]["run"]["resumed"] == 1
+    assert all(np.array_equal(value, other[name]) for name, value in one.items())
 
 
 def word_of(shipped, folders, moving="CT", body_part="head", deformable=None, **settings):
