@@ -23,7 +23,7 @@ from cohortex.models.folder import load_network
 from cohortex.models.regseg.affine import rotation
 from cohortex.registration import gauss_newton
 from cohortex.registration.fields import warped
-from cohortex.training.register import displaced, folded_percent, inverse_error, moved_labels, train_register
+from cohortex.training.register import displaced, folded_percent, inverse_error, moved_labels, train_on_pairs
 from cohortex.training.register_data import BEND, ImagePair, random_displacement, with_classical
 
 SEED = 71
@@ -147,7 +147,7 @@ class Data:
         if not (folder / "card.yaml").is_file():
             began = time.monotonic()
             pairs = self.classical_train if training.get("examples") == "classical" else self.train
-            curves = train_register(pairs, settings, SEED, "cpu", folder, SPACING_MM, simulated=True)
+            curves = train_on_pairs(pairs, settings, SEED, "cpu", folder, SPACING_MM, simulated=True)
             losses = ", ".join(f"{value:.3g}" for value in (curves.loss[0], curves.loss[-1]))
             print(f"{folder.name}: {curves.steps} steps, {time.monotonic() - began:.0f} s, loss {losses}", flush=True)
         return load_network(folder, part="register")

@@ -231,9 +231,9 @@ def settings_for(section: Mapping[str, Any], modality: str) -> dict[str, Any]:
     return overlay(section.get("default", {}), section.get(modality, {}))
 
 
-WEIGHTS = {"weights": "train", "segment_weights": "train segment"}
+WEIGHTS = {"weights": "train", "segment_weights": "train segment", "register_weights": "train register"}
 """Settings that name model folders, and what a model that the workflow trains is called among those of the stage."""
-TRAINED_FOR = {"segment": "regseg"}
+TRAINED_FOR = {"segment": "regseg", "register": "regseg"}
 """Trainings that have not the name of the stage that uses them."""
 
 
@@ -248,48 +248,60 @@ def stage_of_training(task: str) -> str:
 
 
 def training_section(config: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """Return the section that a training reads: that of its stage, of ``segment`` what ``segment_training`` of regseg says.
+    """Return the section that a training reads: that of its stage; of ``segment`` and ``register`` what regseg says of them.
 
     Raises
     ------
     Refused
-        When ``segment_weights: train`` stands at several modalities: one network is trained, of one modality.
+        When ``segment_weights: train`` or ``register_weights: train`` stands at several modalities: one network is trained.
     """
-    if task != "segment":
+    if task not in TRAINED_FOR:
         return dict(config.get(task, {"default": {}}))
-    section = config.get("regseg", {})
-    settings = section.get("default", {})
-    own = [name for name, said in section.items() if name != "default" and said.get("segment_weights") == "train"]
+    section = config.get(TRAINED_FOR[task], {})
+    settings, key = section.get("default", {}), f"{task}_weights"
+    own = [name for name, said in section.items() if name != "default" and said.get(key) == "train"]
     if len(own) > 1:
         raise Refused(
-            f"regseg: segment_weights: train stands at {', '.join(own)}, and one network is trained; train one of them, keep its folder "
-            "(<work>/models/segment) and name that at its modality, then train the next."
+            f"regseg: {key}: train stands at {', '.join(own)}, and one network is trained; train one of them, keep its folder "
+            f"(<work>/models/{task}) and name that at its modality, then train the next."
         )
     chosen = settings if not own else settings_for(section, own[0])
-    training = dict(chosen.get("segment_training", {}))
-    made = {"network": training.pop("network", "planned_unet"), "labels": chosen.get("labels", {}), "training": training}
-    if own and settings.get("segment_weights") != "train":
+    training = dict(chosen.get(f"{task}_training", {}))
+    if task == "segment":
+        made = {"network": training.pop("network", "planned_unet"), "labels": chosen.get("labels", {}), "training": training}
+    else:
+        made = _registering(training, chosen) | {"pair": settings.get("pair", [])}
+    if own and settings.get(key) != "train":
         made["modality"] = own[0]
     return {"default": made}
 
 
+def _registering(training: dict[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the training of a registration network reads; null counts as not said."""
+    said = {name: value for name, value in training.items() if value is not None}
+    network = {"name": said.pop("network", "voxelmorph_diffeomorphic"), "options": said.pop("options", {})}
+    spacing_mm = said.pop("spacing_mm", chosen.get("working_spacing_mm", 3))
+    return {"network": network, "pairs": said.pop("pairs", 60), "spacing_mm": spacing_mm, "training": said}
+
+
 def resolve_weights(section: Mapping[str, Any], stage: str, work: str, basedir: str | Path) -> dict[str, str]:
-    """Return the model folder behind each value of ``weights`` and ``segment_weights`` anywhere in a stage's section.
+    """Return the model folder behind each value of ``weights`` (also ``segment_weights`` and so on) anywhere in a stage's section.
 
     Parameters
     ----------
     section : mapping
         ``{default: ..., CT: ..., ...}``; a ``weights`` is a name, null, or a mapping of such by modality.
     stage : str
-        ``train`` stands for ``<work>/models/<stage>``, of ``segment_weights`` for ``<work>/models/segment``.
+        ``train`` stands for ``<work>/models/<stage>``, of ``segment_weights`` for ``<work>/models/segment``, of ``register_weights`` for
+        ``<work>/models/register``.
     basedir : path
         The folder of the Snakefile: ``zoo/...`` is looked for there first.
 
     Returns
     -------
     dict
-        From the value as it is written to its folder (``train`` of ``segment_weights`` is called ``train segment``); other relative
-        folders are those of the working folder.
+        From the value as it is written to its folder (``train`` of ``segment_weights`` is called ``train segment``, see
+        `WEIGHTS`); other relative folders are those of the working folder.
     """
     found: dict[str, str] = {}
 

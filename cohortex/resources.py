@@ -172,7 +172,7 @@ def method_of(stage: str, settings: Mapping[str, Any], modality: str, spacing_mm
     if stage == "regseg":
         deformable = settings.get("deformable", {})
         method = deformable.get("method", "network")
-        if method == "network" and not settings.get("weights"):
+        if method == "network" and not (settings.get("weights") or settings.get("register_weights")):
             method = deformable.get("otherwise", "none")
         # Gauss-Newton takes less of everything than the optimisation that is measured.
         return {"none": "affine", "gauss_newton": "instance"}.get(method, method), 1.0
@@ -225,7 +225,7 @@ def ask(stage: str, config: Mapping[str, Any], load: Load) -> Ask:
 
 
 SAMPLE_MB, SINGLE_MB = 150.0, 3000.0
-"""Memory of a further look at a head's labels, and of a segmentation network by itself, which may be of any size."""
+"""Memory of a further look at a head's labels, and of a network by itself, that labels or registers, which may be of any size."""
 
 
 def _further(stage: str, settings: Mapping[str, Any]) -> tuple[int, float]:
@@ -233,7 +233,8 @@ def _further(stage: str, settings: Mapping[str, Any]) -> tuple[int, float]:
     if stage != "regseg":
         return 1, 0.0
     samples = int((settings.get("uncertainty") or {}).get("samples", 0))
-    return 1 + samples, SAMPLE_MB * samples + (SINGLE_MB if settings.get("segment_weights") else 0.0)
+    alone = sum(bool(settings.get(key)) for key in ("segment_weights", "register_weights"))
+    return 1 + samples, SAMPLE_MB * samples + SINGLE_MB * alone
 
 
 @cache
@@ -286,6 +287,8 @@ WHOLE_SLICE = 512 * 512
 
 PLANNED = 128
 """Edge of a patch of a segmentation that the plan chooses, at most."""
+HEAD_MM3 = 200 * 250 * 240
+"""Of the largest grid on which images are registered (`cohortex.models.regseg.deform.EXTENT_MM`)."""
 TWICE = ("sure", "consensus")
 """Objectives for which a network looks twice at each patch."""
 
@@ -296,6 +299,8 @@ def training_steps(task: str, section: Mapping[str, Any]) -> float:
     budget = settings.get("training", {})
     if task == "segment":
         return budget.get("steps", 2000) * (budget.get("batch") or 2) * math.prod(_edges(budget.get("patch") or PLANNED, 3)) / MB
+    if task == "register":
+        return budget.get("steps", 500) * budget.get("batch", 1) * HEAD_MM3 / float(settings["spacing_mm"]) ** 3 / MB
     if task == "denoise":
         return _denoising_steps(section)
     if task == "superresolve":
@@ -335,7 +340,7 @@ def _as_measured(task: str, section: Mapping[str, Any]) -> bool:
     """Return whether a training is of the network, and at most of the size of a step, of which ``needs.tsv`` was measured."""
     settings = section.get("default", {})
     budget = settings.get("training", {})
-    if task == "segment":
+    if task in ("segment", "register"):
         return False
     if task == "denoise":
         from cohortex.training.settings import denoise_network, denoise_training
@@ -359,9 +364,11 @@ def ask_training(task: str, config: Mapping[str, Any], load: Load) -> Ask:
         need = replace(need, base_mb=max(need.base_mb, ROOMY_MB), seconds_mb=max(need.seconds_mb, ROOMY_S))
     every = sum(part.images for part in load.parts)
     # a training looks at a sample of a large cohort
-    images = min(every, {"regseg": 2 * section["default"]["training"].get("pairs", 0), "classify": every}.get(task, SEEN))
+    default = section["default"]
+    most = {"regseg": 2 * default["training"].get("pairs", 0), "register": 2 * default.get("pairs", 0), "classify": every}
+    images = min(every, most.get(task, SEEN))
     total_mb = sum(part.total_mb for part in load.parts) * images / max(every, 1)
-    bound_s = 60 * float(section["default"]["training"].get("minutes", 60))
+    bound_s = 60 * float(default["training"].get("minutes", 60))
     steps_s = min(need.seconds_mb * training_steps(task, section), bound_s)
     cuda = CUDA_MB if config.get("device") == "cuda" else 0
     seconds = need.start_s + need.item_s * images + steps_s

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cohortex.clocks import check_host, check_stamps, read_by_jobs
-from cohortex.config import is_trained, training_section
+from cohortex.config import TRAINED_FOR, is_trained, settings_for, training_section
 from cohortex.errors import BadInput, Refused
 from cohortex.machine import check_written, no_space
 from cohortex.owner import alive, give_back, take
@@ -102,7 +102,7 @@ def preflight(config: Mapping[str, Any], basedir: str, jobs: int = 1) -> None:
     """
     from cohortex.cohort import read_batches
     from cohortex.config import resolve_weights
-    from cohortex.models.folder import check_segmenting, check_used, read_model
+    from cohortex.models.folder import check_registering, check_segmenting, check_used, read_model
     from cohortex.models.registry import entries
     from cohortex.stages import STAGES
 
@@ -117,6 +117,7 @@ def preflight(config: Mapping[str, Any], basedir: str, jobs: int = 1) -> None:
             models += named.values()
             check_used(config[stage], folders, stage, [entry.name for entry in entries(stage)])
             check_segmenting(config[stage], folders)
+            check_registering(config[stage], folders)
             if any(map(is_trained, named)):
                 check_training(config, stage)
     check_host(Path(config["work"]))
@@ -125,7 +126,9 @@ def preflight(config: Mapping[str, Any], basedir: str, jobs: int = 1) -> None:
 
 
 def check_training(config: Mapping[str, Any], stage: str) -> None:
-    """Check that a stage whose model is trained has subjects to train on, the classifier a column to learn, and a denoiser an objective.
+    """Check that a stage whose model is trained has subjects to train on, and what else its trainings need.
+
+    That is a column to learn for the classifier, an objective for a denoiser, and pairs for a registration network by itself.
 
     Raises
     ------
@@ -135,11 +138,16 @@ def check_training(config: Mapping[str, Any], stage: str) -> None:
     from cohortex.tables import read_table
 
     tables = Path(config["work"]) / "cohort"
-    trained = {row["subject"] for row in read_table(tables / "cohort.tsv") if row["split"] == "train"}
+    rows = read_table(tables / "cohort.tsv")
+    trained = {row["subject"] for row in rows if row["split"] == "train"}
     if not trained:
         raise Refused(f"{stage}: weights: train needs training subjects, and the cohort has none; give a column split, or more subjects.")
     if stage == "regseg":
-        training_section(config, "segment")
+        sections = {task: training_section(config, task) for task in TRAINED_FOR}
+        if any(settings_for(config[stage], modality).get("register_weights") == "train" for modality in config[stage]):
+            from cohortex.training.register_settings import check_register
+
+            check_register(sections["register"], rows)
     if stage == "denoise":
         from cohortex.training.settings import denoise_training
 

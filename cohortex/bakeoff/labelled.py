@@ -12,7 +12,7 @@ import numpy as np
 
 from cohortex.bakeoff.pairs import box_of, moved
 from cohortex.bakeoff.score import timed
-from cohortex.bakeoff.systems import System
+from cohortex.bakeoff.systems import ALONE, System
 from cohortex.errors import Refused, Skip
 from cohortex.items import Image
 from cohortex.measures.segmentation import mean_of, overlaps, surface_distances_mm
@@ -201,7 +201,7 @@ def _by_stage(folder: Path, config: Mapping[str, Any], device: str, seed: int) -
     """Return what labels a scan as the stage `regseg` does."""
     from cohortex.stages import regseg as stage
 
-    section = {"default": {**config["regseg"]["default"], "weights": "joint", "pair": [], "segment": True}}
+    section = {"default": {**config["regseg"]["default"], "weights": "joint", **ALONE, "pair": [], "segment": True}}
     models = stage.load(section, {"joint": folder}, device)
 
     def label(image: Image) -> np.ndarray:

@@ -35,6 +35,9 @@ SECTIONS = {"segment": ("regseg",), "regseg": ("regseg",)}
 
 Kind = Literal["network", "method", "filter", "nothing"]
 
+ALONE = {"segment_weights": None, "register_weights": None}
+"""Of stage `regseg`, what a bake-off leaves out: a network that would do the work in the place of the system."""
+
 CHOICE = ("method", "weights", "training", "precision")
 """Settings of a modality's own entry that do not hold in a bake-off, where the system is the one that is compared."""
 
@@ -184,9 +187,9 @@ def _joint(config: Mapping[str, Any], name: str, own: Mapping[str, Any]) -> Syst
     """Return a way to bring pairs together: the affine start alone, a method of the stage `regseg`, or a jointly trained model."""
     asked, networks = config["bakeoff"]["regseg"], {each.name for each in entries("regseg")}
     methods = set(read_schema("stages/regseg.json")["properties"]["deformable"]["properties"]["method"]["enum"]) - {"network", "none"}
-    base = config["regseg"]["default"]
+    base = {**config["regseg"]["default"], **ALONE}
     section = {
-        modality: {key: value for key, value in settings.items() if key not in (*CHOICE, "deformable")}
+        modality: {key: value for key, value in settings.items() if key not in (*CHOICE, *ALONE, "deformable")}
         for modality, settings in config["regseg"].items()
     }
     method = str(own.get("deformable", {}).get("method", name if name in methods else "network"))

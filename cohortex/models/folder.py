@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cohortex.config import WEIGHTS as TRAINED
 from cohortex.device import choose_device
 from cohortex.errors import Refused
 from cohortex.items import settings_for
@@ -277,6 +278,36 @@ def check_segmenting(section: Mapping[str, Any], folders: Mapping[str, Path]) ->
                     f"{_called(Path(folders[name]), CARD)} is a model for {cards[name]['task']}, but it stands under segment_weights; "
                     "name one whose task is segment."
                 )
+    return cards
+
+
+def check_registering(section: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Return the cards of the models that a section's settings name under ``register_weights``, without torch.
+
+    Parameters
+    ----------
+    section : mapping
+        ``default`` and entries by modality.
+    folders : mapping
+        Where the folder of each name is, ``train`` being called ``train register``; one that is not there yet is not looked at.
+
+    Raises
+    ------
+    Refused
+        When a model has no network that registers.
+    """
+    cards: dict[str, dict[str, Any]] = {}
+    for modality in section:
+        said = settings_for(section, modality).get("register_weights")
+        name = TRAINED["register_weights"] if said == "train" else said
+        if isinstance(name, str) and name in folders and name not in cards:
+            card = read_card(folders[name])
+            if card["task"] != "regseg" or "register" not in card.get("parts", {}):
+                raise Refused(
+                    f"{_called(Path(folders[name]), CARD)} is a model for {card['task']} without a part `register`, but it stands under "
+                    "register_weights; name a network that registers."
+                )
+            cards[name] = card
     return cards
 
 

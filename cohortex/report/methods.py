@@ -44,6 +44,8 @@ def models(records: Records) -> list[dict[str, Any]]:
 
 def _saw(row: Row, model: str) -> bool:
     """Say whether a row tells that a model worked on its image: by name, by its deformation, or by class probabilities."""
+    if row.measures.get("register_model"):
+        return model in (row.measures["register_model"], row.measures.get("model"))
     named = row.measures.get("model")
     if named:
         return named == model

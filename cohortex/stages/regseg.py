@@ -12,7 +12,7 @@ from cohortex.blocks import divided, new_array
 from cohortex.errors import Skip
 from cohortex.items import Image, Made, settings_for, told
 from cohortex.stages.regseg_labels import carried, flagged, segmented, users_flags
-from cohortex.stages.regseg_models import ANY, Joint, Single, Subject
+from cohortex.stages.regseg_models import Joint, Model, Registering, Subject, is_for_kind
 from cohortex.stages.regseg_models import load as load
 from cohortex.volume import Volume
 
@@ -25,7 +25,7 @@ ALONE = "no-partner"
 """Code of an image that was labelled, but has nothing to be moved to."""
 
 
-def regseg(images: Sequence[Image], section: Mapping[str, Any], model: Mapping[str, Joint | Single] | None, seed: int) -> list[Made]:
+def regseg(images: Sequence[Image], section: Mapping[str, Any], model: Mapping[str, Model] | None, seed: int) -> list[Made]:
     """Register the pairs of a subject and segment its images.
 
     Parameters
@@ -63,7 +63,7 @@ def regseg(images: Sequence[Image], section: Mapping[str, Any], model: Mapping[s
 
 
 def _brought_together(
-    scans: dict[str, Image], images: Sequence[Image], section: Mapping[str, Any], models: Mapping[str, Joint | Single], seed: int
+    scans: dict[str, Image], images: Sequence[Image], section: Mapping[str, Any], models: Mapping[str, Model], seed: int
 ) -> list[Made]:
     """Return what `regseg` does, of the scans and everything else of a subject."""
     from cohortex.models.regseg.pair import names_of, pairs_of, without_partner
@@ -112,12 +112,15 @@ def _registered(pair: Pair, subject: Subject, users: Mapping[str, Image], words:
         # left and right of the template are as alike as can be
         settings["mirrored"] = False
     target, here = (fixed.volume, subject.of(fixed)) if fixed is not None else _template()
-    found, said = _pose(here, subject.of(moving), pair, settings, _pair_model(pair, subject), seed)
+    model = _pair_model(pair, subject)
+    found, said = _pose(here, subject.of(moving), pair, settings, model, seed)
     grid, name, to = Grid(target.shape, target.affine), subject.names[moving.id], _space(pair)
     partner = to if fixed is None else fixed.id
     before = words.get(moving.id, Made(of=moving.id))
     fallback = told("float32", "; ".join(filter(None, [before.measures.get("fallback"), said])))
     measures: dict[str, Any] = {**before.measures, **found.measures, **fallback, "fixed": partner}
+    if model is not None and model is subject.registering_for(pair) and str(found.measures.get("deformed_by", "")).startswith("network"):
+        measures["register_model"] = model.card["name"]
     if any(code == OVERLAPLESS for code, _ in found.doubts):
         # An image of nothing but the background would look like a result.
         words[moving.id] = flagged(replace(before, measures=measures), found.doubts)
@@ -158,7 +161,7 @@ def _pose(
     moving: Prepared,
     pair: Pair,
     settings: Mapping[str, Any],
-    joint: Joint | None,
+    model: Joint | Registering | None,
     seed: int,
     start: np.ndarray | None = None,
 ) -> tuple[Registration, str]:
@@ -167,18 +170,18 @@ def _pose(
 
     from cohortex.models.regseg.register import register
 
-    if joint is None:
+    if model is None:
         return register(fixed, moving, pair.freedom, settings, seed=seed, start=start), ""
-    spacing = float(joint.card["extra"]["working_spacing_mm"])
+    spacing = float(model.card["extra"]["working_spacing_mm"])
     how = (fixed, moving, pair.freedom, settings)
     try:
-        return register(*how, joint.register.to(joint.device), spacing, seed, joint.device, start), ""
+        return register(*how, model.register.to(model.device), spacing, seed, model.device, start), ""
     except torch.OutOfMemoryError:
-        if joint.device == "cpu":
+        if model.device == "cpu":
             raise
         torch.cuda.empty_cache()
-        said = f"the memory of {joint.device} does not hold the pair: it was registered on the CPU"
-        return register(*how, joint.register.to("cpu"), spacing, seed, start=start), said
+        said = f"the memory of {model.device} does not hold the pair: it was registered on the CPU"
+        return register(*how, model.register.to("cpu"), spacing, seed, start=start), said
 
 
 def _spread(
@@ -211,16 +214,17 @@ def _spread(
     return {"spread_mm": mean, "spread_p95_mm": p95}
 
 
-def _pair_model(pair: Pair, subject: Subject) -> Joint | None:
-    """Return the model whose registration network is for this kind of pair."""
+def _pair_model(pair: Pair, subject: Subject) -> Joint | Registering | None:
+    """Return the model whose registration network is for this kind of pair: one by itself before the joint one."""
     if pair.fixed is None:
         return None
+    single = subject.registering_for(pair)
+    if single is not None:
+        return single
     joint, other = subject.model_for(pair.moving), subject.model_for(pair.fixed)
     if joint is None or other is not joint:
         return None
-    known = joint.card["extra"]
-    meant = ((known["fixed"], pair.fixed.modality), (known["moving"], pair.moving.modality))
-    return joint if all(name in (ANY, modality) for name, modality in meant) else None
+    return joint if is_for_kind(joint.card, pair) else None
 
 
 def _space(pair: Pair) -> str:

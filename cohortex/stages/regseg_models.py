@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from cohortex.models.regseg.deform import Prepared
     from cohortex.models.regseg.grid import Grid
+    from cohortex.models.regseg.pair import Pair
     from cohortex.models.segment.apply import Feeding
 
 ANY = "any"
@@ -43,6 +44,15 @@ class Single:
     card: Mapping[str, Any]
     network: nn.Module
     fed: Feeding
+    device: str
+
+
+@dataclass(frozen=True)
+class Registering:
+    """A registration network that was trained by itself: its card and its network."""
+
+    card: Mapping[str, Any]
+    register: nn.Module
     device: str
 
 
@@ -73,6 +83,9 @@ class Labeller:
         return [str(c) for c in self.card["classes"]]
 
 
+Model = Joint | Single | Registering
+
+
 @dataclass(frozen=True)
 class Said:
     """Class probabilities (K, X, Y, Z) of an image on a grid, and the card of the model that gave them."""
@@ -94,7 +107,7 @@ class Subject:
     scans: dict[str, Image]
     names: dict[str, str]
     section: Mapping[str, Any]
-    models: Mapping[str, Joint | Single]
+    models: Mapping[str, Model]
     seed: int = 0
     prepared: dict[str, Prepared] = field(default_factory=dict)
     said: dict[str, Said] = field(default_factory=dict)
@@ -132,8 +145,7 @@ class Subject:
 
     def single_for(self, image: Image) -> Single | None:
         """Return the segmentation that the settings name for an image, None (with the reason in `misfits`) where it does not fit."""
-        name = settings_for(self.section, image.modality).get("segment_weights") or ""
-        single = self.models.get(WEIGHTS["segment_weights"] if name == "train" else name)
+        single = self.models.get(_named(self.section, image.modality, "segment_weights"))
         if not isinstance(single, Single):
             return None
         misfit = self._misfit(single.card, image, "segment_weights")
@@ -141,6 +153,14 @@ class Subject:
             self.misfits[image.id] = misfit
             return None
         return single
+
+    def registering_for(self, pair: Pair) -> Joint | Registering | None:
+        """Return the registration network by itself that the settings of a moving image name, None where it is not for the pair."""
+        model = self.models.get(_named(self.section, pair.moving.modality, "register_weights"))
+        if pair.fixed is None or not isinstance(model, Joint | Registering) or not is_for_kind(model.card, pair):
+            return None
+        misfits = [self._misfit(model.card, image, "register_weights") for image in (pair.moving, pair.fixed)]
+        return None if any(misfits) else model
 
     def _misfit(self, card: Mapping[str, Any], image: Image, key: str) -> str:
         """Return why a model is not for an image, empty when it is."""
@@ -155,21 +175,39 @@ class Subject:
         return ""
 
 
-def load(section: Mapping[str, Any], folders: Mapping[str, Path], device: str) -> dict[str, Joint | Single]:
+def is_for_kind(card: Mapping[str, Any], pair: Pair) -> bool:
+    """Say whether a model's registration network is for the fixed and the moving modality of a pair."""
+    known = card["extra"]
+    meant = ((known["fixed"], pair.fixed.modality if pair.fixed is not None else ""), (known["moving"], pair.moving.modality))
+    return all(name in (ANY, modality) for name, modality in meant)
+
+
+def _named(section: Mapping[str, Any], modality: str, key: str) -> str:
+    """Return by what name `load` has the model that a modality's settings name under a key, empty where they name none."""
+    said = settings_for(section, modality).get(key) or ""
+    return WEIGHTS[key] if said == "train" else str(said)
+
+
+def _all_named(section: Mapping[str, Any], key: str) -> list[str]:
+    return sorted({name for modality in section if (name := _named(section, modality, key))})
+
+
+def load(section: Mapping[str, Any], folders: Mapping[str, Path], device: str) -> dict[str, Model]:
     """Load the models that the section's settings name, by their names in the configuration.
 
     Raises
     ------
     Refused
-        When a folder under ``weights`` holds no joint model, or one under ``segment_weights`` no segmentation.
+        When a folder under ``weights`` holds no joint model, one under ``segment_weights`` no segmentation, or one under
+        ``register_weights`` no network that registers.
     """
     from cohortex.device import choose_device
     from cohortex.inference import channels_last
-    from cohortex.models.folder import check_segmenting, load_network, read_card
+    from cohortex.models.folder import check_registering, check_segmenting, load_network, read_card
     from cohortex.models.segment.apply import feeding_of
 
-    found: dict[str, Joint | Single] = {}
-    for name in sorted({str(w) for m in section if (w := settings_for(section, m).get("weights"))}):
+    found: dict[str, Model] = {}
+    for name in _all_named(section, "weights"):
         card, chosen = read_card(folders[name]), choose_device(device)
         parts = card.get("parts", {})
         if card["task"] != "regseg" or "register" not in parts:
@@ -178,12 +216,15 @@ def load(section: Mapping[str, Any], folders: Mapping[str, Path], device: str) -
         segment = {p.removeprefix("segment."): network for p, network in networks.items()}
         found[name] = Joint(card, load_network(folders[name], chosen, "register"), segment, chosen)
     check_segmenting(section, folders)
-    for said in sorted({str(w) for m in section if (w := settings_for(section, m).get("segment_weights"))}):
-        name = WEIGHTS["segment_weights"] if said == "train" else said
+    for name in _all_named(section, "segment_weights"):
         card, chosen = read_card(folders[name]), choose_device(device)
         network = load_network(folders[name], chosen)
         fed = feeding_of(card)
         found[name] = Single(card, channels_last(network) if fed.across is None else network, fed, chosen)
+    for name, card in check_registering(section, folders).items():
+        if name not in found:
+            chosen = choose_device(device)
+            found[name] = Registering(card, load_network(folders[name], chosen, "register"), chosen)
     return found
 
 

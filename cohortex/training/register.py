@@ -14,61 +14,55 @@ import torch
 from torch import nn
 
 from cohortex.errors import Refused
+from cohortex.items import DEMO_SITE, Image
 from cohortex.measures.intervals import bootstrap_interval
 from cohortex.measures.registration import folding_percent
 from cohortex.measures.segmentation import dice, mean_of
 from cohortex.models import registry
+from cohortex.models.regseg.deform import displaced_mind_loss
+from cohortex.models.regseg.mind import SCALES
 from cohortex.models.regseg.warp import warp
 from cohortex.registration.fields import compose
 from cohortex.training import cards, objectives
 from cohortex.training.checkpoint import open_journal
 from cohortex.training.loop import Curves, fit, fresh
 from cohortex.training.register_data import ImagePair, pair_sampler, with_classical
+from cohortex.training.register_settings import looks_at_labels, register_training
 from cohortex.training.supervised import leave_model
-
-REGISTER: dict[str, Any] = {
-    "steps": 500,
-    "minutes": 60.0,
-    "rate": 1e-3,
-    "batch": 1,
-    "optimiser": "adamw",
-    "objective": {"name": "images_alike"},
-    "examples": "pairs",
-    "bend": {},
-    "contrast": False,
-    "classes": None,
-}
-"""What neither the settings nor the network's entry says. ``classes``: the labels that are learnt from, null for all."""
-EXAMPLES = ("pairs", "classical", "simulated")
+from cohortex.training.team import team
 
 
-def register_training(network: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all settings of a training: those wanted above those of the network's entry and of `REGISTER`.
+def train_register(images: Sequence[Image], section: Mapping[str, Any], seed: int, device: str, folder: str | Path) -> None:
+    """Train a network on the pairs of a cohort and write its model folder.
+
+    Parameters
+    ----------
+    images : sequence of Image
+        Of training and validation subjects (``row["split"]``), labels among them (role ``labels``).
+    section : mapping
+        ``default`` with ``network`` (name, options), ``training`` (see `REGISTER`), ``pair`` (rules), ``pairs`` (most of them),
+        ``spacing_mm`` and, where it is not to be that of which most pairs are, the moving ``modality``.
+    seed : int
+        The same seed gives the same bytes on a CPU at one number of threads.
+    device : str
+    folder : path
+        The model folder; checkpoints lie beside it while the training runs.
 
     Raises
     ------
     Refused
-        For a setting, an objective or kind of examples that there is not, or an objective that reads something else.
+        See `register_training`; when no training subject has a pair.
     """
-    entry = registry.entry("regseg", network)
-    unknown = sorted(set(wanted) - set(REGISTER))
-    if unknown:
-        raise Refused(f"The training of {network} has no setting {unknown[0]!r}; it has: {', '.join(REGISTER)}.")
-    chosen = {**REGISTER, **entry.training, **wanted}
-    chosen["objective"] = objectives.overlaid(entry.training.get("objective", REGISTER["objective"]), wanted.get("objective"))
-    name, _ = objectives.settings(chosen["objective"])
-    if objectives.kind(name).reads != "registration":
-        raise Refused(f"The objective {name} is not for networks that register; name one such as images_alike or known_displacement.")
-    if chosen["optimiser"] not in ("adamw", "muon"):
-        raise Refused(f"There is no optimiser {chosen['optimiser']!r}; there are: adamw, muon.")
-    if chosen["examples"] not in EXAMPLES:
-        raise Refused(f"There are no examples {chosen['examples']!r} of registration; there are: {', '.join(EXAMPLES)}.")
-    if name == "known_displacement" and chosen["examples"] == "pairs":
-        raise Refused("The objective known_displacement needs displacements that are known: set examples to classical or simulated.")
-    return chosen
+    from cohortex.training.register_pairs import gather
+
+    settings = section["default"]
+    found = gather(images, settings, seed)
+    demo = all(image.row.get("site") == DEMO_SITE for image in images)
+    options = {"validation": found.validation, "body_part": found.body_part, "simulated": demo, "demo": demo}
+    train_on_pairs(found.train, settings, seed, device, folder, float(settings["spacing_mm"]), **options)
 
 
-def train_register(
+def train_on_pairs(
     pairs: Sequence[ImagePair],
     settings: Mapping[str, Any],
     seed: int,
@@ -78,6 +72,7 @@ def train_register(
     validation: Sequence[ImagePair] = (),
     body_part: str = "head",
     simulated: bool = False,
+    demo: bool = False,
 ) -> Curves:
     """Train a network on pairs and write a model folder with it as the part `register`, as the stage `regseg` reads it.
 
@@ -96,6 +91,8 @@ def train_register(
     body_part : str
     simulated : bool
         Whether the images are simulated.
+    demo : bool
+        Whether they are those of the demo; the model is then for no other.
 
     Returns
     -------
@@ -107,13 +104,14 @@ def train_register(
         See `register_training`; when there are no pairs, or they have several shapes or kinds.
     """
     name, options = settings["network"]["name"], dict(settings["network"].get("options", {}))
-    training = register_training(name, settings.get("training", {}))
     if len({(p.fixed.shape, p.moving.shape, p.modalities) for p in pairs}) != 1 or pairs[0].fixed.shape != pairs[0].moving.shape:
         raise Refused("A registration network is trained on pairs of one kind, all on grids of one shape; give such pairs, at least one.")
+    fixed, moving = pairs[0].modalities
+    training = register_training(name, settings.get("training", {}), unalike=fixed != moving)
     whole = {"network": {"name": name, "options": options}, "training": training, "pairs": [p.digest() for p in pairs]}
     journal = open_journal(folder, [], whole, seed)
     objective = objectives.build(training["objective"])
-    looks = float(objectives.settings(training["objective"])[1].get("labels", 0)) > 0
+    looks = looks_at_labels(training)
     known = sorted({int(k) for p in pairs if p.labels is not None for x in p.labels for k in np.unique(x)} - {0}) if looks else []
     classes = [k for k in known if training["classes"] is None or k in training["classes"]]
     if looks and not classes:
@@ -134,10 +132,11 @@ def train_register(
         device=device,
         checkpoint=journal.of("register"),
     )
-    fixed, moving = pairs[0].modalities
     said, chosen = objectives.settings(training["objective"])
     told = {"objective": {"name": said, **chosen, "about": objectives.kind(said).about}}
     ran = cards.how_it_ran(device, int(training["batch"]), curves.steps, journal)
+    if not team().leads:
+        return curves
     card = {
         "name": f"{name}-{body_part or 'any'}-{fixed}-{moving}",
         "task": "regseg",
@@ -159,7 +158,7 @@ def train_register(
         "were not tested.",
         "subjects": {"train": sorted({p.subject for p in pairs}), "validation": sorted({p.subject for p in validation})},
         "simulated": simulated,
-        "extra": {"fixed": fixed, "moving": moving, "working_spacing_mm": float(spacing_mm)},
+        "extra": {**({"cohort": "demo"} if demo else {}), "fixed": fixed, "moving": moving, "working_spacing_mm": float(spacing_mm)},
     }
     leave_model(folder, card, {f"register.{k}": v for k, v in network.state_dict().items()}, journal)
     return curves
@@ -194,10 +193,14 @@ def _metrics(network: nn.Module, pairs: Sequence[ImagePair], spacing_mm: float, 
     for pair in pairs:
         flow = displaced(network, pair.fixed, pair.moving, device)
         rows.setdefault("folding_percent", []).append(folded_percent(flow))
+        fixed, moving = (torch.from_numpy(x.astype(np.float32))[None, None] for x in (pair.fixed, pair.moving))
+        for when, by in (("before", None), ("after", torch.from_numpy(flow)[None])):
+            apart = displaced_mind_loss(fixed, moving, by, SCALES, torch.ones_like(fixed))
+            rows.setdefault(f"mind_{when}", []).append(float(apart))
         if pair.labels is not None:
-            fixed, moving = pair.labels
-            rows.setdefault("dice_before", []).append(mean_of(dice(fixed, moving)))
-            rows.setdefault("dice_after", []).append(mean_of(dice(fixed, moved_labels(moving, flow))))
+            true, theirs = pair.labels
+            rows.setdefault("dice_before", []).append(mean_of(dice(true, theirs)))
+            rows.setdefault("dice_after", []).append(mean_of(dice(true, moved_labels(theirs, flow))))
         if pair.displacement is not None:
             errors = np.linalg.norm(flow - pair.displacement, axis=0) * spacing_mm
             rows.setdefault("endpoint_error_mm", []).append(float(errors.mean()))

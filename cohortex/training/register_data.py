@@ -139,10 +139,17 @@ def pair_sampler(
         return torch.cat([fixed, moving], 1)[0].numpy(), soft[0][0].numpy(), soft[1][0].numpy(), field.numpy()
 
     def sample(rng: np.random.Generator, count: int) -> tuple[Any, Any]:
-        source, fixed, moving, truth = (np.stack(part) for part in zip(*(one(rng) for _ in range(count)), strict=True))
+        drawn = [one(rng) for _ in range(count)]
+        source, fixed, moving, truth = (np.stack(_filled(part)) for part in zip(*drawn, strict=True))
         return source, (fixed, moving, truth)
 
     return sample
+
+
+def _filled(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return arrays (K, X, Y, Z) with as many channels each: a pair without labels, beside one that has some, has none of any class."""
+    most = max(len(part) for part in parts)
+    return [part if len(part) == most else np.zeros((most, *part.shape[1:]), part.dtype) for part in parts]
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

@@ -15,7 +15,7 @@ from cohortex.items import Image
 from cohortex.models.regseg.affine import align
 from cohortex.models.regseg.deform import prepare
 from cohortex.models.regseg.grid import Grid, resample
-from cohortex.models.regseg.pair import Pair, pairs_of
+from cohortex.models.regseg.pair import Pair, kind_of, most_common_kind, pairs_of
 from cohortex.models.regseg.warp import sample, warp
 
 
@@ -82,20 +82,19 @@ def gather(images: Sequence[Image], settings: Mapping[str, Any], seed: int) -> M
         subjects.setdefault(image.subject, []).append(image)
     labels = {image.id.rsplit("+", 1)[0]: image for image in images if image.role == "labels"}
     pairs = [p for own in subjects.values() for p in pairs_of(own, settings["pair"]) if p.fixed is not None]
-    kinds = [_kind(p) for p in pairs]
-    if not kinds:
+    chosen = most_common_kind(pairs)
+    if not chosen:
         raise Refused(
             "regseg: the training subjects have no pair of images by the rules under `pair`; give pairs, or name a trained model."
         )
-    best = max(sorted(set(kinds)), key=kinds.count)
-    chosen = [p for p, kind in zip(pairs, kinds, strict=True) if kind == best]
-    chosen = _at_most(chosen, labels, int(settings["training"]["pairs"]))
+    best = kind_of(chosen[0])
+    chosen = at_most(chosen, labels, int(settings["training"]["pairs"]))
     if not any(i.id in labels for p in chosen for i in (p.moving, p.fixed) if i is not None):
         raise Refused(
             "regseg: no training subject has labels, without which the segmentation networks learn nothing; give some subjects "
             "rows of role `labels`, or name a trained model under `weights`."
         )
-    splits = _splits(chosen)
+    splits = splits_of(chosen)
     labels = _at_most_labelled(chosen, labels, splits, settings["training"]["labelled"])
     cases: list[Case] = []
     single: list[Labelled] = []
@@ -117,12 +116,7 @@ def gather(images: Sequence[Image], settings: Mapping[str, Any], seed: int) -> M
     return Material((best[0], best[1]), best[2], cases, single, top + 1)
 
 
-def _kind(pair: Pair) -> tuple[str, str, str]:
-    assert pair.fixed is not None
-    return pair.fixed.modality, pair.moving.modality, pair.fixed.body_part
-
-
-def _at_most(pairs: Sequence[Pair], labels: Mapping[str, Image], most: int) -> list[Pair]:
+def at_most(pairs: Sequence[Pair], labels: Mapping[str, Image], most: int) -> list[Pair]:
     """Return at most so many pairs, taken evenly from those with and those without labels of every split."""
     groups: dict[tuple[str, bool], list[Pair]] = {}
     for pair in pairs:
@@ -146,7 +140,7 @@ def _ids(pair: Pair) -> set[str]:
     return {image.id for image in (pair.moving, pair.fixed) if image is not None}
 
 
-def _splits(pairs: Sequence[Pair]) -> dict[str, str]:
+def splits_of(pairs: Sequence[Pair]) -> dict[str, str]:
     """Return the split of every subject; where the cohort names no validation subject, every fifth of the training ones."""
     splits = {p.moving.subject: p.moving.row.get("split") or "train" for p in pairs}
     if "validation" not in splits.values() and len(splits) >= 3:
@@ -163,13 +157,14 @@ def _case(pair: Pair, labels: Mapping[str, Image], settings: Mapping[str, Any], 
     matrix = align(fixed.scan(), moving.scan(), "rigid" if pair.freedom == "rigid" else "affine", seed=seed).matrix
     grid, fine = fixed.box(spacing), fixed.box(float(settings["segment_spacing_mm"]))
     mask = fixed.body_on(grid) & moving.covers(grid, matrix)
-    known = [_labels(labels.get(i.id), fine, m) for i, m in ((pair.fixed, None), (pair.moving, matrix))]
+    known = [labels_to(labels.get(i.id), fine, m) for i, m in ((pair.fixed, None), (pair.moving, matrix))]
     images = [fixed.on(grid), moving.on(grid, matrix), fixed.on(fine), moving.on(fine, matrix)]
     a, b, c, d = (image.astype(np.float16) for image in images)
     return Case(pair.moving.subject, split, grid, fine, a, b, mask, c, d, known[0], known[1])
 
 
-def _labels(image: Image | None, grid: Grid, matrix: np.ndarray | None) -> np.ndarray | None:
+def labels_to(image: Image | None, grid: Grid, matrix: np.ndarray | None) -> np.ndarray | None:
+    """Return labels on a grid, uint8, `matrix` taking its world to theirs; None where there are none."""
     if image is None:
         return None
     volume = image.volume

@@ -15,6 +15,7 @@ from typing import Any
 from cohortex.allocator import keep_freed_memory
 from cohortex.blocks import Plan, planned
 from cohortex.clocks import heed_clocks
+from cohortex.config import stage_of_training
 from cohortex.device import choose_device
 from cohortex.errors import CohortexError, Refused
 from cohortex.items import Image
@@ -217,10 +218,12 @@ def interrupted(where: str, order: Order) -> str:
     """Return what is said of a training whose attempt ended before it, in plain words."""
     if not order.last:
         return f"stopped at {where}; the next attempt, or the same line again, goes on there"
+    stage = stage_of_training(order.task)
+    budget = "training" if stage == order.task else f"{order.task}_training"
     return (
         f"stopped at {where}, and this was the last attempt. What is done is kept in <work>/training/{order.task}: the same line "
         f"again goes on there. If one run is to be enough, give the job more time (--set-resources train:runtime=MINUTES) or more attempts "
-        f"(--retries N), or train less ({order.task}.default.training)"
+        f"(--retries N), or train less ({stage}.default.{budget})"
     )
 
 

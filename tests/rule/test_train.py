@@ -36,13 +36,19 @@ SETTINGS = {
                 "patch": [16, 16, 16],
                 "options": {"features": [4, 6], "kernels": [], "strides": []},
             },
+            # and a registration by itself, of the pairs that two subjects have
+            "register_weights": "train",
+            "working_spacing_mm": 6,
+            "affine": {"refine": "none"},
+            "mirrored": False,
+            "register_training": {"network": "voxelmorph_small", "options": {"encoder": [4, 4], "decoder": [4, 4]}, "steps": 2},
         }
     },
 }
 
 
 def cohort(folder):
-    """Return the table of three subjects, one of each split."""
+    """Return the table of three subjects, one of each split, of which the first and the last have a second modality."""
     table = write_cohort(folder, ["1", "2", "3"])
     lines = table.read_text().splitlines()
     splits = ("split", "train", "validation", "test")
@@ -52,6 +58,10 @@ def cohort(folder):
         image = np.asarray(nib.load(folder / "scans" / f"{subject}_T1w.nii.gz").dataobj)
         write_nifti(folder / "scans" / f"{subject}_labels.nii.gz", np.digitize(image, [150, 400]).astype(np.uint8))
         rows.append(f"{subject}\t\tT1w\tscans/{subject}_labels.nii.gz\t\t{split}\tlabels")
+    for subject, split in (("1", "train"), ("3", "test")):
+        image = np.asarray(nib.load(folder / "scans" / f"{subject}_T1w.nii.gz").dataobj)
+        write_nifti(folder / "scans" / f"{subject}_T2w.nii.gz", np.roll(np.where(image > 150, 700 - image, image), 1, axis=0))
+        rows.append(f"{subject}\t\tT2w\tscans/{subject}_T2w.nii.gz\t\t{split}\timage")
     table.write_text("\n".join(rows) + "\n")
     return table
 
@@ -64,7 +74,7 @@ def row_of(folder, stage, image):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Return a run that trained two models on one subject, and a second run on a cohort with one subject more."""
+    """Return a run that trained four models on one subject, and a second run on a cohort with one subject more."""
     folder = tmp_path_factory.mktemp("train")
     table = cohort(folder)
     (folder / "settings.yaml").write_text(yaml.safe_dump(SETTINGS))
@@ -79,7 +89,7 @@ def run(tmp_path_factory):
 
 def test_a_model_is_trained_before_its_stage_and_used_by_it(run):
     folder, said, _, _ = run
-    assert jobs_run(said)["train"] == 3
+    assert jobs_run(said)["train"] == 4
     for task, network in (("denoise", "frame_unet_2d"), ("superresolve", "srcnn3d")):
         card = read_card(folder / "work" / "models" / task)
         assert (card["network"], card["subjects"]) == (network, {"train": ["1"], "validation": ["2"]})
@@ -102,6 +112,18 @@ def test_a_segmentation_is_trained_by_itself_and_labels_every_subject(run):
     assert (folder / "results" / "sub-3" / "anat").is_dir()
     told = json.loads((folder / "work" / "records" / "regseg" / "b00001" / "numbers.json").read_text())
     assert told["models"]["train segment"]["card"]["name"] == card["name"]
+
+
+def test_a_registration_is_trained_by_itself_without_labels_and_deforms_every_pair_of_its_kind(run):
+    folder = run[0]
+    card = read_card(folder / "work" / "models" / "register")
+    assert (card["network"], card["subjects"]) == ("voxelmorph_small", {"train": ["1"], "validation": []})
+    assert (card["extra"]["fixed"], card["extra"]["moving"], card["extra"]["working_spacing_mm"]) == ("T1w", "T2w", 6.0)
+    row = row_of(folder, "regseg", "3_T2w")
+    assert (row["fixed"], row["deformed_by"], row["register_model"]) == ("3_T1w", "network", card["name"])
+    told = json.loads((folder / "work" / "records" / "regseg" / "b00001" / "numbers.json").read_text())
+    assert told["models"]["train register"]["card"]["name"] == card["name"]
+    assert card["name"] in (folder / "results" / "report" / "index.html").read_text()
 
 
 def test_the_run_after_a_training_does_nothing(run):

@@ -14,8 +14,9 @@ from cohortex.models.folder import load_network, read_card
 from cohortex.models.regseg.warp import warp
 from cohortex.stages.regseg import load, regseg
 from cohortex.training import checkpoint
-from cohortex.training.register import displaced, folded_percent, inverse_error, moved_labels, register_training, train_register
+from cohortex.training.register import displaced, folded_percent, inverse_error, moved_labels, train_on_pairs
 from cohortex.training.register_data import BEND, SIMULATED, ImagePair, pair_sampler, random_displacement, with_classical
+from cohortex.training.register_settings import register_training
 from cohortex.volume import Volume
 
 NETWORK = {"name": "voxelmorph", "options": {"encoder": [8, 16, 16], "decoder": [16, 16, 16], "final": [8]}}
@@ -44,7 +45,7 @@ PAIRS = [shifted(0, (1.5, 0.0, 0.0)), shifted(1, (-1.5, 0.0, 1.0)), shifted(2, (
 
 
 def trained(folder, seed=1, network=None, pairs=PAIRS, **training):
-    train_register(pairs, {"network": network or NETWORK, "training": training}, seed, "cpu", folder, 6.0, pairs[:2])
+    train_on_pairs(pairs, {"network": network or NETWORK, "training": training}, seed, "cpu", folder, 6.0, pairs[:2])
     return load_network(folder, part="register")
 
 
@@ -182,7 +183,7 @@ def test_pairs_of_several_shapes_are_refused(tmp_path):
     other = ImagePair(np.zeros((8, 8, 8), np.float32), np.zeros((8, 8, 8), np.float32))
     for pairs in ([*PAIRS, other], []):
         with pytest.raises(Refused, match="one shape"):
-            train_register(pairs, {"network": NETWORK}, 0, "cpu", tmp_path / "m", 6.0)
+            train_on_pairs(pairs, {"network": NETWORK}, 0, "cpu", tmp_path / "m", 6.0)
 
 
 def test_objectives_of_registration_are_refused_by_other_trainings():

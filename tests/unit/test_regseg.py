@@ -343,7 +343,7 @@ def test_labels_of_training_pairs_beyond_the_first_so_many_are_left_aside_those_
         pairs += pairs_of(own, section["default"]["pair"])
         # The first training pair has none.
         labels |= {image.id: image for image in own if i != 0}
-    splits = regseg_data._splits(pairs)
+    splits = regseg_data.splits_of(pairs)
     kept = {n: {i.split("_")[0] for i in regseg_data._at_most_labelled(pairs, labels, splits, n)} for n in (None, 1, 2, 9)}
     assert kept == {None: {"s1", "s2", "s3", "s4"}, 1: {"s1", "s2"}, 2: {"s1", "s2", "s3"}, 9: {"s1", "s2", "s3", "s4"}}
 

@@ -78,6 +78,19 @@ def without_partner(images: Sequence[Image], rules: Sequence[Mapping[str, Any]],
     return found
 
 
+def kind_of(pair: Pair) -> tuple[str, str, str]:
+    """Return the fixed and the moving modality of a pair, and the body part of its fixed image."""
+    assert pair.fixed is not None
+    return pair.fixed.modality, pair.moving.modality, pair.fixed.body_part
+
+
+def most_common_kind(pairs: Sequence[Pair]) -> list[Pair]:
+    """Return the pairs of the kind (`kind_of`) that most of them have, the first by the alphabet where several have as many."""
+    kinds = [kind_of(pair) for pair in pairs]
+    best = max(sorted(set(kinds)), key=kinds.count, default=None)
+    return [pair for pair, kind in zip(pairs, kinds, strict=True) if kind == best]
+
+
 def names_of(images: Sequence[Image]) -> dict[str, str]:
     """Return a short name of every image for tags and spaces: its modality, or with session, acquisition and run where others share it."""
     scans = [i for i in images if i.kind == "image"]
