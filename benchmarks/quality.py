@@ -31,6 +31,7 @@ from cohortex.models.regseg.deform import prepare
 from cohortex.models.regseg.grid import resample
 from cohortex.models.regseg.quality import FEATURES, predicted_dice
 from cohortex.models.regseg.segment import class_probabilities
+from cohortex.models.regseg.tissues import followed
 from cohortex.threads import set_threads
 from cohortex.training.quality import SEVERITIES, Judged, Look, Seen, by_image, calibration, observations, rank_correlation, volumes_of
 from cohortex.volume import ArrayLike
@@ -139,7 +140,7 @@ def main() -> None:
         network = load_network(model, "cpu", part)
 
         def look(values: ArrayLike, network: Any = network) -> ArrayLike:
-            return class_probabilities(network, values, len(names))[0]
+            return followed(class_probabilities(network, values, len(names))[0], values, spacing, card)
 
         learnt = files[: options.fitted]
         volumes = volumes_of((judged(path, modality, spacing, options.crop).known for path in learnt), len(names), spacing**3 / 1000)

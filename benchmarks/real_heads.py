@@ -131,15 +131,18 @@ class Model:
     card: dict[str, Any]
     segment: Any
     register: Any
+    follow: bool = True
 
     def soft(self, scan: Scan) -> tuple[Any, Grid, Prepared]:
         """Return the class probabilities of a scan, their grid, and the scan prepared."""
         from cohortex.models.regseg.segment import class_probabilities
+        from cohortex.models.regseg.tissues import followed
 
         ready = prepare(scan.array, scan.affine, scan.modality)
         box = ready.box(float(self.card["extra"]["segment_spacing_mm"]))
-        soft, _ = class_probabilities(self.segment, ready.on(box), len(self.card["classes"]))
-        return soft, box, ready
+        values = ready.on(box)
+        soft, _ = class_probabilities(self.segment, values, len(self.card["classes"]))
+        return (followed(soft, values, float(box.spacing[0]), self.card) if self.follow else soft), box, ready
 
 
 def loaded(folder: Path) -> Model:

@@ -231,15 +231,16 @@ def settings_for(section: Mapping[str, Any], modality: str) -> dict[str, Any]:
     return overlay(section.get("default", {}), section.get(modality, {}))
 
 
-WEIGHTS = {"weights": "train", "segment_weights": "train segment", "register_weights": "train register"}
-"""Settings that name model folders, and what a model that the workflow trains is called among those of the stage."""
+WEIGHTS = {"weights": "train", "weights_otherwise": "", "segment_weights": "train segment", "register_weights": "train register"}
+"""Settings that name model folders, and what a model that the workflow trains is called among those of the stage (one under
+``weights_otherwise`` is never trained)."""
 TRAINED_FOR = {"segment": "regseg", "register": "regseg"}
 """Trainings that have not the name of the stage that uses them."""
 
 
 def is_trained(name: str) -> bool:
     """Say whether a name of `resolve_weights` stands for a model that the workflow trains."""
-    return name in WEIGHTS.values()
+    return bool(name) and name in WEIGHTS.values()
 
 
 def stage_of_training(task: str) -> str:

@@ -35,7 +35,7 @@ SECTIONS = {"segment": ("regseg",), "regseg": ("regseg",)}
 
 Kind = Literal["network", "method", "filter", "nothing"]
 
-ALONE = {"segment_weights": None, "register_weights": None}
+ALONE = {"weights_otherwise": None, "segment_weights": None, "register_weights": None}
 """Of stage `regseg`, what a bake-off leaves out: a network that would do the work in the place of the system."""
 
 CHOICE = ("method", "weights", "training", "precision")

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from cohortex.models.regseg.pair import Pair
     from cohortex.models.segment.apply import Feeding
 
+JOINT = ("weights", "weights_otherwise")
+"""Settings that name joint models, the first that is for an image counts."""
 ANY = "any"
 """Stands for every modality that a model does not name."""
 
@@ -132,16 +134,20 @@ class Subject:
         return self.prepared[image.id]
 
     def model_for(self, image: Image) -> Joint | None:
-        """Return the joint model that the settings name for an image, None (with the reason in `misfits`) where it does not fit."""
-        joint = self.models.get(settings_for(self.section, image.modality).get("weights") or "")
-        if not isinstance(joint, Joint):
-            self.misfits[image.id] = "the settings name no model under weights"
-            return None
-        misfit = self._misfit(joint.card, image, "weights")
-        if misfit:
-            self.misfits[image.id] = misfit
-            return None
-        return joint
+        """Return the joint model that the settings name for an image, that of ``weights_otherwise`` where the first does not fit.
+
+        None (with the reasons in `misfits`) where neither does.
+        """
+        misfits = []
+        for key in JOINT:
+            joint = self.models.get(_named(self.section, image.modality, key))
+            if isinstance(joint, Joint):
+                misfit = self._misfit(joint.card, image, key)
+                if not misfit:
+                    return joint
+                misfits.append(misfit)
+        self.misfits[image.id] = "; ".join(misfits) or "the settings name no model under weights"
+        return None
 
     def single_for(self, image: Image) -> Single | None:
         """Return the segmentation that the settings name for an image, None (with the reason in `misfits`) where it does not fit."""
@@ -207,7 +213,7 @@ def load(section: Mapping[str, Any], folders: Mapping[str, Path], device: str) -
     from cohortex.models.segment.apply import feeding_of
 
     found: dict[str, Model] = {}
-    for name in _all_named(section, "weights"):
+    for name in sorted({name for key in JOINT for name in _all_named(section, key)}):
         card, chosen = read_card(folders[name]), choose_device(device)
         parts = card.get("parts", {})
         if card["task"] != "regseg" or "register" not in parts:
@@ -255,14 +261,17 @@ def labeller_for(image: Image, subject: Subject, say: Callable[[str], None]) -> 
 
 def _jointly(image: Image, subject: Subject, joint: Joint, settings: Mapping[str, Any], say: Callable[[str], None]) -> Labeller:
     from cohortex.models.regseg.segment import class_probabilities
+    from cohortex.models.regseg.tissues import followed
 
     network = joint.segment[image.modality if image.modality in joint.segment else ANY]
     prepared = subject.of(image)
-    box = prepared.box(float(joint.card["extra"]["segment_spacing_mm"]))
+    spacing = float(joint.card["extra"]["segment_spacing_mm"])
+    box = prepared.box(spacing)
     classes, precision, overlap = len(joint.card["classes"]), settings.get("precision", "float32"), settings.get("overlap")
 
     def look(values: ArrayLike) -> tuple[ArrayLike, str]:
-        return class_probabilities(network, values, classes, joint.device, precision, overlap, say)
+        soft, chosen = class_probabilities(network, values, classes, joint.device, precision, overlap, say)
+        return (soft if settings.get("intensities") == "none" else followed(soft, values, spacing, joint.card)), chosen
 
     return Labeller(joint.card, prepared.on(box, out=new_array(box.shape)), box, look, 0.0, 1.0)
 

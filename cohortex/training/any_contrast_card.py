@@ -31,9 +31,12 @@ LIMITS = (
     "operated heads and large lesions were not tested. For one's own cohort, networks trained on its labels (weights: train) "
     "are better."
 )
+TISSUES = {"fluid": ["csf", "ventricles"], "grey_matter": ["grey_matter"], "white_matter": ["white_matter"]}
+"""Whose labels follow the image's own intensities (`cohortex.models.regseg.tissues`)."""
 LOOKED_AT = (
     "No weight and no threshold of the tissue maps was fitted to the scans that the metrics name, but a first training without norms was "
-    "given up, and contrasts made easier, after its labels of these scans and its training loss were seen: they are not wholly unseen."
+    "given up, and contrasts made easier, after its labels of these scans and its training loss were seen: they are not wholly unseen. "
+    "That labels follow the image's intensities was decided after that, too; how much was decided by simulated heads."
 )
 
 
@@ -80,6 +83,7 @@ def write(
             "moving": "any",
             "working_spacing_mm": float(register[1]["spacing_mm"]),
             "segment_spacing_mm": float(segment[1]["spacing_mm"]),
+            "tissues": TISSUES,
             "looked_at": LOOKED_AT,
         },
     }

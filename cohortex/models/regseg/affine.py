@@ -130,7 +130,9 @@ def mirrored_information(fixed: Scan, moving: Scan, pose: Pose, seed: int = 0) -
     at_start = _information(fine, other, start)
     if at_start < (1 - MIRROR_HOPELESS) * pose.after:
         return at_start
-    return max(at_start, _information(fine, other, _refine(fixed, other, start, "rigid", seed)))
+    turned = start[:3, :3]
+    kind: Kind = "rigid" if np.allclose(turned @ turned.T, np.eye(3), atol=1e-6) else "affine"
+    return max(at_start, _information(fine, other, _refine(fixed, other, start, kind, seed)))
 
 
 def _mirrored(array: np.ndarray, affine: np.ndarray, mirror: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
