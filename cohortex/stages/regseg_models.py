@@ -190,7 +190,10 @@ def is_for_kind(card: Mapping[str, Any], pair: Pair) -> bool:
 
 def _named(section: Mapping[str, Any], modality: str, key: str) -> str:
     """Return by what name `load` has the model that a modality's settings name under a key, empty where they name none."""
-    said = settings_for(section, modality).get(key) or ""
+    settings = settings_for(section, modality)
+    said = settings.get(key) or ""
+    if key == "weights_otherwise" and not settings.get("weights"):
+        return ""
     return WEIGHTS[key] if said == "train" else str(said)
 
 

@@ -40,7 +40,15 @@ def shipped(root) -> dict:
 def regseg_of(shipped, training=None, **changes) -> dict:
     """Return the section regseg with changes of its default."""
     default = shipped["regseg"]["default"]
-    return {"default": {**default, "weights": None, **changes, "register_training": {**default["register_training"], **(training or {})}}}
+    return {
+        "default": {
+            **default,
+            "weights": None,
+            "weights_otherwise": None,
+            **changes,
+            "register_training": {**default["register_training"], **(training or {})},
+        }
+    }
 
 
 def trained_section(shipped, training=None, **modalities) -> dict:
@@ -270,7 +278,13 @@ def test_a_training_of_a_cohort_that_failed_goes_on_at_its_checkpoint(shipped, t
 
 def word_of(shipped, folders, moving="CT", body_part="head", deformable=None, **settings):
     """Return the measures of a pair of a test subject."""
-    default = {**shipped["regseg"]["default"], "weights": None, "affine": {"method": "none", "starts": ["header"]}, **settings}
+    default = {
+        **shipped["regseg"]["default"],
+        "weights": None,
+        "weights_otherwise": None,
+        "affine": {"method": "none", "starts": ["header"]},
+        **settings,
+    }
     default["deformable"] = {**default["deformable"], "otherwise": "none", "refine_steps": 0, **(deformable or {})}
     images = [replace(i, body_part=body_part) for i in subject_of("9", 9, "test", False)]
     images = [replace(i, modality=moving, id=f"9_{moving}") if i.modality == "CT" else i for i in images]

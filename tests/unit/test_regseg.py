@@ -34,6 +34,7 @@ def section(root) -> dict:
     found = yaml.safe_load((root / "config.yaml").read_text())["regseg"]
     default = found["default"] | {
         "weights": "model",
+        "weights_otherwise": None,
         "working_spacing_mm": 6.0,
         "segment_spacing_mm": 5.0,
         "segment_network": {"name": "unet3d_small", "options": {"features": [4, 8]}},

@@ -9,10 +9,12 @@ import yaml
 
 from cohortex.errors import Refused
 from cohortex.models import registry
-from cohortex.models.folder import read_card, write_model
+from cohortex.models.folder import read_card, read_model, write_model
+from cohortex.models.regseg import tissues
 from cohortex.models.regseg.pair import pairs_of, without_partner
 from cohortex.models.regseg.quality import FEATURES
 from cohortex.stages.regseg import Joint, load, regseg
+from cohortex.stages.regseg_models import Subject
 from cohortex.training.segment import train_segment
 from cohortex.volume import Volume
 from tests.unit.test_regseg import head, subject_of, thing
@@ -24,7 +26,7 @@ SMALL = {"features": [4, 8], "channels": 1, "classes": 4}
 @pytest.fixture(scope="module")
 def section(root) -> dict:
     default = yaml.safe_load((root / "config.yaml").read_text())["regseg"]["default"]
-    default |= {"weights": None, "affine": {"method": "none", "starts": ["header"]}, "working_spacing_mm": 8.0}
+    default |= {"weights": None, "weights_otherwise": None, "affine": {"method": "none", "starts": ["header"]}, "working_spacing_mm": 8.0}
     default["deformable"] = {**default["deformable"], "otherwise": "none", "refine_steps": 0, "scales": [[1, 1]]}
     return {"default": default}
 
@@ -208,12 +210,12 @@ def test_a_small_field_of_view_is_told(section):
     assert "warped" in {m.tag for m in made}
 
 
-@pytest.mark.parametrize("flipped", [True, False])
-def test_an_image_with_left_and_right_exchanged_is_told(section, flipped):
+@pytest.mark.parametrize(("flipped", "method"), [(True, "auto"), (False, "auto"), (True, "affine"), (False, "affine")])
+def test_an_image_with_left_and_right_exchanged_is_told(section, flipped, method):
     images = subject_of("1", 5, "test", False)
     ct = images[1].volume
     turned = replace(images[1], opener=lambda: ct.with_data(ct.array()[::-1].copy() if flipped else ct.array(), ct.affine, {"step": "x"}))
-    wanted = with_settings(section, affine={"method": "auto", "starts": ["header", "masses"]})
+    wanted = with_settings(section, affine={"method": method, "starts": ["header", "masses"]})
     word = words_of(regseg([images[0], turned], wanted, {}, 5))["1_CT"]
     assert (word.status, word.code) == (("warned", "left-right-flipped") if flipped else ("ok", ""))
 
@@ -333,3 +335,40 @@ def test_labels_that_follow_edges_lose_the_specks_of_noise(section):
         (seg,) = [m for m in made if m.tag == "seg"]
         pieces.append(label(seg.content.array(np.uint8)).max())
     assert pieces[1] < 0.5 * pieces[0]
+
+
+# --- a model for what the first is not for -----------------------------------------------------------------------
+
+
+def copied(folder, name, **extra):
+    """Leave a copy of a model folder under another name, with more in ``extra`` of its card; return where it is."""
+    card_of, tensors = read_model(folder)
+    card_of.pop("sha256")
+    write_model(folder.with_name(name), {**card_of, "name": name, "extra": {**card_of["extra"], **extra}}, tensors)
+    return folder.with_name(name)
+
+
+def test_the_other_joint_model_labels_what_the_first_is_not_for(any_contrast, section):
+    folders = {"demo": copied(any_contrast, "heads-of-the-demo", cohort="demo"), "any": any_contrast}
+    scan = subject_of("1", 1, "test", False)[0]
+
+    def model_of(**settings):
+        wanted = with_settings(section, **settings)
+        subject = Subject({}, {}, wanted, load(wanted, folders, "cpu"))
+        found = subject.model_for(scan)
+        return subject.misfits[scan.id] if found is None else found.card["name"]
+
+    assert model_of(weights="demo", weights_otherwise="any") == "tiny"
+    assert "simulated heads only" in model_of(weights="demo")
+    assert model_of(weights=None, weights_otherwise="any") == "the settings name no model under weights"
+
+
+def test_labels_of_tissues_follow_intensities_unless_the_settings_say_none(any_contrast, section, monkeypatch):
+    folders, asked = {"knows": copied(any_contrast, "knows-tissues", tissues={"a": CLASSES[1:2]})}, []
+    monkeypatch.setattr(tissues, "by_intensity", lambda soft, image, spacing_mm, known: asked.append((spacing_mm, known)) or soft)
+    for choice, count in (("none", 0), ("auto", 1)):
+        wanted = with_settings(section, weights="knows", intensities=choice)
+        made = regseg(subject_of("1", 1, "test", False)[:1], wanted, load(wanted, folders, "cpu"), 5)
+        assert any(m.tag == "seg" for m in made)
+        assert len(asked) == count
+    assert asked == [(8.0, {1: "a"})]
