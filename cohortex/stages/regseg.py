@@ -222,7 +222,7 @@ def _pair_model(pair: Pair, subject: Subject) -> Joint | Registering | None:
     if single is not None:
         return single
     joint, other = subject.model_for(pair.moving), subject.model_for(pair.fixed)
-    if joint is None or other is not joint:
+    if joint is None or other is not joint or joint is not subject.first_for(pair.moving):
         return None
     return joint if is_for_kind(joint.card, pair) else None
 

@@ -133,6 +133,10 @@ class Subject:
             self.prepared[image.id] = prepare(look.data, image.volume.affine, image.modality)
         return self.prepared[image.id]
 
+    def first_for(self, image: Image) -> Model | None:
+        """Return the joint model under ``weights``, whether it fits or not: only it registers, the other one labels."""
+        return self.models.get(_named(self.section, image.modality, "weights"))
+
     def model_for(self, image: Image) -> Joint | None:
         """Return the joint model that the settings name for an image, that of ``weights_otherwise`` where the first does not fit.
 
