@@ -115,7 +115,7 @@ def smgan(have: Data, dimensions: int) -> Loaded:
     """Return the generator of SMGAN; of both kinds a step looks at as many voxels."""
     patch, batch = ([40, 40, 8], 1) if dimensions == 3 else ([40, 40], 8)
     objective = {"name": "wgan_structure", "critic_weight": 1e-4, **CRITIC, "critic_steps": 1}
-    return have.trained("smgan", 250, {"dimensions": dimensions}, objective=objective, batch=batch, patch=patch, optimiser="muon")
+    return have.trained("smgan", 800, {"dimensions": dimensions}, objective=objective, batch=batch, patch=patch, optimiser="muon")
 
 
 def noise_gan(have: Data, predicts: str) -> Loaded:
