@@ -28,6 +28,7 @@ from torch import nn
 from torch.nn import functional
 
 from cohortex.models import registry
+from cohortex.models.folder import load_network, read_card
 from cohortex.models.regseg.losses import diffusion, folding_loss
 from cohortex.models.regseg.warp import warp
 from cohortex.publish import atomic_path
@@ -46,7 +47,7 @@ LOG = logging.getLogger("cohortex.training")
 SEGMENT: dict[str, Any] = {
     "network": "planned_unet",
     "options": {"features": [16, 32, 64, 128], "blocks": 1, "norm": "batch", "deep_supervision": False},
-    "steps": 1300,
+    "steps": 5000,
     "rate": 2e-3,
     "kernels_faster": 2.0,
     "edge": 48,
@@ -57,15 +58,17 @@ SEGMENT: dict[str, Any] = {
 }
 REGISTER: dict[str, Any] = {
     "network": "voxelmorph_small",
-    "options": {},
-    "steps": 300,
-    "rate": 2e-3,
+    # of images themselves, in random contrasts, it learns to move nothing in as many steps
+    "options": {"mind": [[1, 2]]},
+    "steps": 2500,
+    "rate": 4e-3,
     "kernels_faster": 2.0,
     "edge": 56,
     "spacing_mm": 3.0,
     "ema": 0.99,
-    "smooth": 1.0,
+    "smooth": 0.1,
 }
+PARTS = {"segment": "segment.any", "register": "register"}
 MAPS: dict[str, Any] = {"simulated": 8, "individual": 5}
 
 
@@ -203,6 +206,7 @@ def main() -> None:
     parser.add_argument("--register-steps", type=int, default=REGISTER["steps"])
     parser.add_argument("--seed", type=int, default=20261126)
     parser.add_argument("--attempt-minutes", type=float, default=float("inf"), help="stop after so long; the next call goes on")
+    parser.add_argument("--only", choices=("segment", "register"), help="train this one anew; the other stays as the folder has it")
     parser.add_argument("--record", type=Path, help="do not train: add what this record of benchmarks.real_heads says to the folder's card")
     options = parser.parse_args()
     if options.record is not None:
@@ -214,19 +218,30 @@ def main() -> None:
         "register": {**REGISTER, "steps": options.register_steps},
         "maps": {**MAPS, "individual": MAPS["individual"] if options.brains else 0},
     }
-    journal = open_journal(options.folder, [], recipe, options.seed)
+    before_it: dict[str, Any] = {}
+    if options.only is not None:
+        other = "register" if options.only == "segment" else "segment"
+        card = read_card(options.folder)
+        recipe[other], before_it = card["recipe"][other], card["recipe"]["curves"]
+    journal = open_journal(options.folder, [], {**recipe, "only": options.only}, options.seed)
     maps = kept_maps(recipe["maps"], options.brains, options.seed, journal)
     before = use_team(dataclasses.replace(team(), limit=Limit(time.time() + 60 * options.attempt_minutes)))
     try:
-        register, register_curves = registrar(maps, recipe["register"], options.seed, journal)
-        segment, segment_curves = segmenter(maps, recipe["segment"], options.seed, journal)
+        made: dict[str, nn.Module] = {}
+        curves: dict[str, Any] = dict(before_it)
+        for part, train in (("register", registrar), ("segment", segmenter)):
+            if options.only in (None, part):
+                made[part], learnt = train(maps, recipe[part], options.seed, journal)
+                curves[part] = learnt.recipe()
+            else:
+                made[part] = load_network(options.folder, part=PARTS[part])
     except Interrupted as why:
         LOG.info("stopped: %s; call it again", why)
         raise SystemExit(TRY_AGAIN) from None
     finally:
         use_team(before)
-    told = {"curves": {"segment": segment_curves.recipe(), "register": register_curves.recipe()}, "run": {"precision": "bfloat16"}}
-    write(options.folder, (segment, recipe["segment"]), (register, recipe["register"]), {**recipe, **told}, options.seed)
+    told = {"curves": curves, "run": {"precision": "bfloat16"}}
+    write(options.folder, (made["segment"], recipe["segment"]), (made["register"], recipe["register"]), {**recipe, **told}, options.seed)
     journal.forget()
 
 

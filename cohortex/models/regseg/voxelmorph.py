@@ -12,6 +12,7 @@ from torch import nn
 
 from cohortex.models.denoise.layers import he_weights
 from cohortex.models.regseg.layers import RegistrationNetwork, flow_layer
+from cohortex.models.regseg.mind import multiscale_mind
 from cohortex.models.regseg.warp import double, integrate
 
 
@@ -20,6 +21,8 @@ class VoxelMorph(RegistrationNetwork):
 
     With ``half_resolution`` the decoder stops one level early and the flow is doubled by interpolation, which costs a
     tenth and suits smooth deformations. With ``integration_steps`` the flow is a velocity, integrated by scaling and squaring.
+    With ``mind``, pairs of a radius and a dilation, the network looks at self-similarities (`cohortex.models.regseg.mind`) instead of the
+    images: what it learns in some contrasts holds in others.
 
     Input and output are those of `RegistrationNetwork`; each level of the encoder halves the axes.
     """
@@ -31,13 +34,15 @@ class VoxelMorph(RegistrationNetwork):
         final: Sequence[int],
         half_resolution: bool,
         integration_steps: int,
+        mind: Sequence[Sequence[int]] = (),
     ):
         super().__init__()
+        self.mind = tuple((int(radius), int(dilation)) for radius, dilation in mind)
         self.multiple = 2 ** len(encoder)
         self.half_resolution = half_resolution
         self.integration_steps = integration_steps
         self.encoder = nn.ModuleList()
-        skips = [2]
+        skips = [24 * len(self.mind) or 2]
         for width in encoder:
             self.encoder.append(_conv(skips[-1], width, stride=2))
             skips.append(width)
@@ -56,6 +61,8 @@ class VoxelMorph(RegistrationNetwork):
 
     def displacement(self, pair: torch.Tensor) -> torch.Tensor:
         """Return the displacement of a pair whose axes are multiples of `multiple`."""
+        if self.mind:
+            pair = torch.cat([multiscale_mind(pair[:, n : n + 1].float(), self.mind) for n in range(2)], dim=1)
         skips, x = [pair], pair
         for layer in self.encoder:
             x = layer(x)
@@ -75,12 +82,17 @@ class VoxelMorph(RegistrationNetwork):
 
 
 def voxelmorph(
-    encoder: Sequence[int], decoder: Sequence[int], final: Sequence[int], half_resolution: bool = False, integration_steps: int = 0
+    encoder: Sequence[int],
+    decoder: Sequence[int],
+    final: Sequence[int],
+    half_resolution: bool = False,
+    integration_steps: int = 0,
+    mind: Sequence[Sequence[int]] = (),
 ) -> VoxelMorph:
     """Build a `VoxelMorph`; ``decoder`` has one width a level of the ``encoder``."""
     if len(encoder) != len(decoder):
         raise ValueError(f"encoder and decoder must have as many levels, these have {len(encoder)} and {len(decoder)}")
-    return VoxelMorph(encoder, decoder, final, half_resolution, integration_steps)
+    return VoxelMorph(encoder, decoder, final, half_resolution, integration_steps, mind)
 
 
 def _conv(inward: int, outward: int, stride: int = 1) -> nn.Sequential:
