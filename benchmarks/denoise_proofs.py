@@ -107,7 +107,7 @@ def over(ours: float, others: Sequence[float], by_db: float = 0.0) -> bool:
 
 def wgan(have: Data, objective: str | Mapping[str, Any] | None = None) -> Loaded:
     """Return the generator of WGAN-VGG, trained for its own objective, or for another one as its twin."""
-    own = {"name": "wgan_features", "feature_weight": 0.3, "pixel_weight": 1.0, "critic_weight": 1e-4, "pixel_share": 0.3, **CRITIC}
+    own = {"name": "wgan_features", "feature_weight": 0.5, "pixel_weight": 1.0, "critic_weight": 6e-4, "pixel_share": 0.3, **CRITIC}
     return have.trained("wgan_vgg", 900, objective=objective or own, batch=2, patch=48, optimiser="muon")
 
 

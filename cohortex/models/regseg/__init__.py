@@ -49,7 +49,7 @@ ENTRIES = [
         VOXELMORPH,
         UNET,
         PAIR,
-        {"encoder": [16, 32, 32], "decoder": [32, 32, 32], "final": [], "half_resolution": True, "integration_steps": 5},
+        {"encoder": [16, 32, 32], "decoder": [32, 32, 32], "final": [], "half_resolution": True, "integration_steps": 5, "mind": []},
         training={"objective": {"name": "images_alike"}},
     ),
     Entry("regseg", "voxelmorph_diffeomorphic", DIFFEOMORPHIC, UNET, PAIR, HALVES, training={"objective": {"name": "images_alike"}}),
