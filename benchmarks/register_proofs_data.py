@@ -140,7 +140,7 @@ class Data:
 
     def trained(self, network: str, steps: int, options: Mapping[str, Any] | None = None, **training: Any) -> nn.Module:
         """Return a network that was trained on the training pairs, trained now where it is not there yet."""
-        training = {"contrast": False, **training, "steps": max(1, round(steps * self.steps))}
+        training = {"contrast": False, "optimiser": "muon", **training, "steps": max(1, round(steps * self.steps))}
         settings = {"network": {"name": network, "options": dict(options or {})}, "training": training}
         words = json.dumps([settings, SEED, SHAPE, TRAIN], sort_keys=True)
         folder = self.folder / f"{network}-{sha256(words.encode()).hexdigest()[:12]}"
