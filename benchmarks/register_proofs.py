@@ -6,12 +6,12 @@ Ten simulated heads of the demo (a seed of its own) are learnt from, four more a
 5 mm, each in a slightly other pose and with noise of 2 %; every ordered pair of different heads is a pair. Dice is the mean over fluid,
 grey matter, white matter, bone and soft tissue, times are CPU seconds of one thread, errors are voxels inside the heads.
 
-Networks are trained by `cohortex.training.register`, for two or three minutes each on one core (600 orthogonal steps, which is little), with squared
-local correlation in windows of 5 voxels where nothing else is said. They are as wide as published; TransMorph is the registry's small one,
-and all but FAIM and ICNet give their flow at half the resolution. What is compared with another network has that one's images, seed and
-objective, and, but for ICNet (three quarters of the steps, each in both directions) and TransMorph (half of the rate), its rate and number
-of steps. Classical registrations are the stage's Gauss-Newton, and SimpleITK's demons and B-splines (`benchmarks.register_classical`;
-B-splines only in G23), also on one thread.
+Networks are trained by `cohortex.training.register`, for two or three minutes each on one core (600 orthogonal steps, `optimiser: muon`,
+which is little), with squared local correlation in windows of 5 voxels where nothing else is said. They are as wide as published;
+TransMorph is the registry's small one, and all but FAIM and ICNet give their flow at half the resolution. What is compared with another
+network has that one's images, seed and objective, and, but for ICNet (three quarters of the steps, each in both directions) and TransMorph
+(half of the rate), its rate and number of steps. Classical registrations are the stage's Gauss-Newton, and SimpleITK's demons and B-splines
+(`benchmarks.register_classical`; B-splines only in G23), also on one thread.
 
 ``--steps`` multiplies the steps of every training. With ``--save`` the rows that the record has already are kept beside the new ones. Last
 line: FIGURE, over all rows of the record.
