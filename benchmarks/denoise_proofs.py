@@ -31,10 +31,10 @@ WGAN-VGG's generator learns squared errors for the first third of its steps and 
 far from the truth lead nowhere, and with them from the first step the twin trained for squared errors stays ahead in features, too.
 The feature network also sees the noise of the whole dose in what is asked for.
 
-What fails, and what is known of why. N05: SMGAN in three dimensions is above its twin in MS-SSIM, which it is trained for, and 1 dB below it
-in PSNR: slices are 3 to 4 mm apart here, so that neighbours tell little of a slice, and there are three times the weights to be learnt in
-as many steps. N06: on the heads the map is uncorrelated (0.03 to 0.06); on the abdomen, of a kind that was not learnt from, the network errs
-by so much that its map must have a correlation of 0.31, and has 0.44.
+What fails, and what is known of why. N05: SMGAN in three dimensions is above its twin in MS-SSIM, which it is trained for, and 1 dB
+below it in PSNR: slices are 3 to 4 mm apart here, so that neighbours tell little of a slice, and there are three times the weights to be
+learnt in as many steps. N06: on the heads the map is uncorrelated (0.03 to 0.06); on the abdomen, of a kind that was not learnt from, the
+network errs by so much that its map must have a correlation of 0.31, and has 0.44.
 
 ``--steps`` multiplies the steps of every training. Networks that are in the folder already are not trained again; minutes are those of
 the run. With ``--save`` the rows that the record has already are kept beside the new ones. Last line: FIGURE, over all rows of the record.
