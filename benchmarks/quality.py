@@ -127,6 +127,7 @@ def main() -> None:
     set_threads(1)
     run = Run("quality", ["numpy", "torch"])
     heads = options.heads or Path(tempfile.mkdtemp(prefix="quality-"))
+    heads.mkdir(parents=True, exist_ok=True)
     files = [head(number, heads) for number in range(options.fitted + options.held_out)]
     model = Path(options.model) if Path(options.model).is_dir() else ROOT / options.model
     card = read_card(model)
