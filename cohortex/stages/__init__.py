@@ -42,7 +42,7 @@ STAGES: dict[str, Stage] = {
     "preprocess": Stage("image", version=3, streams=True),
     "denoise": Stage("image", version=3, learned=True, streams=True),
     "superresolve": Stage("image", version=3, learned=True, streams=True, beside=("second_view", "reference")),
-    "regseg": Stage("subject", version=5, learned=True, streams=True),
+    "regseg": Stage("subject", version=6, learned=True, streams=True),
     "classify": Stage("subject", version=2, learned=True, streams=True),
     "export": Stage("subject", version=2, streams=True),
 }
