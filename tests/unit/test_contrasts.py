@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cohortex.demo.tissues import AIR, CSF, FAT, GREY, SOFT, WHITE
-from cohortex.models.folder import load_network, read_card
+from cohortex.models.folder import load_network, read_card, read_model
 from cohortex.training import any_contrast
 from cohortex.training.contrasts import (
     BRAIN,
@@ -150,3 +150,10 @@ def test_a_training_that_was_stopped_ends_with_the_same_folder(ball, tmp_path, m
     assert not (tmp_path / "whole.checkpoint").exists()
     assert load_network(tmp_path / "cut", part="segment.any").classes == len(CLASSES)
     assert load_network(tmp_path / "cut", part="register") is not None
+    before = read_model(tmp_path / "cut")[1]
+    monkeypatch.setattr("sys.argv", ["any_contrast", "--folder", str(tmp_path / "cut"), "--register-steps", "4", "--only", "register"])
+    any_contrast.main()
+    card, after = read_model(tmp_path / "cut")
+    changed = {name.split(".")[0] for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {"register"}
+    assert (card["recipe"]["register"]["steps"], card["recipe"]["segment"]["steps"]) == (4, 3)

@@ -21,6 +21,19 @@ def test_fresh_voxelmorph_leaves_everything_where_it_is():
         assert float(flow.abs().max()) < 1e-2
 
 
+def test_what_looks_at_self_similarities_does_not_see_the_contrast():
+    torch.manual_seed(2)
+    for mind, least in (([[1, 2]], 0.99), ([], None)):
+        network = registry.build("regseg", "voxelmorph_small", mind=mind).eval()
+        torch.nn.init.normal_(network.flow.weight, 0, 0.1)
+        smooth = torch.nn.functional.avg_pool3d(torch.rand(1, 2, 32, 32, 32), 5, 1)
+        inverted = torch.cat([smooth[:, :1], 1 - 0.5 * smooth[:, 1:]], dim=1)
+        with torch.no_grad():
+            flows = torch.stack([network(pair).flatten() for pair in (smooth, inverted)])
+        alike = float(torch.corrcoef(flows)[0, 1])
+        assert alike > least if least is not None else alike < 0.9
+
+
 def test_a_volume_in_blocks_gets_the_labels_of_the_whole():
     torch.manual_seed(0)
     network = registry.build("segment", "unet3d_small", features=[4, 8]).eval()
