@@ -26,11 +26,11 @@ INTENDED = (
     "after an affine start, as a first look without training of one's own; for research only."
 )
 LIMITS = (
-    "Not for diagnosis. Its registration by itself moves little (metrics): it learned for twenty minutes of one core; what it finds "
-    "is a start for Gauss-Newton, as good as none. Lesions are those of simulated heads: real ones are mostly labelled grey or white "
-    "matter. Skull and soft tissue come from plain shapes. Grey and white matter differ by a few units on CT: there their border is "
-    "uncertain. Children, operated heads and large lesions were not tested. For one's own cohort, networks trained on its labels "
-    "(weights: train) are better."
+    "Not for diagnosis. Its registration by itself moves little (metrics): it learned for twenty minutes of one core; as a start for "
+    "Gauss-Newton it is worth some percent of the error. Lesions are those of simulated heads: real ones are mostly labelled grey or "
+    "white matter. Skull and soft tissue come from plain shapes. Grey and white matter differ by a few units on CT: there their "
+    "border is uncertain. Children, operated heads and large lesions were not tested. For one's own cohort, networks trained on its "
+    "labels (weights: train) are better."
 )
 TISSUES = {"fluid": ["csf", "ventricles"], "grey_matter": ["grey_matter"], "white_matter": ["white_matter"]}
 """Whose labels follow the image's own intensities (`cohortex.models.regseg.tissues`)."""
