@@ -8,10 +8,10 @@ each in half a minute to two minutes), twins have the same seed, steps, batches,
 cases, with bootstrap intervals. Models are kept in the folder: what is there is not trained again. ``--steps`` multiplies all steps. With
 ``--save`` the rows that the record has already are kept beside the new ones. Last line: FIGURE, over all rows of the record.
 
-What fails after so few steps: what is deeper or has more to learn is behind its plainer twin (T11, T13, T22, T28, T32, T40), R2U-Net by most;
-V-Net finds next to nothing of lesions below 1 % with either loss (T14); one rate fits spots of these sizes (T19); ENet is 16 times faster
-than SegNet, and learns more slowly (T27); one network for two contrasts loses more than .02 on both (T01). Which of these hold after longer
-trainings was not tried (`--steps`).
+What fails after so few steps: what is deeper or has more to learn is behind its plainer twin (T11, T13, T22, T28, T32, T40), R2U-Net by
+most; V-Net finds next to nothing of lesions below 1 % with either loss (T14); one rate fits spots of these sizes (T19); ENet is 16 times
+faster than SegNet, and learns more slowly (T27); one network for two contrasts loses more than .02 on both (T01). Which of these hold
+after longer trainings was not tried (`--steps`).
 """
 
 from __future__ import annotations
