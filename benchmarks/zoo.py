@@ -74,7 +74,9 @@ ABOUT = {
     ),
     "regseg": (
         "The affine start alone, the methods without a network, every registration network of the registry, trained jointly with two "
-        "segmentations for some minutes of one core, and the shipped joint model (`_shipped`), whose training took longer. What the "
+        "segmentations for some minutes of one core, and the shipped joint model (`_shipped`), whose training took longer. CT and T1w of "
+        "a simulated subject differ by a rigid motion alone, so after the affine start nothing is left to be deformed: registration can do "
+        "no better than tie there, and the page shows that none does harm. What the "
         "figures mean: [bakeoff.md](../bakeoff.md)."
     ),
 }
