@@ -112,7 +112,7 @@ def test_the_stage_takes_a_network_that_was_trained_alone(tmp_path, root):
 
     trained(tmp_path / "m", steps=2)
     default = yaml.safe_load((root / "config.yaml").read_text())["regseg"]["default"]
-    default |= {"weights": "m", "pair": [{"moving": ["T1w"], "fixed": "same"}]}
+    default |= {"weights": "m", "weights_otherwise": None, "pair": [{"moving": ["T1w"], "fixed": "same"}]}
     default["deformable"] = default["deformable"] | {"refine_steps": 0}
     affine = np.diag([6.0, 6.0, 6.0, 1.0])
     images = []
