@@ -54,7 +54,8 @@ def test_the_features_are_those_of_the_tensors_to_a_byte():
 @given(st.floats(-900, 900).filter(lambda a: abs(a) > 1e-2), st.floats(-100, 100))
 def test_features_do_not_see_gain_offset_or_inversion(gain, offset):
     image = smooth(3, (12, 13, 14), 1.0)
-    first, second = mind_bytes(image).astype(int), mind_bytes((gain * image + offset).astype(np.float32)).astype(int)
+    # An offset of many times the contrast is rounding in single precision, not a change of contrast.
+    first, second = mind_bytes(image).astype(int), mind_bytes((gain * (image + offset)).astype(np.float32)).astype(int)
     assert np.abs(first - second).max() <= 1
 
 
