@@ -39,7 +39,7 @@ from cohortex.training.objectives.objective import Start
 from cohortex.training.objectives.pixel import SquaredError
 from cohortex.training.patches import places
 from cohortex.training.settings import denoise_training
-from cohortex.training.team import team, use_team
+from cohortex.training.team import changed_team
 from cohortex.volume import Volume
 
 SEED = 61
@@ -207,11 +207,8 @@ class Data:
         key = sha256(json.dumps([settings, precision, SEED, patients], sort_keys=True).encode()).hexdigest()[:12]
         folder = self.folder / "models" / f"{name}-{key}"
         if not folder.is_dir():
-            before = use_team(replace(team(), precision=precision))
-            try:
+            with changed_team(precision=precision):
                 train_denoise(self.training, {"default": settings}, SEED, "cpu", folder)
-            finally:
-                use_team(before)
         return Loaded(read_card(folder), load_network(folder), "cpu")
 
     def tuned(self, name: str) -> Filter:

@@ -1,6 +1,6 @@
 """What the networks for any contrast make of real heads that they never saw, and of simulated ones.
 
-    python -m benchmarks.real_heads [--folder zoo/regseg/any_contrast] [--data ../shared/data] [--picture FILE] [--save FILE]
+    python -m benchmarks.real_heads [--folder zoo/regseg/any_contrast] [--data DIR] [--picture FILE] [--network-alone] [--save FILE]
 
 Labels: Dice of grey matter (cortex, cerebellar cortex, deep nuclei), white matter and ventricles against the FreeSurfer labels of a real
 skull-stripped T1, as it is and in contrasts, with noise and slices that it was not acquired with; the four contrasts of another real head
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -224,10 +224,11 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=3, help="simulated people")
     parser.add_argument("--picture", type=Path, help="write the labels to this PNG")
     parser.add_argument("--quick", action="store_true", help="labels of the real T1, the other real head and one simulated person only")
+    parser.add_argument("--network-alone", action="store_true", help="labels as the network says, without the image's intensities")
     add_save(parser)
     options = parser.parse_args()
     run = Run("real_heads", ("torch", "numpy", "scipy"))
-    model = loaded(options.folder)
+    model = replace(loaded(options.folder), follow=not options.network_alone)
     real = real_t1(options.data)
     several = multimodal(options.data)
     people = [simulated(seed) for seed in range(1 if options.quick else options.heads)]

@@ -15,7 +15,6 @@ goes into the card:
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,7 +39,7 @@ from cohortex.training.limit import TRY_AGAIN, Interrupted, Limit
 from cohortex.training.loop import Curves, fit, fresh
 from cohortex.training.muon import Muon
 from cohortex.training.objectives.objective import Objective, Start
-from cohortex.training.team import team, use_team
+from cohortex.training.team import changed_team
 
 LOG = logging.getLogger("cohortex.training")
 
@@ -178,8 +177,7 @@ def _fitted(
     network: nn.Module, sample: Any, aim: Objective, training: Mapping[str, Any], seed: int, checkpoint: Any
 ) -> tuple[nn.Module, Curves]:
     network = network.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
-    before = use_team(dataclasses.replace(team(), precision="bfloat16"))
-    try:
+    with changed_team(precision="bfloat16"):
         curves = fit(
             network,
             sample,
@@ -190,8 +188,6 @@ def _fitted(
             seed=seed,
             checkpoint=checkpoint,
         )
-    finally:
-        use_team(before)
     return network, curves
 
 
@@ -225,21 +221,19 @@ def main() -> None:
         recipe[other], before_it = card["recipe"][other], card["recipe"]["curves"]
     journal = open_journal(options.folder, [], {**recipe, "only": options.only}, options.seed)
     maps = kept_maps(recipe["maps"], options.brains, options.seed, journal)
-    before = use_team(dataclasses.replace(team(), limit=Limit(time.time() + 60 * options.attempt_minutes)))
-    try:
-        made: dict[str, nn.Module] = {}
-        curves: dict[str, Any] = dict(before_it)
-        for part, train in (("register", registrar), ("segment", segmenter)):
-            if options.only in (None, part):
-                made[part], learnt = train(maps, recipe[part], options.seed, journal)
-                curves[part] = learnt.recipe()
-            else:
-                made[part] = load_network(options.folder, part=PARTS[part])
-    except Interrupted as why:
-        LOG.info("stopped: %s; call it again", why)
-        raise SystemExit(TRY_AGAIN) from None
-    finally:
-        use_team(before)
+    with changed_team(limit=Limit(time.time() + 60 * options.attempt_minutes)):
+        try:
+            made: dict[str, nn.Module] = {}
+            curves: dict[str, Any] = dict(before_it)
+            for part, train in (("register", registrar), ("segment", segmenter)):
+                if options.only in (None, part):
+                    made[part], learnt = train(maps, recipe[part], options.seed, journal)
+                    curves[part] = learnt.recipe()
+                else:
+                    made[part] = load_network(options.folder, part=PARTS[part])
+        except Interrupted as why:
+            LOG.info("stopped: %s; call it again", why)
+            raise SystemExit(TRY_AGAIN) from None
     told = {"curves": curves, "run": {"precision": "bfloat16"}}
     write(options.folder, (made["segment"], recipe["segment"]), (made["register"], recipe["register"]), {**recipe, **told}, options.seed)
     journal.forget()

@@ -12,9 +12,9 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,6 +163,16 @@ def use_team(new: Team) -> Team:
     global _team
     before, _team = _team, new
     return before
+
+
+@contextmanager
+def changed_team(**changes: Any) -> Iterator[Team]:
+    """Let the team of the process be another in some of its attributes (`Team`), such as ``precision`` or ``limit``, for a while."""
+    before = use_team(replace(team(), **changes))
+    try:
+        yield team()
+    finally:
+        use_team(before)
 
 
 def meet(rank: int, size: int, place: Path, device: str, nodes: int = 1) -> None:

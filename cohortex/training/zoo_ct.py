@@ -11,7 +11,6 @@ stopped goes on from its checkpoint beside the folder. Afterwards what ``benchma
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -30,7 +29,7 @@ from cohortex.training import cards
 from cohortex.training.checkpoint import Journal, open_journal
 from cohortex.training.ct_patches import LEVELS, Clean, clean_images, draw
 from cohortex.training.loop import Curves, fit, fresh
-from cohortex.training.team import team, use_team
+from cohortex.training.team import changed_team
 
 if TYPE_CHECKING:
     import torch
@@ -90,8 +89,7 @@ def trained(images: Sequence[Clean], training: Mapping[str, Any], seed: int, jou
         noisy, clean = (np.stack([pair[side] for pair in drawn]) for side in (0, 1))
         return in_window(noisy), in_window(clean)
 
-    before = use_team(dataclasses.replace(team(), precision="bfloat16"))
-    try:
+    with changed_team(precision="bfloat16"):
         curves = fit(
             network,
             sample,
@@ -103,8 +101,6 @@ def trained(images: Sequence[Clean], training: Mapping[str, Any], seed: int, jou
             seed=seed,
             checkpoint=journal.of("network"),
         )
-    finally:
-        use_team(before)
     return network, curves
 
 

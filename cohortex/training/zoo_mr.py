@@ -11,7 +11,6 @@ stopped goes on from its checkpoint beside the folder. Afterwards what ``benchma
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +32,7 @@ from cohortex.training.loop import Curves, fit, fresh
 from cohortex.training.mr_patches import LEVELS, Clean, clean_images, draw, simulated
 from cohortex.training.muon import Muon
 from cohortex.training.objectives.pixel import SquaredError
-from cohortex.training.team import team, use_team
+from cohortex.training.team import changed_team
 
 NETWORK = "frame_unet"
 TRAINING: dict[str, Any] = {
@@ -98,8 +97,7 @@ def trained(images: Sequence[Clean], training: Mapping[str, Any], seed: int, jou
         return np.stack([d[0] for d in drawn])[:, None], np.stack([d[1] for d in drawn])[:, None]
 
     network = fresh(lambda: registry.build("denoise", NETWORK), seed).to(memory_format=torch.channels_last_3d)  # pyright: ignore
-    before = use_team(dataclasses.replace(team(), precision="bfloat16"))
-    try:
+    with changed_team(precision="bfloat16"):
         curves = fit(
             network,
             sample,
@@ -111,8 +109,6 @@ def trained(images: Sequence[Clean], training: Mapping[str, Any], seed: int, jou
             seed=seed,
             checkpoint=journal.of("network"),
         )
-    finally:
-        use_team(before)
     return network, curves
 
 

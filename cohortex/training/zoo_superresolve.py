@@ -24,7 +24,7 @@ from cohortex.errors import Refused
 from cohortex.items import Image
 from cohortex.models.folder import read_model, write_model
 from cohortex.training.superresolve import train_superresolve
-from cohortex.training.team import team, use_team
+from cohortex.training.team import changed_team
 from cohortex.volume import Volume
 
 NETWORK = "subslice"
@@ -114,11 +114,8 @@ def train(folder: Path, data: Path, work: Path, training: Mapping[str, Any], see
     section = {"default": {"method": NETWORK, "training": dict(training)}}
     made = work / "model"
     # Computed in bfloat16, kept in float32: a training on a CPU takes half the time.
-    before = use_team(dataclasses.replace(team(), precision="bfloat16"))
-    try:
+    with changed_team(precision="bfloat16"):
         train_superresolve(images, section, seed, "cpu", made)
-    finally:
-        use_team(before)
     card, tensors = read_model(made)
     changed = {
         **{key: value for key, value in card.items() if key != "sha256"},
