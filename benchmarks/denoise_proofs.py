@@ -42,12 +42,10 @@ the run. With ``--save`` the rows that the record has already are kept beside th
 
 from __future__ import annotations
 
-import argparse
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -70,8 +68,8 @@ from benchmarks.denoise_proofs_data import (
     without_projected_noise,
 )
 from benchmarks.denoise_proofs_loop import tried
-from benchmarks.proofs import Found, rows_of, try_all
-from benchmarks.record import ROOT, Run, add_save
+from benchmarks.proofs import Found, parser_of, rows_of, try_all
+from benchmarks.record import ROOT, Run
 from cohortex.models import registry
 from cohortex.models.folder import Loaded
 
@@ -289,12 +287,8 @@ QUICK = ("N11", "N04", "N05", "N06", "N01", "N07", "N02", "N08", "N03")
 
 def main() -> None:
     """Try what was asked for, and print what holds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--proof", default="all", help="rows, with commas between them")
-    parser.add_argument("--steps", type=float, default=1.0, help="a multiple of the steps of every training")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "cohortex-denoise-proofs", help="heads and models")
+    parser = parser_of(__doc__, "denoise_proofs")
     parser.add_argument("--scans", type=Path, default=ROOT.parent / "shared" / "data", help="the folder of real test scans")
-    add_save(parser)
     options = parser.parse_args()
     rows = sorted(rows_of(options.proof, STATEMENTS), key=QUICK.index)
     if not options.scans.is_dir():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.record import Run, Table
+from benchmarks.record import Run, Table, add_save
 from cohortex.errors import Refused
 
 
@@ -45,6 +47,17 @@ class Found:
 
 Statements = Mapping[str, tuple[str, Callable[[], Found]]]
 """Of each row what it states, and who tries it."""
+
+
+def parser_of(about: str | None, benchmark: str) -> argparse.ArgumentParser:
+    """Return the parser that every benchmark of proofs has: which rows, how many steps, where heads and models lie, and the record."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--proof", default="all", help="rows, with commas between them")
+    parser.add_argument("--steps", type=float, default=1.0, help="a multiple of the steps of every training")
+    folder = Path(tempfile.gettempdir()) / f"cohortex-{benchmark.replace('_', '-')}"
+    parser.add_argument("--folder", type=Path, default=folder, help="heads and models")
+    add_save(parser)
+    return parser
 
 
 def rows_of(wanted: str, statements: Collection[str]) -> list[str]:

@@ -19,23 +19,20 @@ line: FIGURE, over all rows of the record.
 
 from __future__ import annotations
 
-import argparse
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import tempfile
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
 from benchmarks import register_classical as classical
-from benchmarks.proofs import Found, rows_of, try_all
-from benchmarks.record import Run, add_save
+from benchmarks.proofs import Found, parser_of, rows_of, try_all
+from benchmarks.record import Run
 from benchmarks.register_proofs_data import LABELS, OBSERVED, SPACING_MM, Data, Scores, by, by_gauss_newton, nothing
 from cohortex.models import registry
 from cohortex.models.regseg.warp import warp
@@ -246,12 +243,7 @@ QUICK = ("G12", "G23", "G14", "G17", "G02", "G03", "G15", "G16", "G24", "G18")
 
 def main() -> None:
     """Try what was asked for, and print what holds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--proof", default="all", help="rows, with commas between them")
-    parser.add_argument("--steps", type=float, default=1.0, help="a multiple of the steps of every training")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "cohortex-register-proofs", help="heads and models")
-    add_save(parser)
-    options = parser.parse_args()
+    options = parser_of(__doc__, "register_proofs").parse_args()
     rows = sorted(rows_of(options.proof, STATEMENTS), key=QUICK.index)
     torch.set_num_threads(1)
     run = Run("register_proofs", ["numpy", "torch", "numba", "SimpleITK"])

@@ -16,23 +16,20 @@ after longer trainings was not tried (`--steps`).
 
 from __future__ import annotations
 
-import argparse
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.proofs import Found, Statements, rows_of, try_all
-from benchmarks.record import Run, add_save
+from benchmarks.proofs import Found, Statements, parser_of, rows_of, try_all
+from benchmarks.record import Run
 from benchmarks.segment_proofs_data import Case, boundary_dice, separated
 from benchmarks.segment_proofs_learn import Data, Trained, better, mean
 from cohortex.models import registry
@@ -380,12 +377,7 @@ ROWS: dict[str, tuple[str, Callable[[Data], Found]]] = {
 
 def main() -> None:
     """Try what was asked for, and print what holds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--proof", default="all", help="rows, with commas between them")
-    parser.add_argument("--steps", type=float, default=1.0, help="a multiple of the steps of every training")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "cohortex-segment-proofs", help="heads and models")
-    add_save(parser)
-    options = parser.parse_args()
+    options = parser_of(__doc__, "segment_proofs").parse_args()
     set_threads(1)
     have = Data(options.folder, options.steps)
     statements: Statements = {row: (words, partial(prove, have)) for row, (words, prove) in ROWS.items()}
