@@ -52,11 +52,11 @@ class Budget:
 
     steps: int = 400
     segment_steps: int = 500
-    rounds: int = 6
-    turn: int = 20
-    patience: int = 6
+    rounds: int = 8
+    turn: int = 100
+    patience: int = 8
     rate: float = 4e-3
-    turn_rate: float = 3e-4
+    turn_rate: float = 6e-4
     batch: int = 3
     crop: int = 16
 
@@ -84,7 +84,7 @@ def result(setup: Setup, seed: int, folder: Path, say: Callable[[str], None] = p
     Returns
     -------
     dict
-        ``before`` and ``after``: measures of every held-out subject, of the pre-trained networks and of those of the best round;
+        ``before`` and ``after``: measures of every held-out subject, of the pre-trained networks and of those that the turns left;
         ``history``: the validation scores.
     """
     path = folder / f"run-{_key(asdict(setup), seed)}.json"

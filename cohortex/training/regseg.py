@@ -6,9 +6,10 @@ DeepAtlas (Xu and Niethammer, MICCAI 2019). M pairs, N <= M of them with labels:
 1. the registration learns from all pairs (E_msMIND and smoothness), the segmentations from the labelled ones (E_dice);
 2. registration turn, segmentations frozen: E_msMIND + smooth + a E_dice (labelled) + b E_consistency (the others);
 3. segmentation turn, registration frozen: a E_dice (labelled) + b E_consistency (the others);
-4. again from 2, until the validation score has not risen for `patience` rounds, or the rounds or the minutes are used up.
+4. again from 2, until no network's validation score has risen for `patience` rounds, or the rounds or the minutes are used up.
 
-The best round by the validation score is kept. A network that learns alone has a checkpoint of its own, the turns have one together.
+Each network is kept as its own validation score was best: for a user each works alone, and what brings one of them further may cost
+another. A network that learns alone has a checkpoint of its own, the turns have one together.
 """
 
 from __future__ import annotations
@@ -66,13 +67,16 @@ SETTLING = 60
 
 @dataclass
 class Place:
-    """Where the turns stand: the round, the network whose turn it is, its steps; the pairs of this process's round (None: not begun)."""
+    """Where the turns stand: the round, the network whose turn it is, its steps; the pairs of this process's round (None: not begun).
+
+    `worse` counts the last rounds in which no network did better than ever before; `best` has every network's highest score.
+    """
 
     round: int = 0
     part: int = 0
     step: int = 0
     worse: int = 0
-    best: float = 0.0
+    best: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     chosen: list[int] | None = None
 
@@ -280,7 +284,7 @@ def _settle(run: Run, network: nn.Module) -> None:
 
 
 def alternate(run: Run, rounds: int, turn: int, patience: int) -> list[dict[str, float]]:
-    """Steps 2 to 4; leaves the networks of the best round in place and returns the validation scores, pre-training first."""
+    """Steps 2 to 4; leaves every network as its best round had it and returns the validation scores, pre-training first."""
     looked_at = (run.split("validation") or run.split("train"))[:VALIDATED]
     run.nets.freeze_all_but()
     cases, networks, checkpoint = run.split("train"), run.nets.learners(), run.journal.of("turns")
@@ -289,7 +293,7 @@ def alternate(run: Run, rounds: int, turn: int, patience: int) -> list[dict[str,
     if not place.history:
         place.history.append(_score(evaluate(run, looked_at)))
         _tell(place.history)
-        place.best, kept = place.history[0]["score"], run.nets.state()
+        place.best, kept = _own_scores(run, place.history[0]), run.nets.state()
 
     def keep(step: int) -> None:
         place.step = step
@@ -321,10 +325,10 @@ def alternate(run: Run, rounds: int, turn: int, patience: int) -> list[dict[str,
         run.nets.freeze_all_but()
         place.history.append(_score(evaluate(run, looked_at)))
         _tell(place.history)
-        if place.history[-1]["score"] > place.best:
-            place.best, kept, place.worse = place.history[-1]["score"], run.nets.state(), 0
-        else:
-            place.worse += 1
+        better = {name: score for name, score in _own_scores(run, place.history[-1]).items() if score > place.best[name]}
+        place.best |= better
+        kept |= {name: t for name, t in run.nets.state().items() if any(_is_of(run, name, part) for part in better)}
+        place.worse = 0 if better else place.worse + 1
         place.round, place.part, place.chosen = place.round + 1, 0, None
     keep(0)
     run.nets.restore(kept)
@@ -345,6 +349,28 @@ def _where_it_stood(run: Run, checkpoint: Checkpoint) -> tuple[Place, dict[str, 
     run.steps.update(note["steps"])
     run.clock.used_s = max(run.clock.used_s, note["seconds"])
     return Place(**{**note["place"], "chosen": own["chosen"]}), tensors_of("kept", tensors)
+
+
+def _is_of(run: Run, tensor: str, learner: str) -> bool:
+    """Return whether a tensor of `Nets.state` is of a network of `Nets.learners`, which may go by two names."""
+    named = run.nets.named()
+    return any(tensor.startswith(f"{name}.") for name, network in named.items() if network is named[learner])
+
+
+def _own_scores(run: Run, score: Mapping[str, float]) -> dict[str, float]:
+    """Return for every network of `Nets.learners` what it alone is answerable for in a validation score (see `_score`).
+
+    Dice of labels carried over for the registration, without any the folding; Dice of its modalities for a segmentation. What was not
+    measured counts as the score of all.
+    """
+    own: dict[str, float] = {}
+    for learner, network in run.nets.learners().items():
+        if learner == "register":
+            own[learner] = score.get("dice_after", -score.get("folding_percent", 0.0))
+        else:
+            dices = [score.get(f"dice_{m}", score["score"]) for m, each in run.nets.segment.items() if each is network]
+            own[learner] = float(np.mean(dices))
+    return own
 
 
 def _tell(history: Sequence[Mapping[str, float]]) -> None:
