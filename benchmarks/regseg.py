@@ -4,9 +4,9 @@
 
 M = 40 pairs of an MR (fixed) and a CT (moving) that lies elsewhere: bent smoothly by 5 mm in the mean, turned by 2 degrees and moved by
 2 mm along each axis (standard deviations). Voxels of 6.5 mm, four tissues; N = 10 pairs have labels. Six other subjects say of which
-round each network is kept, and another 16 are measured on. A seed has subjects of its own, first weights and draws; intervals (95 %, bootstrap) are over all
-held-out subjects of all seeds, paired. The networks are small and learn for about five minutes of one core. J01 has `--seeds`
-seeds, the other rows have the first `--others` of them.
+round each network is kept, and another 16 are measured on. A seed has subjects of its own, first weights and draws; intervals (95 %,
+bootstrap) are over all held-out subjects of all seeds, paired. The networks are small and learn for about five minutes of one core. J01
+has `--seeds` seeds, the other rows have the first `--others` of them.
 
 `alone` are the pre-trained networks after the same turns, with the same steps, learning rate and choice of the best round, but without what
 links them: no labels in the registration and no agreement in the segmentations. What a folder has is not computed again, so a benchmark
