@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import ndimage as ndi
@@ -13,6 +13,9 @@ from scipy import ndimage as ndi
 from cohortex.models.regseg.grid import Grid, intensity_range, normalised
 from cohortex.registration.fields import inverse, least_jacobian
 from cohortex.training.regseg_data import Case, Labelled, Material
+
+if TYPE_CHECKING:
+    from cohortex.demo.anatomy import Head
 
 SEED = 60001
 SHAPE = (24, 32, 24)
@@ -58,50 +61,62 @@ def grid() -> Grid:
 
 def subject(number: int, seed: int) -> Subject:
     """Make a subject; the same numbers give the same one."""
-    from cohortex.demo.anatomy import LATTICE_MM, make_head, paint
+    from cohortex.demo.anatomy import paint
     from cohortex.demo.tissues import ct_contrast, mr_contrast
 
-    rng = np.random.default_rng([SEED, seed, number])
-    head = make_head({"diagnosis": "control", "age": int(rng.integers(22, 85))}, rng)
-    where = grid()
-    points = where.affine[:3, :3] @ np.indices(SHAPE, dtype=np.float64).reshape(3, -1) + where.affine[:3, 3:]
-    bend = _bend(rng)
-    nodes = np.stack(np.meshgrid(*(np.arange(n) for n in head.displacement.shape[:3]), indexing="ij")).reshape(3, -1) * LATTICE_MM
-    nodes = nodes + head.lattice_mm[:, None]
-    there = bend(nodes)
-    # The bent head is at q what the head is at bend(q): one displacement after the other, and it is painted as finely as the other one.
-    at = (there - head.lattice_mm[:, None]) / LATTICE_MM
-    own = np.stack([ndi.map_coordinates(head.displacement[..., i], at, order=1, mode="nearest") for i in range(3)])
-    bent = replace(head, displacement=(there - nodes + own).T.reshape(head.displacement.shape).astype(np.float32))
+    rng, where = np.random.default_rng([SEED, seed, number]), grid()
+    head, bent, backward = bent_heads(rng, where)
     images, labels = {}, []
     for prefix, anatomy in (("", head), ("moving ", bent)):
         for modality, contrast in (("T1w", mr_contrast(rng)), ("CT", ct_contrast(rng))):
             clean, known = paint(anatomy, where.affine, SHAPE, contrast, np.eye(4))
             images[prefix + modality] = _scanned(clean, modality, rng)
         labels.append(MERGED[known])
-    backward = ((bend(points) - points) / SPACING_MM).reshape(3, *SHAPE).astype(np.float32)
     return Subject(f"{seed}-{number:03d}", images, labels[0], labels[1], inverse(backward))
 
 
-def _bend(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
+def bent_heads(rng: np.random.Generator, where: Grid) -> tuple[Head, Head, np.ndarray]:
+    """Return a head of the demo, the same one bent, and the displacement (3, X, Y, Z) float32 in voxels from the bent one to the other.
+
+    The bent head is at q what the head is at q + displacement(q).
+    """
+    from cohortex.demo.anatomy import LATTICE_MM, make_head
+
+    head = make_head({"diagnosis": "control", "age": int(rng.integers(22, 85))}, rng)
+    points = _points(where)
+    bend = _bend(rng, where)
+    nodes = np.stack(np.meshgrid(*(np.arange(n) for n in head.displacement.shape[:3]), indexing="ij")).reshape(3, -1) * LATTICE_MM
+    nodes = nodes + head.lattice_mm[:, None]
+    there = bend(nodes)
+    # One displacement after the other: the bent head is painted as finely as the other one.
+    at = (there - head.lattice_mm[:, None]) / LATTICE_MM
+    own = np.stack([ndi.map_coordinates(head.displacement[..., i], at, order=1, mode="nearest") for i in range(3)])
+    bent = replace(head, displacement=(there - nodes + own).T.reshape(head.displacement.shape).astype(np.float32))
+    return head, bent, ((bend(points) - points) / where.spacing[0]).reshape(3, *where.shape).astype(np.float32)
+
+
+def _points(where: Grid) -> np.ndarray:
+    """Return where the voxels of a grid are, (3, n) in mm."""
+    return where.affine[:3, :3] @ np.indices(where.shape, dtype=np.float64).reshape(3, -1) + where.affine[:3, 3:]
+
+
+def _bend(rng: np.random.Generator, where: Grid) -> Callable[[np.ndarray], np.ndarray]:
     """Return a random map of points (3, n) in mm: splines through random knots, and a rigid remainder."""
     from cohortex.models.regseg.affine import rotation
 
-    where = grid()
     low = where.affine[:3, 3] - 3 * KNOTS_MM
-    count = [int(np.ceil(n * SPACING_MM / KNOTS_MM)) + 7 for n in SHAPE]
+    count = [int(np.ceil(n * step / KNOTS_MM)) + 7 for n, step in zip(where.shape, where.spacing, strict=True)]
     knots = rng.standard_normal((3, *count))
     turn, shift = rotation(rng.normal(0, TURN_DEG, 3).tolist()) - np.eye(3), rng.normal(0, SHIFT_MM, (3, 1))
-    middle = where.affine[:3, :3] @ (np.array(SHAPE) / 2) + where.affine[:3, 3]
+    middle = where.affine[:3, :3] @ (np.array(where.shape) / 2) + where.affine[:3, 3]
 
     def spread(points: np.ndarray) -> np.ndarray:
         at = (points - low[:, None]) / KNOTS_MM
         return np.stack([ndi.map_coordinates(k, at, order=3, mode="nearest", prefilter=False) for k in knots])
 
-    points = where.affine[:3, :3] @ np.indices(SHAPE, dtype=np.float64).reshape(3, -1) + where.affine[:3, 3:]
-    found = spread(points)
+    found = spread(_points(where))
     scale = BEND_MM / np.linalg.norm(found, axis=0).mean()
-    while least_jacobian((scale * found / SPACING_MM).reshape(3, *SHAPE).astype(np.float32)) < 0.3:
+    while least_jacobian((scale * found / where.spacing[0]).reshape(3, *where.shape).astype(np.float32)) < 0.3:
         scale *= 0.9
     return lambda points: points + scale * spread(points) + turn @ (points - middle[:, None]) + shift
 
