@@ -122,10 +122,25 @@ def paragraph(records: Records, config: Mapping[str, Any]) -> str:
     if used:
         named = "; ".join(f"{model['name']} (sha256 {model['sha256'][:12]}) in {', '.join(model['stages'])}" for model in used)
         sentences.append(f"Learned models: {named}.")
+        sentences += _followed(records, used)
     sentences.append("Images that could not be used were set aside with a reason and are listed in the report and in manifest.tsv.")
     if records.simulated:
         sentences.append(f"{len(records.simulated)} of the images are simulated.")
     return " ".join(sentences)
+
+
+def _followed(records: Records, used: list[dict[str, Any]]) -> list[str]:
+    """Return what is to be said of labels that followed the images' own intensities (`cohortex.models.regseg.tissues`)."""
+    section = next((numbers.get("section") for numbers in records.numbers.get("regseg", {}).values() if numbers.get("section")), {})
+    told = [settings for settings in (section or {}).values() if isinstance(settings, Mapping)]
+    chosen = {settings["intensities"] for settings in told if "intensities" in settings} or {"auto"}
+    names = [m["name"] for m in used if "regseg" in m["stages"] and (m["card"].get("extra") or {}).get("tissues")]
+    if not names or chosen == {"none"}:
+        return []
+    return [
+        f"The tissues labelled by {' and '.join(names)} follow the intensities of each image itself: a mixture of normal distributions, "
+        "fitted by expectation maximisation with the network's probabilities as prior."
+    ]
 
 
 def _used(rows: list[Row]) -> str:

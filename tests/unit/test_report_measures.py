@@ -150,6 +150,20 @@ def test_the_methods_paragraph_says_what_was_done_not_what_was_configured():
     assert "Learned models: x" in methods.paragraph(records, {})
 
 
+@pytest.mark.parametrize(
+    ("intensities", "tissues", "said"),
+    [("auto", {"2": "grey matter"}, True), ("none", {"2": "grey matter"}, False), ("auto", None, False)],
+)
+def test_the_methods_paragraph_says_whether_tissues_followed_the_intensities(intensities, tissues, said):
+    card = {"name": "x", "extra": {"tissues": tissues} if tissues else {}}
+    section = {"default": {"intensities": intensities}, "CT": {}}
+    numbers = {"regseg": {"b1": {"section": section, "models": {"zoo/x": {"sha256": "ab", "card": card}}}}}
+    done = replace(told("1_T1w", "head", 3.0), measures={"model": "x"})
+    records = Records(["regseg"], {"1_T1w": {"subject": "1", "modality": "T1w"}}, numbers=numbers)
+    records.told = {"regseg": [done]}
+    assert ("expectation maximisation" in methods.paragraph(records, {})) is said
+
+
 def test_reasons_that_differ_in_more_than_numbers_stay_apart():
     told_ = [
         replace(told(f"{index}_T2w", "head", 1.0), status="skipped", code="no-fit", reason=reason)
