@@ -3,12 +3,13 @@
     python -m benchmarks.quality [--model zoo/regseg/heads] [--fitted 4] [--held-out 5] [--crop 64] [--heads DIR] [--write] [--save FILE]
 
 Heads are of the demo's generator with a seed of their own, so that neither the model nor the calibration saw those that are held out:
-the T1w without noise at 1.5 mm, the CT from rays without noise. On the first ones the calibration of every segmentation of the model is
-fitted (`cohortex.training.quality`), as a training does it on its validation subjects; on the others its prediction is held against the
-Dice with the truth, for images as they are and with noise, blur, bias field and lost contrast of four strengths. `once` looks at an
-image once, as the stage does by default; `again` also at a changed one (`uncertainty: {samples: 1}`). `--write` puts the calibration
-into the card of the model (with `--crop 0`, since volumes are those of whole heads there). Last line: FIGURE quality_spearman
-quality_mae (an image's mean Dice, all modalities, once), and the same for again.
+the T1w without noise at 1.5 mm, the CT from rays without noise. A model for any modality (`--model zoo/regseg/any_contrast`) is shown
+maps of structures of such heads, painted as those that it learned from (`cohortex.training.contrasts`). On the first heads the
+calibration of every segmentation of the model is fitted (`cohortex.training.quality`), as a training does it on its validation
+subjects; on the others its prediction is held against the Dice with the truth, for images as they are and with noise, blur, bias field
+and lost contrast of four strengths. `once` looks at an image once, as the stage does by default; `again` also at a changed one
+(`uncertainty: {samples: 1}`). `--write` puts the calibration into the card of the model (with `--crop 0`, since volumes are those of
+whole heads there). Last line: FIGURE quality_spearman quality_mae (an image's mean Dice, all modalities, once), and the same for again.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from cohortex.volume import ArrayLike
 
 SEED = 90001
 MODALITIES = {"T1w": ("t1", "t1a", "t1l"), "CT": ("ct", "cta", "ctl")}
+ANY, EDGE = "any", 144
+"""What painted heads are called, and how many voxels of the segmentation's spacing they have along each axis."""
 
 
 def head(number: int, folder: Path) -> Path:
@@ -57,8 +60,28 @@ def head(number: int, folder: Path) -> Path:
     return path
 
 
+def painted_head(number: int, folder: Path, spacing_mm: float) -> Path:
+    """Return the file of a map of a simulated head, painted in a realistic contrast and scanned at random, made when it is not there."""
+    from cohortex.training.contrasts import CLASS_OF, random_map, scanned
+    from cohortex.training.head_maps import simulated_map
+
+    path = folder / f"p{number}.npz"
+    if not path.is_file():
+        rng = np.random.default_rng([SEED, 2, number])
+        structures = simulated_map(rng)
+        middle = np.array(structures.shape, float) / 2
+        image, found = scanned(structures, random_map(EDGE, spacing_mm, middle, rng), EDGE, spacing_mm, rng, ordered=1.0, strip=0.25)
+        np.savez(path, allow_pickle=False, image=image, known=CLASS_OF[found])
+    return path
+
+
 def judged(path: Path, modality: str, spacing_mm: float, crop: int) -> Judged:
     """Return a head as the stage gives it to the network, or so many voxels of its middle, and its labels there."""
+    if modality == ANY:
+        with np.load(path, allow_pickle=False) as file:
+            start = (EDGE - crop) // 2 if crop else 0
+            cut = (slice(start, start + crop if crop else None),) * 3
+            return Judged(path.stem, file["image"][cut].astype(np.float16), np.asarray(file["known"][cut], np.uint8))
     image, affine, labels = MODALITIES[modality]
     with np.load(path, allow_pickle=False) as file:
         array, matrix, known = file[image], file[affine], file[labels]
@@ -125,18 +148,20 @@ def main() -> None:
     if options.write and options.crop:
         parser.error("a calibration for the card is fitted on whole heads: --write goes with --crop 0")
     set_threads(1)
-    run = Run("quality", ["numpy", "torch"])
     heads = options.heads or Path(tempfile.mkdtemp(prefix="quality-"))
     heads.mkdir(parents=True, exist_ok=True)
-    files = [head(number, heads) for number in range(options.fitted + options.held_out)]
     model = Path(options.model) if Path(options.model).is_dir() else ROOT / options.model
     card = read_card(model)
     spacing, names = float(card["extra"]["segment_spacing_mm"]), [str(c) for c in card["classes"]]
+    modalities = [ANY] if card["modality"] == [ANY] else list(MODALITIES)
+    run = Run("quality_any" if modalities == [ANY] else "quality", ["numpy", "torch"])
+    numbers = range(options.fitted + options.held_out)
+    files = [painted_head(number, heads, spacing) if modalities == [ANY] else head(number, heads) for number in numbers]
     columns = {"images": "", "look": "", "n": "d", "true": ".3f", "lowest": ".3f", "MAE": ".3f", "low": ".3f", "high": ".3f"}
     table = Table({**columns, "rank": ".2f", "MAE a label": ".3f", "rank a label": ".2f"})
     fits: dict[str, Any] = {}
     together: dict[str, list[tuple[np.ndarray, ...]]] = {"once": [], "again": []}
-    for modality in MODALITIES:
+    for modality in modalities:
         part = f"segment.{modality}" if f"segment.{modality}" in card["parts"] else "segment.any"
         network = load_network(model, "cpu", part)
 

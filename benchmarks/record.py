@@ -168,6 +168,12 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         "quality_spearman_again": None,
         "quality_mae_again": None,
     },
+    "quality_any": {
+        "quality_spearman": (">=", 0.8),
+        "quality_mae": ("<=", 0.07),
+        "quality_spearman_again": None,
+        "quality_mae_again": None,
+    },
     "registration": {
         "mono_cpu_vs_greedy": ("<=", 0.15),
         "mono_tre_vs_greedy": ("<=", 0.75),
