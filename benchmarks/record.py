@@ -174,6 +174,7 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         "quality_spearman_again": None,
         "quality_mae_again": None,
     },
+    "vessels": {"vessel_dice": None, "observer_dice": None, "difference_low": (">=", 0), "difference_high": None},
     "registration": {
         "mono_cpu_vs_greedy": ("<=", 0.15),
         "mono_tre_vs_greedy": ("<=", 0.75),

@@ -34,14 +34,17 @@ PAGES = {
         *("superresolve", "superresolve_proofs", "motion"),
     ),
     ROOT / "docs" / "registration.md": ("registration", "register_proofs"),
-    ROOT / "docs" / "segmentation.md": ("regseg", "real_heads", "quality", "quality_any", "segment", "segment_proofs"),
+    ROOT / "docs" / "segmentation.md": ("regseg", "real_heads", "quality", "quality_any", "segment", "segment_proofs", "vessels"),
 }
 """The pages, and the benchmarks that each shows."""
 BENCHMARKS = [name for names in PAGES.values() for name in names]
 PLACE = re.compile(r"(<!-- measured: ([a-z0-9_]+) ?([a-z0-9_]*) -->\n).*?(<!-- end -->)", re.DOTALL)
 BESIDES = ("--bm3d", "--bm4d", "--keep", "--peers", "--proof", "--report", "--slurm")
 """Options that measure something more, and change nothing else; of proofs the record has all rows that were ever asked for."""
-MODULES: dict[str, tuple[str, ...]] = {"superresolve_proofs": ("benchmarks.superresolve", "--proof", "all")}
+MODULES: dict[str, tuple[str, ...]] = {
+    "superresolve_proofs": ("benchmarks.superresolve", "--proof", "all"),
+    "quality_any": ("benchmarks.quality", "--model", "zoo/regseg/any_contrast", "--crop", "0"),
+}
 """Module and words of benchmarks that are not a module of their name."""
 MEETS = {">=": operator.ge, "<=": operator.le}
 
