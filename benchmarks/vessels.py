@@ -1,12 +1,12 @@
 """Vessels of the retina by a segmentation network, beside a second human observer: the pictures of CHASE_DB1 through the workflow.
 
-    python -m benchmarks.vessels [--network planned_unet] [--steps 600] [--patch 128] [--batch 4] [--cores 1] [--folder DIR] [--save FILE]
+    python -m benchmarks.vessels [--network unet] [--steps 600] [--patch 128] [--batch 4] [--cores 1] [--folder DIR] [--save FILE]
 
 The nine children of ../shared/data/retina-chasedb1 (both eyes each) are split once: 1 to 5 are learnt from, 6 is for validation, 7 to 9
-are the test. The green channel goes through ``acquire``, ``regseg`` with ``segment_weights: train``, and ``export``; the labels of the
-first observer are the truth, and what the network and the second observer say is held against them by Dice, picture by picture. The
-observers' masks outside the round field of view are empty, as are the network's. Intervals (95 %, bootstrap) are over children. With
---folder what is done is not done again. Last line: FIGURE vessel_dice observer_dice, and the lower and upper end of their difference.
+are the test. The network is as narrow as in `benchmarks.small_networks`. The green channel goes through ``acquire``, ``regseg`` with
+``segment_weights: train``, and ``export``; the labels of the first observer are the truth, and what the network and the second observer
+say is held against them by Dice, picture by picture, all pixels counted. Intervals (95 %, bootstrap) are over children. With --folder
+what is done is not done again. Last line: FIGURE vessel_dice observer_dice, and the lower and upper end of their difference.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 import yaml
 
 from benchmarks.record import ROOT, Run, Table, add_save
+from benchmarks.small_networks import SEGMENT, TAUGHT
 from benchmarks.workflow import command, environment
 from cohortex.measures.intervals import paired_interval
 from cohortex.measures.segmentation import dice
@@ -54,12 +55,8 @@ def cohort(data: Path, folder: Path) -> Path:
 
 def settings(options: argparse.Namespace) -> dict[str, object]:
     """Return the configuration of the run."""
-    training = {"network": options.network, "steps": options.steps, "patch": options.patch, "batch": options.batch, "minutes": 600}
-    if options.network != "planned_unet":
-        from benchmarks.small_networks import segmenters
-
-        named = {name: own for each in segmenters() for name, own in each.items()}
-        training["options"] = named[options.network].get("training", {}).get("options", {})
+    training = {**TAUGHT, "network": options.network, "options": SEGMENT.get(options.network, {}), "minutes": 600}
+    training |= {name: getattr(options, name) for name in ("steps", "patch", "batch")}
     section = {
         "weights": None,
         "weights_otherwise": None,
@@ -110,7 +107,7 @@ def _mask(path: Path) -> np.ndarray:
 def main() -> None:
     """Print the table and the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", default="planned_unet")
+    parser.add_argument("--network", default="unet")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--patch", type=int, default=128)
     parser.add_argument("--batch", type=int, default=4)
