@@ -189,7 +189,7 @@ def splits(pictures: Pictures | None, seeds: int) -> tuple[Table, dict[str, floa
         for seed in range(seeds):
             rng = np.random.default_rng([seed, 2])
             if pictures is None:
-                images, y = np.array([100 * gaussian_filter(rng.normal(size=(28, 28)), 3) for _ in range(160)]), np.arange(160) % 2
+                images, y = np.array([1000 * gaussian_filter(rng.normal(size=(28, 28)), 3) for _ in range(160)]), np.arange(160) % 2
             else:
                 sides = [rng.choice(np.flatnonzero(pictures.y == k), 80, replace=False) for k in (0, 1)]
                 rows = rng.permutation(np.concatenate(sides))

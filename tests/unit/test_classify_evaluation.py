@@ -10,7 +10,7 @@ def test_sets_cover_and_a_split_by_images_is_seen_to_inflate_without_any_data(tm
     table, figures = benchmark.conformal_sets(None, 20)
     assert len(table.rows) == 12
     assert figures["conformal_gap"] < 0.01
-    _, figures = benchmark.splits(None, 2)
+    _, figures = benchmark.splits(None, 1)
     assert figures["image_split_inflates"] > 0.2 > figures["subject_split_inflates"]
     assert figures["splits_caught"] == 1
     _, figures = benchmark.thresholds(None, 40)
