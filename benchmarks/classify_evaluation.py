@@ -212,7 +212,7 @@ def splits(pictures: Pictures | None, seeds: int) -> tuple[Table, dict[str, floa
                     if name == "by images":
                         copies, shared = len(leak.copies), len(leak.subjects)
                     else:
-                        figures["splits_caught"] = min(figures.get("splits_caught", 1.0), float(not leak.subjects and copies > 0))
+                        figures["splits_caught"] = min(figures.get("splits_caught", 1.0), float(not leak.leaks and copies > 0))
             told["new"].append(auc(y[~known] == 1, fit(mine, None, seed)(np.flatnonzero(~known))[:, 1]))
         table.add(labels, *(float(np.mean(v)) for v in told.values()), copies, shared)
         for name, key in (("by images", "image_split_inflates"), ("by subjects", "subject_split_inflates")):
