@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,8 +85,21 @@ def image(name, options, number=2, channels=1, edge=17):
 
 
 def test_the_options_here_and_those_for_small_pictures_cover_the_registry():
-    names = {entry.name for entry in registry.entries("classify")} - {"smallcnn3d", "motioncnn2d"}
-    assert set(TINY) == names == set(SMALL)
+    with torch.device("meta"):
+        networks = {entry.name: registry.build("classify", entry.name) for entry in registry.entries("classify")}
+    assert set(TINY) == {name for name, network in networks.items() if isinstance(network, ClassificationNetwork)} == set(SMALL)
+    with torch.device("meta"):
+        small = {name: registry.build("classify", name, channels=1, classes=2, **options) for name, options in SMALL.items()}
+    assert all(registry.count_parameters(network) < 1.5e6 for network in small.values())
+
+
+def test_the_page_has_every_network_with_its_count():
+    lines = (Path(__file__).parents[2] / "docs" / "models.md").read_text().splitlines()
+    rows = {line.split("`")[1]: [cell.strip() for cell in line.split("|")] for line in lines if line.startswith("| `")}
+    for name in SMALL:
+        with torch.device("meta"):
+            network = registry.build("classify", name)
+        assert rows[name][4] == f"{registry.count_parameters(network):,}"
 
 
 STATED = [
