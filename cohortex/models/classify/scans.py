@@ -9,13 +9,13 @@ import numpy as np
 
 from cohortex.errors import BadInput, Skip
 from cohortex.items import Image
-from cohortex.models.classify.features import pair_features, pair_names, scan_features, scan_names
+from cohortex.models.classify.features import TEXTURE_FAMILIES, pair_features, pair_names, scan_features, scan_names, texture_names
 from cohortex.volume import ArrayLike
 
 
 @dataclass(frozen=True)
 class Grain:
-    """How fine the texture features are.
+    """How fine the texture features are, and which there are.
 
     Attributes
     ----------
@@ -23,10 +23,24 @@ class Grain:
         Isotropic grid on which texture is taken.
     bins : int
         Grey levels.
+    families : tuple of str
+        Families of texture, see `cohortex.models.classify.features.texture_names`; any sequence is taken.
+
+    Raises
+    ------
+    ValueError
+        When a family is unknown.
     """
 
     spacing_mm: float = 2.0
     bins: int = 32
+    families: tuple[str, ...] = TEXTURE_FAMILIES
+
+    def __post_init__(self) -> None:
+        """Bring the families into one order, so that equal grains are equal."""
+        asked = {name.split("_")[0] for name in texture_names(self.families)}
+        given = [family for family in dict.fromkeys((*TEXTURE_FAMILIES, *sorted(asked))) if family in asked]
+        object.__setattr__(self, "families", tuple(given))
 
 
 def plain_scans(images: Sequence[Image]) -> list[Image]:
@@ -82,7 +96,13 @@ class Vectors:
                 return None
             try:
                 self.known[scan.id] = scan_features(
-                    scan.volume.data, labels, scan.volume.spacing, scan.modality, self.grain.spacing_mm, self.grain.bins
+                    scan.volume.data,
+                    labels,
+                    scan.volume.spacing,
+                    scan.modality,
+                    self.grain.spacing_mm,
+                    self.grain.bins,
+                    self.grain.families,
                 )
             except Skip as skip:
                 self.refused[scan.id] = skip
@@ -93,12 +113,12 @@ class Vectors:
 
         What is not there (no labels, no partner, nothing registered) is NaN.
         """
-        vector = _named(scan.modality, self.of_scan(scan) or dict.fromkeys(scan_names(), float("nan")))
+        vector = _named(scan.modality, self.of_scan(scan) or dict.fromkeys(scan_names(self.grain.families), float("nan")))
         pairs: dict[str, float] = {}
         for modality in modalities[1:]:
             partner = next((p for p in plain_scans(self.images) if p.modality == modality and p.session == scan.session), None)
             own = self.of_scan(partner) if partner is not None else None
-            vector |= _named(modality, own or dict.fromkeys(scan_names(), float("nan")))
+            vector |= _named(modality, own or dict.fromkeys(scan_names(self.grain.families), float("nan")))
             pairs |= _named(f"{modality}_in_{scan.modality}", self._of_pair(scan, partner))
         return vector | pairs
 
