@@ -47,7 +47,7 @@ def gldzm(levels: np.ndarray, mask: np.ndarray, planar: bool = False) -> dict[st
     zone, level = zones(levels)
     padded = np.pad(mask.astype(bool), 1)  # beyond the border of the grid there is no region
     if planar:
-        slices = [ndimage.distance_transform_cdt(padded[:, :, k], "taxicab") for k in range(padded.shape[2])]
+        slices = [np.asarray(ndimage.distance_transform_cdt(padded[:, :, k], "taxicab")) for k in range(padded.shape[2])]
         near = np.stack(slices, axis=2)[1:-1, 1:-1, 1:-1]
     else:
         near = np.asarray(ndimage.distance_transform_cdt(padded, "taxicab"))[1:-1, 1:-1, 1:-1]
