@@ -99,21 +99,14 @@ def fit_estimator(
     if len(np.unique(y)) < classes:
         raise ValueError(f"there are {classes} classes, but only {len(np.unique(y))} of them have a subject")
     selection, folds = options.pop("selection", "anova"), options.pop("folds", 3)
-    grid = TRIED[name] | {
-        key: value if isinstance(value, Sequence) and not isinstance(value, str) else (value,) for key, value in options.items()
-    }
-    unknown = grid.keys() - TRIED[name].keys()
-    if unknown:
-        raise ValueError(f"the estimator {name} has no setting {sorted(unknown)[0]!r}; it has {', '.join(TRIED[name])}")
+    grid = _grid(name, options)
     cuts = grouped_folds(y, subjects, folds, seed)
-    counts = grid["keep"]
-    others = [
-        dict(zip([k for k in grid if k != "keep"], values, strict=True)) for values in product(*(grid[k] for k in grid if k != "keep"))
-    ]
+    others = [key for key in grid if key != "keep"]
+    every = [dict(zip(others, values, strict=True)) for values in product(*(grid[key] for key in others))]
     best: tuple[float, int, dict[str, Any], np.ndarray, np.ndarray] | None = None
-    for count in counts:
+    for count in grid["keep"]:
         prepared = [fit_preparation(x[train], y[train], count, selection, seed) for train, _ in cuts]
-        for settings in others:
+        for settings in every:
             scores = np.full((len(y), classes), np.nan)
             for (train, held), preparation in zip(cuts, prepared, strict=True):
                 model = _fit(name, prepare(preparation, x[train]), y[train], classes, seed, settings)
@@ -215,6 +208,17 @@ def fit_platt(scores: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray
     bounds = [(0.0, STEEPEST), *[(None, None)] * classes]
     found = minimize(loss, np.concatenate([[1.0], np.zeros(classes)]), jac=True, method="L-BFGS-B", bounds=bounds).x
     return np.array([found[0]]), found[1:] - found[1:].mean()
+
+
+def _grid(name: str, options: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """Return the values of every setting that are tried."""
+    unknown = options.keys() - TRIED[name].keys()
+    if unknown:
+        raise ValueError(f"the estimator {name} has no setting {sorted(unknown)[0]!r}; it has {', '.join(TRIED[name])}")
+    given = {
+        key: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,) for key, value in options.items()
+    }
+    return TRIED[name] | given
 
 
 def _fit(name: str, design: np.ndarray, y: np.ndarray, classes: int, seed: int, settings: Mapping[str, Any]) -> Svm | Forest | Nearest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -177,7 +178,8 @@ def _neighbourhood_axes(x: np.ndarray, y: np.ndarray, dimensions: int, seed: int
     if len(start) < dimensions:
         rest = centred - centred @ start.T @ start
         start = np.concatenate([start, _principal_axes(rest, dimensions - len(start))])
-    model = NeighborhoodComponentsAnalysis(init=start, max_iter=60, random_state=seed)
+    begun: Any = start
+    model = NeighborhoodComponentsAnalysis(init=begun, max_iter=60, random_state=seed)
     return np.asarray(model.fit(centred, y).components_, dtype=np.float64)
 
 

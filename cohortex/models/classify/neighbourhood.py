@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from cohortex.models.classify.texture import DIRECTIONS, EMPHASIS_NAMES, emphases, zones
+from cohortex.models.classify.texture import DIRECTIONS, EMPHASIS_NAMES, counted_pairs, emphases, zones
 
 NGTDM_NAMES = ("coarseness", "contrast", "busyness", "complexity", "strength")
 NGLDM_NAMES = (*EMPHASIS_NAMES, "energy")
@@ -52,9 +52,9 @@ def gldzm(levels: np.ndarray, mask: np.ndarray, planar: bool = False) -> dict[st
     else:
         near = np.asarray(ndimage.distance_transform_cdt(padded, "taxicab"))[1:-1, 1:-1, 1:-1]
     inside = zone > 0
-    distance = np.full(level.size, np.iinfo(np.int64).max)
+    distance = np.full(level.size, np.iinfo(np.int64).max, dtype=np.int64)
     np.minimum.at(distance, zone[inside] - 1, near[inside])
-    return _of_pairs(level, distance, int(inside.sum()))
+    return emphases(*counted_pairs(level, distance), int(inside.sum()))
 
 
 def ngtdm(levels: np.ndarray) -> dict[str, float]:
@@ -145,12 +145,6 @@ def lbp(values: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     total = counts.sum()
     shares = counts / total if total else np.full(counts.shape, np.nan)
     return {name: float(share) for name, share in zip(LBP_NAMES, shares, strict=True)}
-
-
-def _of_pairs(level: np.ndarray, distance: np.ndarray, possible: int) -> dict[str, float]:
-    """Return the emphases of zones by their level and distance."""
-    pairs, counts = np.unique(np.stack([level, distance], axis=1), axis=0, return_counts=True)
-    return emphases(pairs[:, 0], pairs[:, 1], counts, possible)
 
 
 def _padded(levels: np.ndarray) -> np.ndarray:

@@ -160,8 +160,7 @@ def glszm(levels: np.ndarray) -> dict[str, float]:
     """
     zone, level = zones(levels)
     sizes = np.bincount(zone.ravel(), minlength=level.size + 1)[1:]
-    (pairs, counts) = np.unique(np.stack([level, sizes], axis=1), axis=0, return_counts=True)
-    return emphases(pairs[:, 0], pairs[:, 1], counts, int(sizes.sum()))
+    return emphases(*counted_pairs(level, sizes), int(sizes.sum()))
 
 
 def zones(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -173,6 +172,13 @@ def zones(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     level = np.zeros(int(zone.max(initial=0)) + 1, dtype=np.int64)
     level[zone[inside]] = levels[inside]
     return zone, level[1:]
+
+
+def counted_pairs(level: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the pairs of two non-negative integers that occur, in ascending order, and how often each does."""
+    base = int(other.max(initial=0)) + 1
+    codes, counts = np.unique(level.astype(np.int64) * base + other, return_counts=True)
+    return codes // base, codes % base, counts
 
 
 def emphases(level: np.ndarray, length: np.ndarray, counts: np.ndarray, possible: int) -> dict[str, float]:
