@@ -76,6 +76,12 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
     },
     "denoise_proofs": {"proofs_holding": None, "proofs_total": None},
     "segment_proofs": {"proofs_holding": None, "proofs_total": None},
+    "radiomics": {
+        **dict.fromkeys(("features_logistic", "features_svm", "features_forest", "noise_leaking", "noise_honest")),
+        **dict.fromkeys(("fusion_features", "fusion_network", "fusion_fused", "fusion_p_features", "fusion_p_network")),
+        **dict.fromkeys(("manifold_pca", "manifold_isomap", "manifold_laplacian", "manifold_neighbourhood", "manifold_p")),
+        **dict.fromkeys(("hybrid", "hybrid_best_single", "hybrid_p", "proofs_holding", "proofs_total")),
+    },
     "register_proofs": {"proofs_holding": None, "proofs_total": None},
     "denoise_ct": {
         "ct_gain": (">=", 1),
