@@ -1,6 +1,6 @@
 """What hand-made features and the classifiers that learn from them can do, on simulated lesions and pictures of two classes.
 
-    python -m benchmarks.radiomics [--proof C01,C16,C18,C20] [--cases 240] [--save FILE]
+    python -m benchmarks.radiomics [--proof C01,C16,C18,C20] [--cases 300] [--save FILE]
 
 C01 classifies lesions by all radiomic features with every estimator in nested, grouped cross-validation, and plants a leak: features
 of pure noise that were selected on all subjects look excellent, selected inside the folds they are worth nothing. C16 trains a small
@@ -33,7 +33,7 @@ from cohortex.threads import set_threads
 
 SEED = 90001
 FOLDS = 5
-EPOCHS, BATCH, RATE = 12, 16, 3e-3
+EPOCHS, BATCH, RATE = 20, 16, 3e-3
 COORDINATES = 3
 
 
@@ -199,7 +199,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """Try the rows and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--proof", default="all", help="rows, with commas between them")
-    parser.add_argument("--cases", type=int, default=240, help="lesions or pictures of each row")
+    parser.add_argument("--cases", type=int, default=300, help="lesions or pictures of each row")
     add_save(parser)
     options = parser.parse_args(words)
     set_threads(1)

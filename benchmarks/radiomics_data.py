@@ -43,8 +43,8 @@ def blob(rng: np.random.Generator, shape: tuple[int, ...], radius: float, rough:
 def lesions(n: int, seed: int, size: int = 24) -> Cases:
     """Return lesions in three dimensions, with two signs of the second class that have nothing to do with each other.
 
-    The texture inside is a little coarser (0.9 voxels, on average 1.05, varied by 0.15), which features of texture see; and the
-    lesion is brighter towards the first axis by half of what it varies by, which no feature sees that does not know directions.
+    The texture inside is coarser (0.9 voxels, on average 1.2, varied by 0.15), which features of texture see through noise; and the
+    lesion is brighter towards the end of the first axis instead of its start, which no feature sees that does not know directions.
     Size, form, gain, offset and noise tell nothing.
     """
     rng = np.random.default_rng([seed, 1])
@@ -53,9 +53,9 @@ def lesions(n: int, seed: int, size: int = 24) -> Cases:
     along = np.linspace(-1, 1, size)[:, None, None]
     for label in y:
         mask = blob(rng, shape, size * rng.uniform(0.27, 0.4), 0.1)
-        inside = grain(rng, shape, float(np.clip(rng.normal(0.9 + 0.15 * label, 0.15), 0.5, 1.6)))
-        inside = inside + rng.normal(0.9 * label - 0.45, 0.9) * along
-        image = np.where(mask, 3.0 + inside, 0.0) + 0.3 * rng.normal(size=shape)
+        inside = grain(rng, shape, float(np.clip(rng.normal(0.9 + 0.3 * label, 0.15), 0.5, 1.8)))
+        inside = inside + rng.normal(0.7 * label - 0.35, 0.35) * along
+        image = np.where(mask, 3.0 + inside, 0.0) + 0.2 * rng.normal(size=shape)
         images.append(rng.uniform(0.7, 1.4) * image + rng.normal(0, 1))
         masks.append(mask)
     return Cases(np.asarray(images, dtype=np.float32), np.asarray(masks), y)
@@ -64,9 +64,9 @@ def lesions(n: int, seed: int, size: int = 24) -> Cases:
 def moles(n: int, seed: int, size: int = 64) -> Cases:
     """Return pictures of moles; the second class has three weak signs, each of which another family of texture sees best.
 
-    Its network is a little wider (what lies beside what), it has a few more straight streaks (runs), and it is a little brighter in
-    its middle than at its rim (zones by their distance to the edge). Every sign varies by as much as the classes differ in it, or
-    more. Size, form and gain tell nothing.
+    Its network is a little wider (what lies beside what), it has a few more straight streaks (runs), and it is brighter in its
+    middle than at its rim (zones by their distance to the edge). Every sign varies by about as much as the classes differ in it.
+    Size, form and gain tell nothing.
     """
     rng = np.random.default_rng([seed, 2])
     shape = (size, size)
@@ -74,11 +74,11 @@ def moles(n: int, seed: int, size: int = 64) -> Cases:
     for label in y:
         mask = blob(rng, shape, size * rng.uniform(0.34, 0.42), 0.1)
         image = grain(rng, shape, float(np.clip(rng.normal(1.0 + 0.1 * label, 0.15), 0.5, 2.0)))
-        for _ in range(rng.poisson(5 + 2 * label)):
-            row, start = rng.integers(8, size - 8), rng.integers(0, size // 2)
+        for _ in range(rng.poisson(2 + 4 * label)):
+            row, start = rng.integers(12, size - 12), rng.integers(8, size // 2)
             image[row, start : start + size // 3] = rng.normal(0, 1)
         depth = ndimage.distance_transform_edt(mask)
-        image = image + rng.normal(0.5 * label - 0.25, 0.5) * (depth - depth[mask].mean()) / depth[mask].std()
+        image = image + rng.normal(0.6 * label - 0.3, 0.35) * (depth - depth[mask].mean()) / depth[mask].std()
         images.append(np.where(mask, image, -6.0) * rng.uniform(0.7, 1.4))
         masks.append(mask)
     return Cases(np.asarray(images, dtype=np.float32), np.asarray(masks), y)
