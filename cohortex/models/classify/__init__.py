@@ -1,4 +1,4 @@
-"""Classification of subjects: radiomic features with a logistic regression, a small 3-D network, and their fusion."""
+"""Classification of subjects: radiomic features with a logistic regression, networks, and their fusion."""
 
 from cohortex.models.registry import Entry, Expects
 
@@ -24,5 +24,16 @@ ENTRIES = [
         factory="cohortex.models.classify.motioncnn2d:motion_cnn2d",
         expects=Expects(dimensions=2, channels=1, values="magnitude slice, y the phase encoding, percentile 99.5 at 1, square root"),
         options={"channels": 1, "widths": [8, 16, 24, 32], "dropout": 0.1},
+    ),
+    Entry(
+        task="classify",
+        name="smallresnet2d",
+        paper=(
+            "Small network of pre-activated residual blocks for small pictures, after He K. et al., Identity mappings in deep residual "
+            "networks, ECCV 2016, doi:10.1007/978-3-319-46493-0_38; here with mean and maximum pooled"
+        ),
+        factory="cohortex.models.classify.cnn2d:small_resnet2d",
+        expects=Expects(dimensions=2, channels=1, values="zero mean, unit deviation"),
+        options={"channels": 1, "classes": 2, "widths": [16, 32, 64, 128], "blocks": 1, "dropout": 0.2},
     ),
 ]
