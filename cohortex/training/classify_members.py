@@ -13,13 +13,14 @@ from cohortex.errors import Refused
 from cohortex.models.classify.classifier import network_logits
 from cohortex.models.classify.committee import as_one
 from cohortex.models.classify.inputs import Input, network_options
+from cohortex.models.classify.transfer import class_tensors
 from cohortex.training.augment import ranges_of
 from cohortex.training.checkpoint import Journal
 from cohortex.training.classify_examples import Examples
 from cohortex.training.classify_network import Budget, Start, train_network
 from cohortex.training.curriculum import losses_of
 from cohortex.training.decompose import subclasses
-from cohortex.training.transfer import BATCH, features_of, fit_head, head_of, head_tensors, taken_over
+from cohortex.training.transfer import BATCH, features_of, fit_head, head_of, taken_over
 
 ANOTHER = 1_000_003
 """Between the seeds of two members."""
@@ -77,7 +78,7 @@ def plan_of(settings: Mapping[str, Any], asked: Input, classes: int) -> Plan:
     if training["frozen"] or training["decompose"] > 1:
         from cohortex.models.registry import build
 
-        head_of(build("classify", network, **options), head_tensors(network, options))
+        head_of(build("classify", network, **options), class_tensors(network, options))
     return Plan(network, options, training, classes, weights)
 
 
@@ -140,7 +141,7 @@ def _fit_one(
     training, start = plan.training, Start(plan.network, plan.options, plan.weights)
     if training["frozen"]:
         network, facts = train_network(train.inputs, train.y, plan.classes, seed, replace(budget, steps=0), device, None, called, start)
-        layer = head_of(network, head_tensors(plan.network, plan.options))[1]
+        layer = head_of(network, class_tensors(plan.network, plan.options))[1]
         fit_head(layer, features_of(network, layer, train.inputs, device), train.y, train.groups, training["balance"], seed)
         return network, facts
     y, classes = train.y, plan.classes
@@ -152,7 +153,7 @@ def _fit_one(
             logs = [network_logits(teacher, train.inputs[i : i + BATCH], device) for i in range(0, len(y), BATCH)]
             start = replace(start, hardness=losses_of(np.concatenate(logs), y))
         if training["decompose"] > 1:
-            name, layer = head_of(teacher, head_tensors(plan.network, plan.options))
+            name, layer = head_of(teacher, class_tensors(plan.network, plan.options))
             y = subclasses(features_of(teacher, layer, train.inputs, device), y, training["decompose"], seed)
             kept = {key: value.cpu().numpy() for key, value in teacher.state_dict().items() if key.rpartition(".")[0] != name}
             start, classes = replace(start, weights=kept), classes * training["decompose"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cohortex.training.augment import Ranges, draw, resample, rotation_3d, vary_image
-from cohortex.training.balance import loss_for, one_pass
+from cohortex.training.balance import Loss, loss_for, one_pass
 from cohortex.training.checkpoint import Checkpoint, generator_state, optimiser_tensors, restore_optimiser, tensors_of, tensors_under
 from cohortex.training.loop import Clock, take_steps
 from cohortex.training.team import team
@@ -148,6 +148,10 @@ def train_network(
         losses: list[float] = []
         order = np.empty(0, dtype=np.int64)
         found = checkpoint.load()
+        if found is None and start.weights is None and hasattr(network, "pretrain"):
+            # layer by layer, on images without labels; every process does the same
+            network.pretrain(torch.from_numpy(inputs).to(device), seed=seed % 2**63)  # pyright: ignore[reportCallIssue]
+            average = {name: value.detach().clone() for name, value in network.state_dict().items() if name in average}
         if found is not None:
             tensors, note = found
             network.load_state_dict(tensors_of("network", tensors))
@@ -166,7 +170,7 @@ def train_network(
             chosen, order = order[:mine], order[mine:]
             batch = torch.from_numpy(_augmented(inputs[chosen], rng, budget.augment)).to(device)
             target = torch.from_numpy(y[chosen].astype(np.int64)).to(device)
-            return loss(network(batch), target)
+            return _weighed_loss(network, batch, target, loss)
 
         def after(done: int, mean: float) -> None:
             losses.append(mean)
@@ -204,6 +208,14 @@ def train_network(
     tail = losses[-max(1, len(losses) // 10) :]
     facts = {"steps": len(losses), "loss": float(np.mean(tail)) if tail else None, "seconds": round(clock.seconds(), 1)}
     return network.eval().requires_grad_(False), facts
+
+
+def _weighed_loss(network: Any, batch: torch.Tensor, target: torch.Tensor, loss: Loss) -> torch.Tensor:
+    """Return the loss of a network's logits, with its further heads (`cohortex.models.classify.network`) where it has some."""
+    if not hasattr(network, "outputs"):
+        return loss(network(batch), target)
+    found = [share * loss(logits, target) for share, logits in zip(network.outputs_weights, network.outputs(batch), strict=True)]
+    return sum(found[1:], found[0])
 
 
 def _torch_generator(device: str) -> dict[str, str]:

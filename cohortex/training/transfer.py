@@ -10,6 +10,7 @@ import numpy as np
 
 from cohortex.errors import Refused
 from cohortex.models.classify.logistic import grouped_folds
+from cohortex.models.classify.transfer import class_tensors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,20 +19,6 @@ STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 """Inverse weights of the penalty of a regression on frozen features."""
 BATCH = 32
 """Examples at once where nothing is learned."""
-
-
-def head_tensors(network: str, options: Mapping[str, Any]) -> list[str]:
-    """Return the names of the tensors whose shape depends on the number of classes: the head, or the heads, of a network.
-
-    Both networks are built without memory.
-    """
-    import torch
-
-    from cohortex.models.registry import build
-
-    with torch.device("meta"):
-        here, there = (build("classify", network, **{**options, "classes": options["classes"] + more}).state_dict() for more in (0, 1))
-    return [name for name, tensor in here.items() if tensor.shape != there[name].shape]
 
 
 def taken_over(folder: Path, network: str, options: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -63,7 +50,7 @@ def taken_over(folder: Path, network: str, options: Mapping[str, Any]) -> dict[s
             "trained; name a folder of that network, or the other network under classify.default.network."
         )
     own = {name.removeprefix("cnn."): t for name, t in tensors.items() if name.startswith("cnn.")} if part else tensors
-    head = set(head_tensors(network, options))
+    head = set(class_tensors(network, options))
     with torch.device("meta"):
         wanted = {name: tuple(t.shape) for name, t in build("classify", network, **options).state_dict().items() if name not in head}
     for name, shape in wanted.items():

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from cohortex.models.classify.committee import Committee, as_one, composed
+from cohortex.models.classify.transfer import class_tensors
 from cohortex.training.balance import BALANCES, loss_for, one_pass
 from cohortex.training.curriculum import easiest, losses_of
 from cohortex.training.decompose import subclasses
-from cohortex.training.transfer import fit_head, head_tensors
+from cohortex.training.transfer import fit_head
 
 Y = np.array([0] * 90 + [1] * 10)
 
@@ -100,7 +101,7 @@ def test_the_head_is_found_and_learns_as_scikit_learn_does():
     from sklearn.linear_model import LogisticRegression
 
     options = {"widths": [4, 8], "classes": 2, "channels": 1}
-    assert head_tensors("smallresnet2d", options) == ["head.weight", "head.bias"]
+    assert class_tensors("smallresnet2d", options) == ["head.weight", "head.bias"]
     rng = np.random.default_rng(0)
     y = np.arange(60) % 2
     features = rng.normal(3, 5, (60, 6)) + y[:, None] * 2

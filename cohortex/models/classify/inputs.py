@@ -28,7 +28,7 @@ class Input:
     labels : bool
         Whether there are channels of labels.
     values : str
-        robust | whole | cohort, see `cohortex.models.classify.regrid.network_input`.
+        robust | whole | unit | cohort, see `cohortex.models.classify.regrid.network_input`.
     mean, deviation : float
         Of all training scans, where values is ``cohort``.
     """
@@ -132,7 +132,8 @@ def input_for(settings: Mapping[str, Any], scans: Sequence[Image], images: Seque
         named = {f"{scan.id}+seg" for scan in scans}
         labels = any(image.id in named and image.kind == "labels" for image in images)
     if values == "auto":
-        values = "cohort" if dimensions == 2 else "robust"
+        wanted = entry("classify", name).expects.values
+        values = "unit" if wanted == "0..1" else "cohort" if dimensions == 2 else "robust"
     return Input(size, asked["spacing_mm"], bool(labels), values)
 
 

@@ -129,10 +129,11 @@ def network_input(
         Voxels of the result along x, y and z.
     step_mm : float or None
         Its isotropic spacing; None: the whole scan is scaled to the size, each axis by itself.
-    values : {"robust", "whole", "cohort"}
+    values : {"robust", "whole", "unit", "cohort"}
         robust: centred on the median of the brain (of the foreground without labels) and divided by the distance of the 10th to the
-        90th percentile, cut at +-4. whole: centred on the mean of the whole scan, divided by its standard deviation. cohort: as
-        they are, for a mean and a deviation that all scans share (see `cohortex.models.classify.inputs`).
+        90th percentile, cut at +-4. whole: centred on the mean of the whole scan, divided by its standard deviation. unit: from 0 to
+        1, which are the scan's percentiles 0.5 and 99.5. cohort: as they are, for a mean and a deviation that all scans share (see
+        `cohortex.models.classify.inputs`).
     with_labels : bool
         Whether there are channels of labels.
 
@@ -196,6 +197,10 @@ def _scaled(numbers: ArrayLike, region: ArrayLike, values: str) -> Callable[[np.
     if values == "whole":
         middle, scale = _mean_and_deviation(numbers)
         return lambda block: ((_finite(block) - middle) / scale).astype(np.float32)
+    if values == "unit":
+        low, high = np.percentile(_values_in(numbers, Elementwise(np.isfinite, numbers, bool)), (0.5, 99.5))
+        span = np.float32(high - low) or np.float32(1)
+        return lambda block: np.clip((_finite(block) - np.float32(low)) / span, 0.0, 1.0)
     middle, scale = robust_scale(_values_in(numbers, region))
     return lambda block: np.clip((_finite(block) - middle) / scale, -4.0, 4.0).astype(np.float32)
 
