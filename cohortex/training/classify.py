@@ -18,6 +18,7 @@ from cohortex.models.classify.fusion import Fusion, fit_fusion, fuse
 from cohortex.models.classify.logistic import Logistic, fit_logistic, grouped_folds, predict_logits
 from cohortex.models.classify.regrid import network_input
 from cohortex.models.classify.scans import Grain, Vectors, labels_of, plain_scans
+from cohortex.models.classify.why_sanity import for_card
 from cohortex.training import cards
 from cohortex.training.augment import ranges_of
 from cohortex.training.checkpoint import Journal, open_journal
@@ -111,6 +112,8 @@ def train_classify(images: Sequence[Image], section: Mapping[str, Any], seed: in
         held_logs = _predict(logistic, network, held, parts, device)
         metrics += _metrics(held, held_logs, fuse(held_logs, fusion)[0], fusion, parts, "validation subjects")
     card = _card(scans, classes, settings, parts, seed, metrics, {**facts, **final}, fusion, train, held)
+    if network is not None:
+        card["extra"]["sanity"] = for_card(network, train.inputs, train.y, settings.get("why"), seed)
     save_classifier(folder, Classifier(card, logistic, network, fusion, device))
     journal.forget()
 

@@ -131,13 +131,10 @@ def network_input(image: ArrayLike, labels: ArrayLike | None, spacing: Sequence[
         centred on the brain. Median and percentiles of more than 2^25 voxels are those of `cohortex.survey`'s cubes.
     """
     values = Elementwise(_finite, image)
-    brains = None if labels is None else Elementwise(brain, labels, bool)
-    region = brains if brains is not None and bounding_box(labels) is not None else _bright(values)  # pyright: ignore[reportArgumentType]
+    region = _region(values, labels)
     middle, scale = robust_scale(_values_in(values, region))
-    mass = [np.sum(parts, axis=0) for parts in zip(*over_blocks(_profiles(region.shape), region), strict=True)]
     weights, box = [], []
-    for length, old, count, along in zip(values.shape, spacing, size, mass, strict=True):
-        centre = float((along * np.arange(length)).sum() / along.sum()) if along.sum() else (length - 1) / 2
+    for length, old, count, centre in zip(values.shape, spacing, size, _centre(region), strict=True):
         matrix = axis_weights(length, old, (np.arange(count) - (count - 1) / 2) * step_mm + centre * old, step_mm)
         # only what the box of the network covers is read
         hit = np.flatnonzero(matrix.any(axis=0))
@@ -154,6 +151,32 @@ def network_input(image: ArrayLike, labels: ArrayLike | None, spacing: Sequence[
             share = Elementwise(lambda block, label=label: (block == label).astype(np.float32), near)
             found[channel] = _weighed(share, weights) * (LESION_GAIN if label == LESION else 1.0)
     return found
+
+
+def input_affine(image: ArrayLike, labels: ArrayLike | None, affine: np.ndarray, size: Sequence[int], step_mm: float) -> np.ndarray:
+    """Return the affine of the grid of `network_input`, voxels to mm RAS, (4, 4), so that what is found there can be brought back.
+
+    Parameters are those of `network_input`, with the affine of the image instead of its spacing.
+    """
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    centre = _centre(_region(Elementwise(_finite, image), labels))
+    to_image = np.eye(4)
+    to_image[:3, :3] = np.diag(step_mm / spacing)
+    to_image[:3, 3] = centre - (np.array(size) - 1) / 2 * step_mm / spacing
+    return affine @ to_image
+
+
+def _region(values: Elementwise, labels: ArrayLike | None) -> ArrayLike:
+    """Return the lazy mask of the brain; of the foreground where there are no labels, or no brain in them."""
+    if labels is None or bounding_box(labels) is None:
+        return _bright(values)  # pyright: ignore[reportArgumentType]
+    return Elementwise(brain, labels, bool)
+
+
+def _centre(region: ArrayLike) -> list[float]:
+    """Return the centre of mass of a mask along every axis, in voxels; the middle of the grid where it is empty."""
+    mass = [np.sum(parts, axis=0) for parts in zip(*over_blocks(_profiles(region.shape), region), strict=True)]
+    return [float((along * np.arange(len(along))).sum() / along.sum()) if along.sum() else (len(along) - 1) / 2 for along in mass]
 
 
 def _finite(block: np.ndarray) -> np.ndarray:
