@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from math import ceil, prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,7 +122,7 @@ def grad_cam(network: nn.Module, inputs: np.ndarray, target: int, layer: str | N
         modules = dict(network.named_modules())
         if name not in modules:
             raise Refused(f"The network has no layer {name!r}; some that it has: {', '.join(list(modules)[-3:])}.")
-        kept: list[torch.Tensor] = []
+        kept: list[Any] = []
         hook = modules[name].register_forward_hook(lambda module, given, out: kept.append(out))
         try:
             # The weights are frozen, so the way to the layer has a gradient only through the input.
@@ -208,7 +209,7 @@ def occlusion(
     network, inputs, target
         See `explain`.
     size : sequence of int, optional
-        Voxels of a block along every spatial axis; a fifth of the input otherwise.
+        Voxels of a block along every spatial axis; a fifth of a picture and a quarter of a volume otherwise.
     step : sequence of int, optional
         From a block to the next; half of `size` otherwise. Blocks end at the border of the input, and the last one lies there.
     fill : float or one a channel
@@ -226,7 +227,7 @@ def occlusion(
     Zeiler and Fergus, Visualizing and understanding convolutional networks, ECCV 2014, doi:10.1007/978-3-319-10590-1_53.
     """
     space = inputs.shape[1:]
-    size = [min(length, edge) for length, edge in zip(size or [max(1, ceil(n / 5)) for n in space], space, strict=True)]
+    size = [min(length, edge) for length, edge in zip(size or [ceil(n / (5 if len(space) < 3 else 4)) for n in space], space, strict=True)]
     step = step or [max(1, edge // 2) for edge in size]
     starts = [sorted({*range(0, length - edge, stride), length - edge}) for length, edge, stride in zip(space, size, step, strict=True)]
     blocks = [tuple(slice(a, a + edge) for a, edge in zip(corner, size, strict=True)) for corner in product(*starts)]

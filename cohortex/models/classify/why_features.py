@@ -60,7 +60,7 @@ def contributions(model: Logistic, x: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 def term_names(model: Logistic, names: Sequence[str]) -> list[str]:
     """Return what the terms of `contributions` are called; `names` are those of all features."""
-    return [*(names[i] for i in model.columns), *(f"{names[i]}_missing" for i in model.indicators)]
+    return [str(names[i]) for i in model.columns] + [f"{names[i]}_missing" for i in model.indicators]
 
 
 def permutation_importance(
