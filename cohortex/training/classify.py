@@ -14,11 +14,13 @@ from cohortex.errors import Refused
 from cohortex.items import DEMO_SITE, Image, settings_for
 from cohortex.measures.classification import MEASURES, summary
 from cohortex.models.classify.classifier import Classifier, network_logits, part_names, save_classifier
+from cohortex.models.classify.committee import one_view
 from cohortex.models.classify.features import vector_names
 from cohortex.models.classify.fusion import Fusion, fit_fusion, fuse
 from cohortex.models.classify.inputs import Input, input_for
 from cohortex.models.classify.logistic import Logistic, fit_logistic, grouped_folds, predict_logits
 from cohortex.models.classify.scans import plain_scans
+from cohortex.models.classify.why_sanity import for_card
 from cohortex.training import cards
 from cohortex.training.checkpoint import Journal, open_journal
 from cohortex.training.classify_examples import Examples, examples_of, without_copies
@@ -86,9 +88,8 @@ def train_classify(images: Sequence[Image], section: Mapping[str, Any], seed: in
     settings = _settings(section)
     scans = _labelled(images, settings["modalities"][0])
     classes, limits = _classes(scans, settings), settings["training"]
-    plain = "cnn" not in settings["parts"]
-    asked = Input((), None, labels=False) if plain else input_for(settings, scans, images)
-    plan = None if plain else plan_of(settings, asked, len(classes))
+    asked = input_for(settings, scans, images)
+    plan = plan_of(settings, asked, len(classes)) if "cnn" in settings["parts"] else None
     train = examples_of([scan for scan in scans if scan.row["split"] == "train"], images, classes, settings, asked)
     held = examples_of([scan for scan in scans if scan.row["split"] != "train"], images, classes, settings, asked)
     kept, copies = without_copies(train, held)
@@ -121,6 +122,8 @@ def train_classify(images: Sequence[Image], section: Mapping[str, Any], seed: in
         LOG.warning("the same image was found in several subjects: %s", copies)
     facts = {**facts, **final, **({"copies": copies} if copies else {})}
     card = _card(scans, classes, settings, asked, plan, parts, seed, metrics, facts, fusion, train, held)
+    if network is not None:
+        card["extra"]["sanity"] = for_card(one_view(network), train.inputs, train.y, settings.get("why"), seed)
     save_classifier(folder, Classifier(card, logistic, network, fusion, device), members)
     journal.forget()
 
@@ -173,8 +176,7 @@ def _fit(
     logistic, members, facts = None, [], {}
     if "radiomics" in parts:
         logistic = fit_logistic(train.x, train.y, train.groups, classes, seed)
-    if "cnn" in parts:
-        assert plan is not None
+    if plan is not None:
         members, facts = fit_members(train, plan, seed, device, journal, called)
     return logistic, members, facts
 

@@ -166,15 +166,19 @@ def ask(classifier: Classifier, scan: Image, images: Sequence[Image], vectors: V
     for part in extra["parts"]:
         if part == "radiomics":
             assert classifier.logistic is not None
-            own = vectors if vectors.grain == classifier.grain else replace(vectors, grain=classifier.grain, known={})
-            vector = own.of_subject(scan, classifier.modalities)
-            row = np.array([[vector.get(name, np.nan) for name in extra["features"]]], dtype=np.float64)
-            logs.append(predict_logits(classifier.logistic, row))
+            logs.append(predict_logits(classifier.logistic, feature_row(classifier, scan, vectors)))
         else:
             shown = classifier.input.shown(scan, images)
             logs.append(network_logits(classifier.network, shown[None], classifier.device))
     fused, parts = fuse(logs, classifier.fusion)
     return Opinion(fused[0], {name: p[0] for name, p in zip(extra["parts"], parts, strict=True)})
+
+
+def feature_row(classifier: Classifier, scan: Image, vectors: Vectors) -> np.ndarray:
+    """Return the features of a scan as a classifier wants them, (1, features) float64; NaN where one is missing."""
+    own = vectors if vectors.grain == classifier.grain else replace(vectors, grain=classifier.grain, known={})
+    vector = own.of_subject(scan, classifier.modalities)
+    return np.array([[vector.get(name, np.nan) for name in classifier.card["extra"]["features"]]], dtype=np.float64)
 
 
 def network_logits(network: Any, inputs: np.ndarray, device: str) -> np.ndarray:

@@ -34,6 +34,11 @@ class Committee(nn.Module):
         return torch.logsumexp(torch.stack(logs), dim=0) - float(torch.tensor(float(len(logs))).log())
 
 
+def one_view(network: nn.Module) -> nn.Module:
+    """Return what a map of where a network looks is made of: of a committee its first member, which looks once."""
+    return as_one([network.members[0]], False, network.subclasses) if isinstance(network, Committee) else network
+
+
 def composed(logs: torch.Tensor, subclasses: int) -> torch.Tensor:
     """Return the log-probabilities of classes from those of their sub-classes, which lie side by side (DeTraC's composition)."""
     return logs if subclasses == 1 else torch.logsumexp(logs.unflatten(1, (-1, subclasses)), dim=2)

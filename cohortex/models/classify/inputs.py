@@ -45,6 +45,12 @@ class Input:
         """Channels: the image and one for each kind of tissue."""
         return 1 + (len(TISSUES) if self.labels else 0)
 
+    @property
+    def space(self) -> tuple[int, int, int]:
+        """Voxels along x, y and z, one slice of a picture."""
+        x, y, z = (*self.size, 1)[:3]
+        return x, y, z
+
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Input:
         """Return what a card (or the settings, once nothing in them is ``auto``) tells."""
@@ -59,17 +65,16 @@ class Input:
 
     def raw(self, scan: Image, images: Sequence[Image]) -> np.ndarray:
         """Return the input of a scan, (channels, *size) float32; of ``cohort`` before mean and deviation are taken."""
-        whole = (*self.size, 1) if len(self.size) == 2 else self.size
         found = network_input(
             scan.volume.data,
             labels_of(scan, images) if self.labels else None,
             scan.volume.spacing,
-            whole,
+            self.space,
             self.spacing_mm,
             self.values,
             self.labels,
         )
-        return found[..., 0] if len(self.size) == 2 else found
+        return found.reshape(self.channels, *self.size)
 
     def standard(self, inputs: np.ndarray) -> np.ndarray:
         """Return what `raw` gave, (..., channels, *size), with the cohort's mean and deviation taken out of its first channel."""

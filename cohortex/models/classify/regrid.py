@@ -145,10 +145,9 @@ def network_input(
         2^25 voxels are those of `cohortex.survey`'s cubes.
     """
     numbers = Elementwise(_finite, image)
-    region = numbers
+    region: ArrayLike = numbers
     if values == "robust" or step_mm is not None:
-        brains = None if labels is None else Elementwise(brain, labels, bool)
-        region = brains if brains is not None and bounding_box(labels) is not None else _bright(numbers)  # pyright: ignore[reportArgumentType]
+        region = _region(numbers, labels)
     weights, box = [], []
     for matrix in _whole(numbers.shape, size) if step_mm is None else _centred(region, spacing, size, step_mm):
         # only what the box of the network covers is read
@@ -167,6 +166,38 @@ def network_input(
     return found
 
 
+def input_affine(image: ArrayLike, labels: ArrayLike | None, affine: np.ndarray, size: Sequence[int], step_mm: float | None) -> np.ndarray:
+    """Return the affine of the grid of `network_input`, voxels to mm RAS, (4, 4), so that what is found there can be brought back.
+
+    Parameters are those of `network_input`, with the affine of the image instead of its spacing.
+    """
+    to_image = np.eye(4)
+    if step_mm is None:
+        ratio = np.array(image.shape) / np.array(size)
+        to_image[:3, :3], to_image[:3, 3] = np.diag(ratio), ratio / 2 - 0.5
+        return affine @ to_image
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    centre = _centre(_region(Elementwise(_finite, image), labels))
+    # the only slice of a picture stays as thick as it is
+    spacing = np.where((np.array(image.shape) == 1) & (np.array(size) == 1), step_mm, spacing)
+    to_image[:3, :3] = np.diag(step_mm / spacing)
+    to_image[:3, 3] = centre - (np.array(size) - 1) / 2 * step_mm / spacing
+    return affine @ to_image
+
+
+def _region(values: Elementwise, labels: ArrayLike | None) -> ArrayLike:
+    """Return the lazy mask of the brain; of the foreground where there are no labels, or no brain in them."""
+    if labels is None or bounding_box(labels) is None:
+        return _bright(values)  # pyright: ignore[reportArgumentType]
+    return Elementwise(brain, labels, bool)
+
+
+def _centre(region: ArrayLike) -> list[float]:
+    """Return the centre of mass of a mask along every axis, in voxels; the middle of the grid where it is empty."""
+    mass = [np.sum(parts, axis=0) for parts in zip(*over_blocks(_profiles(region.shape), region), strict=True)]
+    return [float((along * np.arange(len(along))).sum() / along.sum()) if along.sum() else (len(along) - 1) / 2 for along in mass]
+
+
 def _whole(shape: Sequence[int], size: Sequence[int]) -> list[np.ndarray]:
     """Return one matrix an axis that scales all of it to the size."""
     found = []
@@ -178,14 +209,12 @@ def _whole(shape: Sequence[int], size: Sequence[int]) -> list[np.ndarray]:
 
 def _centred(region: ArrayLike, spacing: Sequence[float], size: Sequence[int], step_mm: float) -> list[np.ndarray]:
     """Return one matrix an axis to a grid of a spacing that is centred on a mask."""
-    mass = [np.sum(parts, axis=0) for parts in zip(*over_blocks(_profiles(region.shape), region), strict=True)]
     found = []
-    for length, old, count, along in zip(region.shape, spacing, size, mass, strict=True):
+    for length, old, count, centre in zip(region.shape, spacing, size, _centre(region), strict=True):
         if length == count == 1:
             # the only slice of a picture, however thick the table says it is
             found.append(np.ones((1, 1), np.float32))
             continue
-        centre = float((along * np.arange(length)).sum() / along.sum()) if along.sum() else (length - 1) / 2
         found.append(axis_weights(length, old, (np.arange(count) - (count - 1) / 2) * step_mm + centre * old, step_mm))
     return found
 
