@@ -71,7 +71,8 @@ def reasons(scan: Image, images: Sequence[Image], classifier: Classifier, best: 
     Reasons
         Of a network the map ``+gradcam`` (``+occlusion``, ``+integratedgradients``) on the scan's grid, float32 of half precision: 0, or
         speaks against the class, to 1, where most speaks for it; 0 outside what the network sees. Of a regression the table
-        ``+importance``: every term with its value and what it adds to the logit of each class, the strongest first. Measures
+        ``+importance``: every term with its value and what it adds to the logit of each class, the strongest first; of another
+        estimator what a feature's value does against the median of the training subjects. Measures
         ``why_method``, ``why_sane`` (verdict of the randomisation check in the model's card) and ``why_features``.
     """
     found = Reasons()
@@ -119,17 +120,23 @@ def _pictures(scan: Image, share: Any, peak: Sequence[int]) -> dict[str, np.ndar
 def _what(found: Reasons, scan: Image, classifier: Classifier, best: int, vectors: Vectors) -> None:
     """Add the table of the features, and the strongest ones to the measures; nothing where features are missing."""
     from cohortex.models.classify.classifier import feature_row
+    from cohortex.models.classify.estimators import feature_effects, lacks
+    from cohortex.models.classify.logistic import Logistic
     from cohortex.models.classify.why_features import contributions, term_names
 
     assert classifier.logistic is not None
     names = list(classifier.card["extra"]["features"])
     row = feature_row(classifier, scan, vectors)
     model = classifier.logistic
-    if np.isnan(row[0, model.columns[model.complete]]).any():
+    if lacks(model, row)[0]:
         return
-    shares = contributions(model, row)[0][0]
-    values = [*row[0, model.columns], *np.isnan(row[0, model.indicators]).astype(float)]
-    terms = term_names(model, names)
+    if isinstance(model, Logistic):
+        shares = contributions(model, row)[0][0]
+        values = [*row[0, model.columns], *np.isnan(row[0, model.indicators]).astype(float)]
+        terms = term_names(model, names)
+    else:
+        shares, used = feature_effects(model, row)[0], model.preparation.columns
+        values, terms = list(row[0, used]), [str(names[i]) for i in used]
     order = np.argsort(-np.abs(shares[best]), kind="stable")
     table: dict[str, list[Any]] = {"feature": [terms[i] for i in order], "value": [float(values[i]) for i in order]}
     table |= {f"adds_to_{name}": [float(shares[k, i]) for i in order] for k, name in enumerate(classifier.classes)}

@@ -1,4 +1,4 @@
-"""Trains a classifier of subjects: regression on radiomics, networks, fusion, all judged by nested cross-validation."""
+"""Trains a classifier of subjects: an estimator on radiomics, networks, fusion, all judged by nested cross-validation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cohortex.items import DEMO_SITE, Image, settings_for
 from cohortex.measures.classification import MEASURES, summary
 from cohortex.models.classify.classifier import Classifier, network_logits, part_names, save_classifier
 from cohortex.models.classify.committee import one_view
-from cohortex.models.classify.features import vector_names
+from cohortex.models.classify.estimators import Estimator, fit_estimator, predict_logits
 from cohortex.models.classify.fusion import Fusion, fit_fusion, fuse
 from cohortex.models.classify.inputs import Input, input_for
-from cohortex.models.classify.logistic import Logistic, fit_logistic, grouped_folds, predict_logits
-from cohortex.models.classify.scans import plain_scans
+from cohortex.models.classify.logistic import Logistic, grouped_folds
+from cohortex.models.classify.scans import Grain, plain_scans
 from cohortex.models.classify.why_sanity import for_card
 from cohortex.training import cards
 from cohortex.training.checkpoint import Journal, open_journal
@@ -33,6 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "target": "diagnosis",
     "modalities": ["T1w", "CT"],
     "parts": ["radiomics", "cnn"],
+    "estimator": "logistic",
     "texture": {"spacing_mm": 2.0, "bins": 32},
     "network": {"name": "smallcnn3d", "options": {}},
     "input": {"size": [40, 48, 40], "spacing_mm": 4.0, "labels": "auto", "values": "auto"},
@@ -101,12 +102,12 @@ def train_classify(images: Sequence[Image], section: Mapping[str, Any], seed: in
     if not parts:
         raise Refused(
             "None of the training subjects has a segmentation, and without one there are no radiomic features: "
-            "put regseg before classify, or add cnn to classify.default.parts."
+            "put regseg before classify, add cnn to classify.default.parts, or, for pictures, set classify.default.texture.pictures."
         )
     journal = open_journal(folder, images, section, seed)
-    logs, fold_of, facts = _out_of_fold(train, parts, plan, len(classes), limits["folds"], seed, device, journal)
+    logs, fold_of, facts = _out_of_fold(train, parts, settings, plan, len(classes), seed, device, journal)
     fixed = [1.0 if part == "radiomics" else None for part in parts]
-    logistic, members, final = _fit(train, parts, plan, len(classes), seed, device, journal, "final")
+    logistic, members, final = _fit(train, parts, settings, plan, len(classes), seed, device, journal, "final")
     network = plan.one(members) if plan and members else None
     if network is not None:
         final["run"] = cards.how_it_ran(device, limits["batch"], final["steps"], journal)
@@ -170,18 +171,26 @@ def _check_folds(train: Examples, classes: Sequence[str], settings: Mapping[str,
 
 
 def _fit(
-    train: Examples, parts: Sequence[str], plan: Plan | None, classes: int, seed: int, device: str, journal: Journal, called: str
-) -> tuple[Logistic | None, list[Any], dict[str, Any]]:
-    """Fit every part on all rows; return regression, networks and the facts of their training."""
+    train: Examples,
+    parts: Sequence[str],
+    settings: Mapping[str, Any],
+    plan: Plan | None,
+    classes: int,
+    seed: int,
+    device: str,
+    journal: Journal,
+    called: str,
+) -> tuple[Logistic | Estimator | None, list[Any], dict[str, Any]]:
+    """Fit every part on all rows; return estimator, networks and the facts of their training."""
     logistic, members, facts = None, [], {}
     if "radiomics" in parts:
-        logistic = fit_logistic(train.x, train.y, train.groups, classes, seed)
+        logistic = fit_estimator(settings["estimator"], train.x, train.y, train.groups, classes, seed)
     if plan is not None:
         members, facts = fit_members(train, plan, seed, device, journal, called)
     return logistic, members, facts
 
 
-def _predict(logistic: Logistic | None, network: Any, rows: Examples, parts: Sequence[str], device: str) -> list[np.ndarray]:
+def _predict(logistic: Logistic | Estimator | None, network: Any, rows: Examples, parts: Sequence[str], device: str) -> list[np.ndarray]:
     """Return the log-probabilities of each part."""
     found = []
     for part in parts:
@@ -194,14 +203,21 @@ def _predict(logistic: Logistic | None, network: Any, rows: Examples, parts: Seq
 
 
 def _out_of_fold(
-    train: Examples, parts: Sequence[str], plan: Plan | None, classes: int, folds: int, seed: int, device: str, journal: Journal
+    train: Examples,
+    parts: Sequence[str],
+    settings: Mapping[str, Any],
+    plan: Plan | None,
+    classes: int,
+    seed: int,
+    device: str,
+    journal: Journal,
 ) -> tuple[list[np.ndarray], np.ndarray, dict[str, Any]]:
     """Return each part's log-probabilities of subjects that it was not fitted on, and the fold of each row."""
-    cuts = grouped_folds(train.y, train.groups, folds, seed)
+    cuts = grouped_folds(train.y, train.groups, settings["training"]["folds"], seed)
     logs = [np.full((len(train.y), classes), np.nan) for _ in parts]
     fold_of = np.zeros(len(train.y), dtype=np.int64)
     for number, (rest, held) in enumerate(cuts):
-        logistic, members, _ = _fit(train.take(rest), parts, plan, classes, seed + 1 + number, device, journal, f"fold{number}")
+        logistic, members, _ = _fit(train.take(rest), parts, settings, plan, classes, seed + 1 + number, device, journal, f"fold{number}")
         network = plan.one(members) if plan and members else None
         for log, predicted in zip(logs, _predict(logistic, network, train.take(held), parts, device), strict=True):
             log[held] = predicted
@@ -269,7 +285,7 @@ def _card(
     return {
         "name": f"{'demo' if demo else 'cohort'}-{settings['target']}",
         "task": "classify",
-        "network": "radiomics-logistic" if "radiomics" in parts else written["network"],
+        "network": f"radiomics-{settings['estimator']}" if "radiomics" in parts else written["network"],
         **({"parts": dict.fromkeys(part_names(training["members"]), written)} if "cnn" in parts else {}),
         "modality": [modality],
         "body_part": bodies,
@@ -302,11 +318,12 @@ def _card(
             "target": settings["target"],
             "parts": list(parts),
             "modalities": list(settings["modalities"]),
-            "features": list(vector_names(settings["modalities"])),
+            "features": list(Grain(**settings["texture"]).vector_names(settings["modalities"])),
             "grain": dict(settings["texture"]),
             "input": asked.told(),
             **({"committee": {"mirrored": training["mirror"], "subclasses": training["decompose"]}} if committee else {}),
             # What was trained on segmented heads sees empty channels otherwise, and would call every head healthy.
-            "needs_labels": bool((~np.isnan(train.x)).any()) or ("cnn" in parts and asked.labels and bool(train.inputs[:, 1:].any())),
+            "needs_labels": (bool((~np.isnan(train.x)).any()) and not settings["texture"].get("pictures", False))
+            or ("cnn" in parts and asked.labels and bool(train.inputs[:, 1:].any())),
         },
     }

@@ -11,7 +11,6 @@ import numpy as np
 
 from cohortex.blocks import ALIGN, over_blocks
 from cohortex.items import Image
-from cohortex.models.classify.features import vector_names
 from cohortex.models.classify.inputs import Input
 from cohortex.models.classify.scans import Grain, Vectors
 from cohortex.training.team import team
@@ -76,7 +75,8 @@ def examples_of(
     asked : Input
         Values are those before the cohort's mean and deviation are taken (`Input.raw`).
     """
-    names = vector_names(settings["modalities"])
+    grain = Grain(**settings["texture"])
+    names = grain.vector_names(settings["modalities"])
     by_subject: dict[str, list[Image]] = {}
     for image in images:
         by_subject.setdefault(image.subject, []).append(image)
@@ -88,7 +88,7 @@ def examples_of(
             continue
         own = by_subject[scan.subject]
         if "radiomics" in settings["parts"]:
-            vector = Vectors(own, Grain(**settings["texture"])).of_subject(scan, settings["modalities"])
+            vector = Vectors(own, grain).of_subject(scan, settings["modalities"])
             x[row] = [vector[name] for name in names]
         inputs[row] = asked.raw(scan, own)
         found[str(row)] = digest_of(scan.volume.data)

@@ -11,9 +11,10 @@ import numpy as np
 
 from cohortex.errors import Refused
 from cohortex.items import Image
+from cohortex.models.classify.estimators import Estimator, from_tensors, predict_logits
 from cohortex.models.classify.fusion import Fusion, fuse
 from cohortex.models.classify.inputs import Input
-from cohortex.models.classify.logistic import Logistic, predict_logits
+from cohortex.models.classify.logistic import Logistic
 from cohortex.models.classify.scans import Grain, Vectors
 
 
@@ -25,8 +26,9 @@ class Classifier:
     ----------
     card : mapping
         Its ``extra`` has: modalities (the first is the scan that is classified), features (names, in order), grain
-        (spacing_mm, bins), input (see `Input`), needs_labels, parts (radiomics and/or cnn), cohort, committee.
-    logistic : Logistic or None
+        (spacing_mm, bins, families, pictures), input (see `Input`), needs_labels, parts (radiomics and/or cnn), cohort, committee.
+    logistic : Logistic or Estimator or None
+        What learned from the features; a regression unless another estimator was asked for.
     network : torch module or None
         A `cohortex.models.classify.committee.Committee` where there are several.
     fusion : Fusion
@@ -35,7 +37,7 @@ class Classifier:
     """
 
     card: Mapping[str, Any]
-    logistic: Logistic | None
+    logistic: Logistic | Estimator | None
     network: Any
     fusion: Fusion
     device: str = "cpu"
@@ -96,10 +98,11 @@ def load_classifier(folder: Path, device: str = "cpu") -> Classifier:
     missing = [key for key in ("modalities", "features", "grain", "input", "needs_labels", "parts") if key not in extra]
     if missing or not card.get("classes"):
         raise Refused(f"The card of the model {card['name']} has no {missing[0] if missing else 'classes'}; train the model again.")
-    part = {name.removeprefix("logistic."): value for name, value in tensors.items() if name.startswith("logistic.")}
+    prefixes = ("logistic.", "estimator.")
+    part = {name.split(".", 1)[1]: value for name, value in tensors.items() if name.startswith(prefixes)}
     fusion = {name.removeprefix("fusion."): value for name, value in tensors.items() if name.startswith("fusion.")}
     try:
-        logistic = Logistic.from_tensors(part) if "radiomics" in extra["parts"] else None
+        logistic = from_tensors(part) if "radiomics" in extra["parts"] else None
         mix = Fusion(fusion["weights"], fusion["temperatures"], float(fusion["temperature"].item()))
     except KeyError as error:
         raise Refused(f"The weights of the model {card['name']} have no tensor for {error.args[0]}; train the model again.") from error
@@ -118,7 +121,7 @@ def part_names(members: int) -> list[str]:
 
 
 def save_classifier(folder: Path, classifier: Classifier, members: Sequence[Any] = ()) -> None:
-    """Write a model folder: tensors ``logistic.*``, ``cnn.*`` (further networks ``cnn002.*``), ``fusion.*`` and the card.
+    """Write a model folder: tensors ``logistic.*`` (``estimator.*``), ``cnn.*`` (further networks ``cnn002.*``), ``fusion.*``, the card.
 
     Parameters
     ----------
@@ -141,7 +144,8 @@ def save_classifier(folder: Path, classifier: Classifier, members: Sequence[Any]
         "fusion.temperature": np.array([mix.temperature]),
     }
     if classifier.logistic is not None:
-        tensors |= {f"logistic.{name}": value for name, value in classifier.logistic.tensors().items()}
+        prefix = "logistic" if isinstance(classifier.logistic, Logistic) else "estimator"
+        tensors |= {f"{prefix}.{name}": value for name, value in classifier.logistic.tensors().items()}
     networks = members or ([] if classifier.network is None else [classifier.network])
     for part, network in zip(part_names(len(networks)), networks, strict=False):
         tensors |= {f"{part}.{name}": value for name, value in network.state_dict().items()}

@@ -163,6 +163,35 @@ def from_tensors(tensors: Mapping[str, np.ndarray]) -> Logistic | Estimator:
     return Estimator(name, preparation, kinds[name].from_tensors(part(name)), np.asarray(tensors["slope"]), np.asarray(tensors["offset"]))
 
 
+def lacks(estimator: Logistic | Estimator, x: np.ndarray) -> np.ndarray:
+    """Return which rows lack a feature that every training subject had, so that nothing can be said of them, (n,) bool."""
+    part = estimator if isinstance(estimator, Logistic) else estimator.preparation
+    return np.asarray(np.isnan(x[:, part.columns[part.complete]]).any(axis=1))
+
+
+def feature_effects(estimator: Estimator, x: np.ndarray) -> np.ndarray:
+    """Return what the value of each feature does to the log-probabilities, against the median of the training subjects.
+
+    Parameters
+    ----------
+    estimator : Estimator
+    x : (n, features) array
+
+    Returns
+    -------
+    (n, classes, k) float64 array
+        Of the columns of the preparation; those to all classes add up to 0. What features do together is not told apart, so
+        their sum is not the whole of the answer.
+    """
+    here = predict_logits(estimator, x)
+    effects = np.zeros((*here.shape, len(estimator.preparation.columns)))
+    for number, (column, middle) in enumerate(zip(estimator.preparation.columns, estimator.preparation.middle, strict=True)):
+        other = x.copy()
+        other[:, column] = middle
+        effects[:, :, number] = here - predict_logits(estimator, other)
+    return effects - effects.mean(axis=1, keepdims=True)
+
+
 def used_features(estimator: Logistic | Estimator) -> np.ndarray:
     """Return the columns that a classifier looks at, in ascending order."""
     return np.asarray(estimator.columns if isinstance(estimator, Logistic) else estimator.preparation.columns)
