@@ -84,7 +84,7 @@ def by_network(x: np.ndarray, y: np.ndarray, new: np.ndarray, seed: int) -> np.n
 
 def _mirrored(volume: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return a volume mirrored along its second and third axis, each one time in two."""
-    axes = [axis for axis in (1, 2) if rng.random() < 0.5]
+    axes = tuple(axis for axis in (1, 2) if rng.random() < 0.5)
     return np.ascontiguousarray(np.flip(volume, axes))
 
 

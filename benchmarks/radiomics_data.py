@@ -77,7 +77,7 @@ def moles(n: int, seed: int, size: int = 64) -> Cases:
         for _ in range(rng.poisson(2 + 4 * label)):
             row, start = rng.integers(12, size - 12), rng.integers(8, size // 2)
             image[row, start : start + size // 3] = rng.normal(0, 1)
-        depth = ndimage.distance_transform_edt(mask)
+        depth = np.asarray(ndimage.distance_transform_edt(mask))
         image = image + rng.normal(0.6 * label - 0.3, 0.35) * (depth - depth[mask].mean()) / depth[mask].std()
         images.append(np.where(mask, image, -6.0) * rng.uniform(0.7, 1.4))
         masks.append(mask)

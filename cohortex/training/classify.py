@@ -16,6 +16,7 @@ from cohortex.measures.classification import MEASURES, summary
 from cohortex.models.classify.classifier import Classifier, network_logits, part_names, save_classifier
 from cohortex.models.classify.committee import one_view
 from cohortex.models.classify.estimators import Estimator, fit_estimator, predict_logits
+from cohortex.models.classify.features import TEXTURE_FAMILIES
 from cohortex.models.classify.fusion import Fusion, fit_fusion, fuse
 from cohortex.models.classify.inputs import Input, input_for
 from cohortex.models.classify.logistic import Logistic, grouped_folds
@@ -34,7 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "modalities": ["T1w", "CT"],
     "parts": ["radiomics", "cnn"],
     "estimator": "logistic",
-    "texture": {"spacing_mm": 2.0, "bins": 32},
+    "texture": {"spacing_mm": 2.0, "bins": 32, "families": list(TEXTURE_FAMILIES), "pictures": False},
     "network": {"name": "smallcnn3d", "options": {}},
     "input": {"size": [40, 48, 40], "spacing_mm": 4.0, "labels": "auto", "values": "auto"},
     "training": {
@@ -323,7 +324,7 @@ def _card(
             "input": asked.told(),
             **({"committee": {"mirrored": training["mirror"], "subclasses": training["decompose"]}} if committee else {}),
             # What was trained on segmented heads sees empty channels otherwise, and would call every head healthy.
-            "needs_labels": (bool((~np.isnan(train.x)).any()) and not settings["texture"].get("pictures", False))
+            "needs_labels": (bool((~np.isnan(train.x)).any()) and not settings["texture"]["pictures"])
             or ("cnn" in parts and asked.labels and bool(train.inputs[:, 1:].any())),
         },
     }

@@ -30,7 +30,7 @@ PICTURES = {
         "weights": "m",
         "modalities": ["DX"],
         "parts": ["radiomics"],
-        "estimator": "nearest",
+        "estimator": "svm",
         "texture": {"bins": 16, "pictures": True},
         "training": {"folds": 2},
     }
@@ -74,7 +74,7 @@ def test_pictures_without_labels_are_learned_from_all_of_their_foreground(tmp_pa
     images = [picture(i, i % 2 == 1, split="train", label=("fine", "coarse")[i % 2]) for i in range(24)]
     train_classify(images, PICTURES, 3, "cpu", tmp_path / "pictures")
     card = read_card(tmp_path / "pictures")
-    assert card["network"] == "radiomics-nearest"
+    assert card["network"] == "radiomics-svm"
     assert card["extra"]["features"] == [f"DX_{name}" for name in picture_names()]
     assert card["extra"]["needs_labels"] is False
     model, right = load(PICTURES, {"m": tmp_path / "pictures"}, "cpu"), 0
