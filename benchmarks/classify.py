@@ -40,10 +40,10 @@ PNEUMONIA: dict[str, Any] = {
     "network": {"name": "smallresnet2d", "options": {}},
     "input": {"size": [28, 28], "spacing_mm": None},
     "training": {
-        "steps": 500,
+        "steps": 600,
         "batch": 64,
         "minutes": 1000.0,
-        "balance": "logit_adjust",
+        "balance": "none",
         "optimiser": "muon",
         "rate": 3e-3,
         "average": 0.99,
@@ -51,7 +51,8 @@ PNEUMONIA: dict[str, Any] = {
         "mirror": True,
     },
 }
-"""Settings of the stage."""
+"""Settings of the stage. In a cross-validation of the train part equal weight for both classes cost more accuracy in the frequent one
+than it gave in the other, whichever of the two is how frequent; scaling each picture by itself and wider layers gave no higher AUC."""
 
 BLOCK = 10
 """Consecutive slices of a kind of tumour that stay in one fold: about as many as a patient has."""
