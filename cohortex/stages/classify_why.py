@@ -45,11 +45,10 @@ def check_methods(section: Mapping[str, Any], models: Mapping[str, Classifier]) 
         settings = settings_for(section, modality)
         model = models.get(settings.get("weights") or "")
         if settings.get("why") == "grad_cam" and model is not None and model.network is not None:
-            from cohortex.models.classify.committee import one_view
             from cohortex.models.classify.why import feature_layer
 
             try:
-                feature_layer(one_view(model.network), np.zeros(_input_shape(model), np.float32))
+                feature_layer(model.network, np.zeros(_input_shape(model), np.float32))
             except Refused as refused:
                 raise Refused(f"classify.{modality}.why: grad_cam does not suit the model {model.card['name']}. {refused}") from None
 
@@ -84,14 +83,13 @@ def reasons(scan: Image, images: Sequence[Image], classifier: Classifier, best: 
 
 def _where(found: Reasons, scan: Image, images: Sequence[Image], classifier: Classifier, best: int, method: str) -> None:
     """Add the map of the network, its pictures and its measures."""
-    from cohortex.models.classify.committee import one_view
     from cohortex.models.classify.regrid import input_affine
     from cohortex.models.classify.scans import labels_of
     from cohortex.models.classify.why import explain
     from cohortex.models.regseg.grid import Grid, resample
 
     volume, asked = scan.volume, classifier.input
-    coarse = explain(one_view(classifier.network), asked.shown(scan, images), best, method).reshape(asked.space)
+    coarse = explain(classifier.network, asked.shown(scan, images), best, method).reshape(asked.space)
     affine = input_affine(volume.data, labels_of(scan, images) if asked.labels else None, volume.affine, asked.space, asked.spacing_mm)
     fine = resample(coarse, affine, Grid(volume.shape, volume.affine), outside=0.0, out=new_array(volume.shape))
     # Single numbers hold no more than three digits; cut to these the file is a third.

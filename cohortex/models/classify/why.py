@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from cohortex.errors import Refused
+from cohortex.models.classify.committee import Committee, as_one, one_view
 
 METHODS = ("grad_cam", "occlusion", "integrated_gradients")
 MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -99,7 +100,7 @@ def grad_cam(network: nn.Module, inputs: np.ndarray, target: int, layer: str | N
 
     The channels of the layer are weighed with the mean over the grid of the logit's gradient, added up, and what is negative is cut
     off. Maps of the slices of a volume, along its last axis, are put together to one of the volume. A layer that runs several times
-    counts with its last run.
+    counts with its last run. Of a committee it is the mean of the maps of all members and views, each with 1 at its strongest place.
 
     Parameters
     ----------
@@ -117,6 +118,12 @@ def grad_cam(network: nn.Module, inputs: np.ndarray, target: int, layer: str | N
     ----------
     Selvaraju et al., Grad-CAM: visual explanations from deep networks via gradient-based localization, ICCV 2017.
     """
+    if isinstance(network, Committee) and (network.mirrored or len(network.members) > 1):
+        alone = [as_one([member], False, network.subclasses) for member in network.members]
+        maps = [unit(grad_cam(each, inputs, target, layer)) for each in alone]
+        if network.mirrored:
+            maps += [unit(grad_cam(each, np.flip(inputs, 1), target, layer))[::-1] for each in alone]
+        return np.mean(maps, axis=0, dtype=np.float64)
     with _ready(network):
         x = _tensor(network, inputs[None])
         name = layer if layer is not None else feature_layer(network, inputs)
@@ -151,7 +158,8 @@ def feature_layer(network: nn.Module, inputs: np.ndarray) -> str:
     Parameters
     ----------
     network : nn.Module
-        One that looks at a part of the image again names in its attribute ``sees_all`` the module that sees all of it.
+        One that looks at a part of the image again names in its attribute ``sees_all`` the module that sees all of it. Of a committee
+        its first member.
     inputs : (channels, *space) float32 array
         One input that the network may see.
 
@@ -160,7 +168,8 @@ def feature_layer(network: nn.Module, inputs: np.ndarray) -> str:
     Refused
         When fewer than two convolutions give maps of several channels: a transformer has one, which cuts the image into patches.
     """
-    within = getattr(network, "sees_all", "")
+    network = one_view(network)
+    within = next((f"{name}.{module.sees_all}".strip(".") for name, module in network.named_modules() if hasattr(module, "sees_all")), "")
     seen = [
         (name, module, shape)
         for name, module, shape in layers_run(network, inputs)
