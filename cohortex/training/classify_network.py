@@ -132,6 +132,9 @@ def train_network(
         network = build("classify", start.network, **options).to(device)
         if start.weights is not None:
             network.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in start.weights.items()}, strict=False)
+        order_of = torch.channels_last if inputs.ndim == 4 else torch.contiguous_format
+        # a fifth faster with pictures
+        network = network.to(memory_format=order_of)  # pyright: ignore[reportCallIssue]
         if now.rank:
             # The first weights are those of all; what drops out is each process's own.
             torch.manual_seed(int(np.random.SeedSequence([seed, now.rank]).generate_state(1)[0]))
@@ -168,7 +171,7 @@ def train_network(
                 allowed = every if start.hardness is None else easiest(start.hardness, y, step / budget.steps)
                 order = np.concatenate([order, one_pass(budget.balance, y, allowed, rng)])
             chosen, order = order[:mine], order[mine:]
-            batch = torch.from_numpy(_augmented(inputs[chosen], rng, budget.augment)).to(device)
+            batch = torch.from_numpy(_augmented(inputs[chosen], rng, budget.augment)).to(device).contiguous(memory_format=order_of)
             target = torch.from_numpy(y[chosen].astype(np.int64)).to(device)
             return _weighed_loss(network, batch, target, loss)
 
