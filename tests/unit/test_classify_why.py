@@ -187,7 +187,7 @@ def test_the_map_of_a_picture_lies_on_the_picture(trained):
     near = np.kron(binary_dilation(masks[0], np.ones((5, 5))), np.ones((2, 2), bool))
     assert values.shape == picture.shape
     assert near[np.unravel_index(values[:, :, 0].argmax(), near.shape)]
-    assert found.measures == {"why_method": "grad_cam", "why_sane": "passed"}
+    assert found.measures == {"why_method": "grad_cam", "randomisation_check": "passed"}
     assert set(found.previews) == {"why_this_class_axial_before", "why_this_class_axial_after"}
     row = {"acq": "", "run": ""}
     named = Image(
