@@ -76,6 +76,12 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
     },
     "denoise_proofs": {"proofs_holding": None, "proofs_total": None},
     "segment_proofs": {"proofs_holding": None, "proofs_total": None},
+    "radiomics": {
+        **dict.fromkeys(("features_logistic", "features_svm", "features_forest", "noise_leaking", "noise_honest")),
+        **dict.fromkeys(("fusion_features", "fusion_network", "fusion_fused", "fusion_p_features", "fusion_p_network")),
+        **dict.fromkeys(("manifold_pca", "manifold_isomap", "manifold_laplacian", "manifold_neighbourhood", "manifold_p")),
+        **dict.fromkeys(("hybrid", "hybrid_best_single", "hybrid_p", "proofs_holding", "proofs_total")),
+    },
     "register_proofs": {"proofs_holding": None, "proofs_total": None},
     "denoise_ct": {
         "ct_gain": (">=", 1),
@@ -151,6 +157,14 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         "mean_lost": None,
         "lost_by_heads": ("<=", 0),
         "begun_again_unkilled": None,
+    },
+    "classify": {
+        "pneumonia_accuracy": (">=", 0.975),
+        "pneumonia_auc": (">=", 0.996),
+        **dict.fromkeys(("pneumonia_svm_accuracy", "pneumonia_svm_auc")),
+        **dict.fromkeys(("pneumonia_gain", "pneumonia_gain_low", "pneumonia_gain_high")),
+        **dict.fromkeys(("pneumonia_auc_gain", "pneumonia_auc_gain_low", "pneumonia_auc_gain_high")),
+        **dict.fromkeys(("brain3_accuracy", "brain3_resnet18_accuracy", "brain3_gain", "brain3_gain_low", "brain3_gain_high")),
     },
     "segment": {"networks_built": (">=", 10), "best_dice": None, "baseline_dice": None},
     "classify_evaluation": {

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from cohortex.errors import BadInput
 from cohortex.models.classify.features import scan_features, scan_names, vector_names
 from cohortex.models.classify.fusion import Fusion, fit_fusion, fit_temperature, fuse, log_softmax
-from cohortex.models.classify.logistic import Logistic, _f_statistics, _fit, fit_logistic, grouped_folds, predict_logits
+from cohortex.models.classify.logistic import Logistic, _fit, fit_logistic, grouped_folds, predict_logits
 from cohortex.models.classify.regrid import LESION_GAIN, axis_weights, isotropic, network_input
 from cohortex.models.classify.scans import Grain, Vectors, labels_of
+from cohortex.models.classify.selection import f_statistics
 from cohortex.volume import Volume
 from tests.toy_heads import head, subject
 
@@ -99,11 +100,11 @@ def test_features_are_ranked_as_analysis_of_variance_does():
     from sklearn.feature_selection import f_classif
 
     x, y, _ = rows()
-    assert _f_statistics(x + 1e4, y) == pytest.approx(f_classif(x, y)[0], rel=1e-4)
+    assert f_statistics(x + 1e4, y) == pytest.approx(f_classif(x, y)[0], rel=1e-4)
     x[y == 0, 3] = np.nan
     x[:5, 7] = np.nan
     some = ~np.isnan(x[:, 7])
-    found = _f_statistics(x, y)
+    found = f_statistics(x, y)
     assert found[3] == pytest.approx(f_classif(x[y > 0, 3:4], y[y > 0])[0][0])
     assert found[7] == pytest.approx(f_classif(x[some, 7:8], y[some])[0][0])
 

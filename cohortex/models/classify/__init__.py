@@ -228,6 +228,17 @@ ENTRIES = [
         factory="slices:time_lstm",
         fixed=True,
     ),
+    Entry(
+        task="classify",
+        name="smallresnet2d",
+        paper=(
+            "Small network of pre-activated residual blocks for small pictures, after He K. et al., Identity mappings in deep residual "
+            "networks, ECCV 2016, doi:10.1007/978-3-319-46493-0_38; here with mean and maximum pooled"
+        ),
+        factory="cohortex.models.classify.cnn2d:small_resnet2d",
+        expects=Expects(dimensions=2, channels=1, values="zero mean, unit deviation"),
+        options={"channels": 1, "classes": 2, "widths": [16, 32, 64, 128], "blocks": 1, "dropout": 0.2},
+    ),
 ]
 
 _SMALL_VGG = {"features": [16, 32, 64, 64, 64], "hidden": 64, "grid": 1, "norm": "batch", "dropout": 0.2}

@@ -26,6 +26,24 @@ TEXTURES = (
     "glszm_short",
     "glszm_percentage",
 )
+TEXTURE_FAMILIES = ("histogram", "glcm", "glrlm", "glszm")
+"""Families of texture that are looked at where nothing else is asked for."""
+MORE_TEXTURES = (
+    "gldzm_short",
+    "gldzm_length_variance",
+    "gldzm_entropy",
+    "ngtdm_coarseness",
+    "ngtdm_contrast",
+    "ngtdm_busyness",
+    "ngtdm_complexity",
+    "ngtdm_strength",
+    "ngldm_short",
+    "ngldm_long",
+    "ngldm_length_variance",
+    "ngldm_entropy",
+    "ngldm_energy",
+)
+"""Those of the families that have to be asked for."""
 TEXTURED = ("lesion", "brain")
 SHAPES = ("surface_to_volume", "sphericity", "maximum_diameter", "elongation", "flatness")
 LARGEST = 2**25
@@ -34,13 +52,29 @@ CALIBRATED = ("CT",)
 """Modalities whose values mean something by themselves (HU); all others are put in units of the brain's own spread."""
 
 
-def scan_names() -> tuple[str, ...]:
-    """Return the names of a scan's features, without its modality, in their order."""
+def texture_names(families: Sequence[str] = TEXTURE_FAMILIES) -> tuple[str, ...]:
+    """Return the texture features of a region that belong to some families.
+
+    Raises
+    ------
+    ValueError
+        When a family is unknown.
+    """
+    every = (*TEXTURES, *MORE_TEXTURES)
+    known = dict.fromkeys(name.split("_")[0] for name in every)
+    unknown = [family for family in families if family not in known]
+    if unknown:
+        raise ValueError(f"there is no family of textures {unknown[0]!r}; there are {', '.join(known)}")
+    return tuple(name for name in every if name.split("_")[0] in families)
+
+
+def scan_names(families: Sequence[str] = TEXTURE_FAMILIES) -> tuple[str, ...]:
+    """Return the names of a scan's features, without its modality, in their order; `families` of texture only."""
     return (
         *(f"{region}_volume_ml" for region in REGIONS),
         *(f"{region}_share" for region in TISSUES),
         *(f"{region}_{name}" for region in REGIONS for name in INTENSITIES),
-        *(f"{region}_{name}" for region in TEXTURED for name in TEXTURES),
+        *(f"{region}_{name}" for region in TEXTURED for name in texture_names(families)),
         *(f"lesion_{name}" for name in SHAPES),
         "lesion_count",
         "lesion_largest_ml",
@@ -53,14 +87,20 @@ def pair_names() -> tuple[str, ...]:
     return (*(f"{region}_{name}" for region in TEXTURED for name in INTENSITIES), "lesion_contrast")
 
 
-def vector_names(modalities: Sequence[str]) -> tuple[str, ...]:
+def vector_names(modalities: Sequence[str], families: Sequence[str] = TEXTURE_FAMILIES) -> tuple[str, ...]:
     """Return the columns of a subject's vector: every modality's own features, and the others seen under the first one's labels."""
-    own = [f"{modality}_{name}" for modality in modalities for name in scan_names()]
+    own = [f"{modality}_{name}" for modality in modalities for name in scan_names(families)]
     return (*own, *(f"{modality}_in_{modalities[0]}_{name}" for modality in modalities[1:] for name in pair_names()))
 
 
 def scan_features(
-    image: ArrayLike, labels: ArrayLike, spacing: Sequence[float], modality: str, step_mm: float = 2.0, bins: int = 32
+    image: ArrayLike,
+    labels: ArrayLike,
+    spacing: Sequence[float],
+    modality: str,
+    step_mm: float = 2.0,
+    bins: int = 32,
+    families: Sequence[str] = TEXTURE_FAMILIES,
 ) -> dict[str, float]:
     """Return the features of a head scan; of a volume larger than memory only the box around the brain is read.
 
@@ -77,6 +117,8 @@ def scan_features(
     step_mm : float
     bins : int
         Grey levels of histogram and texture.
+    families : sequence of str
+        Of texture; see `texture_names`.
 
     Returns
     -------
@@ -90,7 +132,7 @@ def scan_features(
     """
     cut = _cut(image, labels)
     if cut is None:
-        return dict.fromkeys(scan_names(), float("nan"))
+        return dict.fromkeys(scan_names(families), float("nan"))
     values, labels = cut
     inside = brain(labels)
     values = _scaled(values, inside, modality)
@@ -104,8 +146,8 @@ def scan_features(
     coarse, coarse_labels = isotropic(values, labels, spacing, step_mm)
     for name in TEXTURED:
         region = brain(coarse_labels) if name == "brain" else coarse_labels == TISSUES[name]
-        textures = radiomics(coarse, region, (step_mm,) * 3, bins=bins, families=("histogram", "glcm", "glrlm", "glszm"))
-        found |= {f"{name}_{texture}": textures[texture] for texture in TEXTURES}
+        textures = radiomics(coarse, region, (step_mm,) * 3, bins=bins, families=families)
+        found |= {f"{name}_{texture}": textures[texture] for texture in texture_names(families)}
     lesion = labels == LESION
     forms = radiomics(values, lesion, spacing, families=("shape",))
     found |= {f"lesion_{name}": forms[f"shape_{name}"] for name in SHAPES}
@@ -113,7 +155,7 @@ def scan_features(
     found["lesion_count"] = float(sizes.size)
     found["lesion_largest_ml"] = float(sizes.max(initial=0)) * millilitres
     found["lesion_contrast"] = _contrast(values, lesion, inside)
-    return {name: found[name] for name in scan_names()}
+    return {name: found[name] for name in scan_names(families)}
 
 
 def pair_features(image: ArrayLike, labels: ArrayLike, spacing: Sequence[float], modality: str) -> dict[str, float]:

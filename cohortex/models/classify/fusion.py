@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,29 @@ class Fusion:
     weights: np.ndarray
     temperatures: np.ndarray
     temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A part of a fusion, or the fusion itself, on cases that nothing was fitted on.
+
+    Attributes
+    ----------
+    auc, low, high : float
+        With DeLong's interval.
+    gain, gain_low, gain_high : float
+        AUC of the fusion less that of the part, with the interval of the paired difference; 0 for the fusion.
+    p : float
+        Of the two-sided test that they do not differ; 1 for the fusion.
+    """
+
+    auc: float
+    low: float
+    high: float
+    gain: float
+    gain_low: float
+    gain_high: float
+    p: float
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -147,3 +170,70 @@ def fuse(parts: Sequence[np.ndarray], fusion: Fusion) -> tuple[np.ndarray, list[
     fused = np.exp(log_softmax(np.log(np.clip(average, FLOOR, None)) / fusion.temperature))
     fused[total == 0] = np.nan
     return fused, calibrated
+
+
+def compare_parts(
+    y: np.ndarray,
+    parts: Mapping[str, np.ndarray],
+    fused: np.ndarray,
+    subjects: np.ndarray | None = None,
+    of: int = 1,
+    level: float = 0.95,
+) -> dict[str, Compared]:
+    """Tell how well the parts of a fusion and the fusion find a class, and whether the fusion is better than each.
+
+    Parameters
+    ----------
+    y : (n,) integer array
+    parts : mapping of str to (n, classes) array
+        Log-probabilities, of cases that the part was not fitted on.
+    fused : (n, classes) array
+        Probabilities; weights and temperatures must not have been chosen on these cases either.
+    subjects : (n,) array, optional
+        The subject of each row, when one may have several: DeLong's test needs independent cases, so the mean of its scores counts.
+    of : int
+        The class that is looked for among all others.
+    level : float
+        Of the intervals.
+
+    Returns
+    -------
+    dict of str to Compared
+        The parts, then ``fused``; from the rows that all of them said something of. NaN where there are not two cases on each side.
+
+    Raises
+    ------
+    ValueError
+        When rows of one subject are of different classes.
+
+    References
+    ----------
+    DeLong et al., Comparing the areas under two or more correlated ROC curves, Biometrics 1988.
+    """
+    from cohortex.measures.classification import delong_interval, delong_test
+
+    with np.errstate(divide="ignore"):
+        scores = {name: _odds(logs, of) for name, logs in parts.items()} | {"fused": _odds(np.log(np.clip(fused, FLOOR, None)), of)}
+    known = ~np.isnan(np.stack(list(scores.values()))).any(axis=0)
+    positive = y[known] == of
+    scores = {name: score[known] for name, score in scores.items()}
+    if subjects is not None:
+        _, number = np.unique(subjects[known], return_inverse=True)
+        size = np.bincount(number)
+        share = np.bincount(number, weights=positive) / size
+        if not np.isin(share, (0.0, 1.0)).all():
+            raise ValueError("rows of one subject are of different classes: compare rows, without subjects")
+        positive = share == 1.0
+        scores = {name: np.bincount(number, weights=score) / size for name, score in scores.items()}
+    found = {}
+    for name, score in scores.items():
+        test = delong_test(positive, scores["fused"], score, level)
+        found[name] = Compared(*delong_interval(positive, score, level), test.difference, test.low, test.high, test.p)
+    return found
+
+
+def _odds(logs: np.ndarray, of: int) -> np.ndarray:
+    """Return the log-odds of one class against all others."""
+    others = np.delete(logs, of, axis=1)
+    top = others.max(axis=1)
+    return logs[:, of] - (top + np.log(np.exp(others - top[:, None]).sum(axis=1)))

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from cohortex.models.classify.fusion import fit_temperature, log_softmax
+from cohortex.models.classify.preparation import absences
+from cohortex.models.classify.selection import by_variance, columns_that_vary
 
 STRENGTHS = (0.01, 0.1, 1.0)
 """Inverse weights of the penalty that are tried."""
-ALIKE = 0.95
-"""Two columns that correlate more than this say the same: the weaker one is left out."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def predict_logits(model: Logistic, x: np.ndarray) -> np.ndarray:
     (n, classes) float64 array
         NaN rows where a feature is missing that every training subject had.
     """
-    logits = _design(model, x) @ model.coef.T + model.intercept
+    logits = design(model, x) @ model.coef.T + model.intercept
     found = log_softmax(logits / model.temperature)
     found[np.isnan(x[:, model.columns[model.complete]]).any(axis=1)] = np.nan
     return found
@@ -154,78 +154,27 @@ def _fit(x: np.ndarray, y: np.ndarray, classes: int, count: int, strength: float
     from sklearn.linear_model import LogisticRegression
 
     missing = np.isnan(x)
-    usable = (~missing).sum(axis=0) >= max(min(3, len(y)), len(y) // 10)
-    mean, scale = np.zeros(x.shape[1]), np.zeros(x.shape[1])
-    for column in np.flatnonzero(usable):
-        values = x[~missing[:, column], column]
-        mean[column], scale[column] = values.mean(), values.std()
-    varies = usable & (scale > 1e-9 * (1.0 + np.abs(mean)))
-    if not varies.any():
-        raise ValueError("no feature varies between the training subjects")
-    columns = _select(x, y, np.flatnonzero(varies), mean, scale, count)
+    varies, mean, scale = columns_that_vary(x)
+    columns = by_variance(x, y, varies, mean, scale, count)
     draft = Logistic(
         columns=columns,
         mean=mean[columns],
         scale=scale[columns],
         complete=np.logical_not(missing[:, columns].any(axis=0)),
-        indicators=_indicators(missing),
+        indicators=absences(missing),
         coef=np.zeros((classes, 0)),
         intercept=np.zeros(classes),
     )
-    design = _design(draft, x)
-    regression = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000).fit(design, y)
+    terms = design(draft, x)
+    regression = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000).fit(terms, y)
     coef, intercept = regression.coef_, regression.intercept_
     if classes == 2:  # scikit-learn gives the second class only
         coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
     return Logistic(**{**draft.__dict__, "coef": coef, "intercept": intercept})
 
 
-def _design(model: Logistic, x: np.ndarray) -> np.ndarray:
-    """Return scaled columns (the mean where missing) and the indicators of absence."""
+def design(model: Logistic, x: np.ndarray) -> np.ndarray:
+    """Return scaled columns (the mean where missing) and the indicators of absence, (n, k + m)."""
     scaled = np.nan_to_num((x[:, model.columns] - model.mean) / model.scale, nan=0.0)
     # An outlier of a scanner that was never seen must not outvote everything else.
     return np.concatenate([np.clip(scaled, -5.0, 5.0), np.isnan(x[:, model.indicators]).astype(np.float64)], axis=1)
-
-
-def _indicators(missing: np.ndarray) -> np.ndarray:
-    """Return one column for each pattern of absence that some but not all training subjects have."""
-    some = np.flatnonzero(missing.any(axis=0) & ~missing.all(axis=0))
-    _, first = np.unique(missing[:, some], axis=1, return_index=True)
-    return np.sort(some[first]).astype(np.int64)
-
-
-def _select(x: np.ndarray, y: np.ndarray, columns: np.ndarray, mean: np.ndarray, scale: np.ndarray, count: int) -> np.ndarray:
-    """Return the `count` columns with the largest F statistic, without near copies of better ones."""
-    scores = _f_statistics(x[:, columns], y)
-    scaled = np.nan_to_num((x[:, columns] - mean[columns]) / scale[columns], nan=0.0)
-    norms = np.linalg.norm(scaled, axis=0)
-    chosen: list[int] = []
-    for candidate in np.argsort(-scores, kind="stable"):
-        if len(chosen) == count:
-            break
-        if chosen:
-            alike = np.abs(scaled[:, chosen].T @ scaled[:, candidate]) / (norms[chosen] * norms[candidate])
-            if alike.max() > ALIKE:
-                continue
-        chosen.append(int(candidate))
-    return np.sort(columns[chosen]).astype(np.int64)
-
-
-def _f_statistics(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return each column's F statistic of one-way analysis of variance among the subjects that have the feature.
-
-    Classes with fewer than two such subjects are left out; with fewer than two classes the statistic is 0.
-    """
-    there = ~np.isnan(x)
-    members = (y[:, None] == np.unique(y)[None, :]).astype(np.float64)
-    number = members.T @ there
-    there = there & ((members @ (number > 1)) > 0)
-    number = np.where(number > 1, number, 0.0)
-    classes, every = (number > 0).sum(axis=0), np.maximum(number.sum(axis=0), 1.0)
-    # Centred first: sums of squares of large means would cancel.
-    values = np.where(there, x - np.where(there, x, 0.0).sum(axis=0) / every, 0.0)
-    means = members.T @ values / np.maximum(number, 1.0)
-    between = (number * means**2).sum(axis=0) / np.maximum(classes - 1, 1)
-    within = np.where(there, (values - members @ means) ** 2, 0.0).sum(axis=0) / np.maximum(every - classes, 1.0)
-    ratio = np.divide(between, within, out=np.where(between > 0, np.inf, 0.0), where=within > 0)
-    return np.where(classes > 1, ratio, 0.0)

@@ -8,7 +8,8 @@ import numpy as np
 
 from cohortex.models.classify import first_order, shape
 
-FAMILIES = ("firstorder", "histogram", "shape", "glcm", "glrlm", "glszm")
+FAMILIES = ("firstorder", "histogram", "shape", "glcm", "glrlm", "glszm", "gldzm", "ngtdm", "ngldm")
+TEXTURE_FAMILIES = ("glcm", "glrlm", "glszm", "gldzm", "ngtdm", "ngldm")
 
 
 def discretise(values: np.ndarray, bins: int | None = None, width: float | None = None, start: float | None = None) -> np.ndarray:
@@ -100,24 +101,50 @@ def radiomics(
         found |= _named("firstorder", first_order.first_order(values))
     if "shape" in families:
         found |= _named("shape", shape.shape(mask, spacing))
-    if not {"histogram", "glcm", "glrlm", "glszm"} & set(families):
+    if not {"histogram", *TEXTURE_FAMILIES} & set(families):
         return found
     inside = discretise(values, bins, width)
     if "histogram" in families:
         found |= _named("histogram", first_order.histogram(inside))
-    if not {"glcm", "glrlm", "glszm"} & set(families):
-        return found
-    from cohortex.models.classify import texture
-
     levels = np.zeros(mask.shape, dtype=np.uint16)
     levels[seen] = inside
     count = bins if bins is not None else max(1, int(levels.max(initial=1)))
-    if "glcm" in families:
-        found |= _named("glcm", texture.glcm(levels, count))
-    if "glrlm" in families:
-        found |= _named("glrlm", texture.glrlm(levels, count))
-    if "glszm" in families:
-        found |= _named("glszm", texture.glszm(levels))
+    return found | textures(levels, mask, count, families)
+
+
+def textures(levels: np.ndarray, mask: np.ndarray, count: int, families: Sequence[str], planar: bool = False) -> dict[str, float]:
+    """Return the texture features of a region whose grey levels are known, by ``<family>_<feature>``.
+
+    Parameters
+    ----------
+    levels : (x, y, z) uint16 array
+        0 outside the region, 1 to `count` inside.
+    mask : (x, y, z) bool array
+        The region whose edge counts (`gldzm`).
+    count : int
+        Number of grey levels that the discretisation allows.
+    families : sequence of str
+        Some of `TEXTURE_FAMILIES`; others are not looked at.
+    planar : bool
+        A slice or picture, (x, y, 1): directions and distances within it only.
+    """
+    if not set(TEXTURE_FAMILIES) & set(families):
+        return {}
+    from cohortex.models.classify import neighbourhood, texture
+
+    directions = texture.IN_PLANE if planar else texture.DIRECTIONS
+    kinds = {
+        "glcm": lambda: texture.glcm(levels, count, directions),
+        "glrlm": lambda: texture.glrlm(levels, count, directions),
+        "glszm": lambda: texture.glszm(levels),
+        "gldzm": lambda: neighbourhood.gldzm(levels, mask, planar),
+        "ngtdm": lambda: neighbourhood.ngtdm(levels),
+        "ngldm": lambda: neighbourhood.ngldm(levels),
+    }
+    found: dict[str, float] = {}
+    for family, features in kinds.items():
+        if family in families:
+            found |= _named(family, features())
     return found
 
 

@@ -58,8 +58,12 @@ DIRECTIONS = np.array(
 )
 
 
-def glcm(levels: np.ndarray, count: int) -> dict[str, float]:
-    """Return grey-level co-occurrence features, the 13 directions merged before the features are taken.
+IN_PLANE = DIRECTIONS[DIRECTIONS[:, 2] == 0]
+"""The four of them within a slice."""
+
+
+def glcm(levels: np.ndarray, count: int, directions: np.ndarray = DIRECTIONS) -> dict[str, float]:
+    """Return grey-level co-occurrence features, the directions merged before the features are taken.
 
     Parameters
     ----------
@@ -67,6 +71,8 @@ def glcm(levels: np.ndarray, count: int) -> dict[str, float]:
         0 outside the region, 1 to `count` inside. The grid should be isotropic: all neighbours count alike.
     count : int
         Number of grey levels that the discretisation allows.
+    directions : (n, 3) integer array
+        `DIRECTIONS`, or `IN_PLANE` for slices that have nothing to do with each other.
 
     Returns
     -------
@@ -77,7 +83,7 @@ def glcm(levels: np.ndarray, count: int) -> dict[str, float]:
     ----------
     Haralick et al., Textural features for image classification, IEEE SMC 1973; IBSI reference manual, section 3.6.
     """
-    pairs = _cooccurrence(np.ascontiguousarray(levels, dtype=np.uint16), DIRECTIONS, count)
+    pairs = _cooccurrence(np.ascontiguousarray(levels, dtype=np.uint16), directions, count)
     pairs = pairs + pairs.T
     if pairs.sum() == 0:
         return dict.fromkeys(GLCM_NAMES, float("nan"))
@@ -128,8 +134,8 @@ def glcm(levels: np.ndarray, count: int) -> dict[str, float]:
     }
 
 
-def glrlm(levels: np.ndarray, count: int) -> dict[str, float]:
-    """Return grey-level run-length features, the 13 directions merged.
+def glrlm(levels: np.ndarray, count: int, directions: np.ndarray = DIRECTIONS) -> dict[str, float]:
+    """Return grey-level run-length features, the directions merged.
 
     Parameters are those of `glcm`; "short" and "long" in `EMPHASIS_NAMES` are runs. All NaN for an empty region.
 
@@ -138,9 +144,9 @@ def glrlm(levels: np.ndarray, count: int) -> dict[str, float]:
     Galloway, Texture analysis using gray level run lengths, CGIP 1975; IBSI reference manual, section 3.7.
     """
     longest = max(levels.shape)
-    runs = _runs(np.ascontiguousarray(levels, dtype=np.uint16), DIRECTIONS, count, longest)
+    runs = _runs(np.ascontiguousarray(levels, dtype=np.uint16), directions, count, longest)
     level, length = np.nonzero(runs)
-    return _emphases(level + 1, length + 1, runs[level, length], int((levels > 0).sum()) * len(DIRECTIONS))
+    return emphases(level + 1, length + 1, runs[level, length], int((levels > 0).sum()) * len(directions))
 
 
 def glszm(levels: np.ndarray) -> dict[str, float]:
@@ -152,18 +158,30 @@ def glszm(levels: np.ndarray) -> dict[str, float]:
     ----------
     Thibault et al., Texture indexes and gray level size zone matrix, PRIP 2009; IBSI reference manual, section 3.8.
     """
+    zone, level = zones(levels)
+    sizes = np.bincount(zone.ravel(), minlength=level.size + 1)[1:]
+    return emphases(*counted_pairs(level, sizes), int(sizes.sum()))
+
+
+def zones(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the number of each voxel's zone (0 outside the region) and the level of each zone, from the first one on."""
     import cc3d
 
-    zones = np.asarray(cc3d.connected_components(np.ascontiguousarray(levels, dtype=np.uint16), connectivity=26)).ravel()
-    inside = zones > 0
-    sizes = np.bincount(zones[inside])[1:]
-    level = np.zeros(sizes.size + 1, dtype=np.int64)
-    level[zones[inside]] = levels.ravel()[inside]
-    (pairs, counts) = np.unique(np.stack([level[1:], sizes], axis=1), axis=0, return_counts=True)
-    return _emphases(pairs[:, 0], pairs[:, 1], counts, int(inside.sum()))
+    zone = np.asarray(cc3d.connected_components(np.ascontiguousarray(levels, dtype=np.uint16), connectivity=26))
+    inside = zone > 0
+    level = np.zeros(int(zone.max(initial=0)) + 1, dtype=np.int64)
+    level[zone[inside]] = levels[inside]
+    return zone, level[1:]
 
 
-def _emphases(level: np.ndarray, length: np.ndarray, counts: np.ndarray, possible: int) -> dict[str, float]:
+def counted_pairs(level: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the pairs of two non-negative integers that occur, in ascending order, and how often each does."""
+    base = int(other.max(initial=0)) + 1
+    codes, counts = np.unique(level.astype(np.int64) * base + other, return_counts=True)
+    return codes // base, codes % base, counts
+
+
+def emphases(level: np.ndarray, length: np.ndarray, counts: np.ndarray, possible: int) -> dict[str, float]:
     """Return `EMPHASIS_NAMES` of a sparse matrix of (level, length) counts; `possible` is the number of runs of length 1."""
     total = float(counts.sum())
     if total == 0:
