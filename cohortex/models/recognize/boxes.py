@@ -14,6 +14,9 @@ import torch
 FARTHEST = math.log(1000 / 16)
 """Largest logarithm of a size that `decode` takes: no box grows by more, whatever a network that has not learnt yet says."""
 
+BLOCK = 128
+"""Boxes that `suppressed` compares with each other at once."""
+
 
 @dataclass(frozen=True)
 class Boxes:
@@ -101,9 +104,12 @@ def overlaps(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     torch.Tensor
         (n, m) in 0..1; two empty boxes overlap by 0.
     """
-    low_a, high_a = a.chunk(2, -1)
-    low_b, high_b = b.chunk(2, -1)
-    shared = (torch.minimum(high_a[:, None], high_b) - torch.maximum(low_a[:, None], low_b)).clamp(min=0).prod(-1)
+    dimensions = a.shape[-1] // 2
+    shared = torch.ones(len(a), len(b), dtype=a.dtype, device=a.device)
+    # axis by axis: arrays of pairs that lie together are several times as fast as pairs of short vectors
+    for axis in range(dimensions):
+        high = torch.minimum(a[:, None, dimensions + axis], b[:, dimensions + axis])
+        shared = shared * (high - torch.maximum(a[:, None, axis], b[:, axis])).clamp(min=0)
     union = volumes(a)[:, None] + volumes(b) - shared
     return torch.where(union > 0, shared / union.clamp(min=1e-9), 0.0)
 
@@ -126,11 +132,14 @@ def generalised_overlaps(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return shared / union - (around - union) / around
 
 
-def suppressed(corners: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor | None = None, overlap: float = 0.3) -> torch.Tensor:
+def suppressed(
+    corners: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor | None = None, overlap: float = 0.3, most: int | None = None
+) -> torch.Tensor:
     """Return which boxes stay when every surer box of the same class takes away those that it overlaps by more than `overlap`.
 
-    The greedy rule, exactly, without a loop over boxes: whether a box stays follows from the surer ones alone, so repeating the rule for
-    all at once settles the longest chain of boxes that decide about each other, a few steps.
+    The greedy rule, exactly, but without a loop over boxes: they are taken in blocks, the surest first. Those that a box from before takes
+    away go; whether another one of the block stays follows from the surer ones of the block alone, so repeating the rule for all at once
+    settles the longest chain of boxes that decide about each other, a few steps.
 
     Parameters
     ----------
@@ -141,6 +150,8 @@ def suppressed(corners: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor
     labels : torch.Tensor, optional
         (n,); boxes of different classes leave each other alone.
     overlap : float
+    most : int, optional
+        No more than so many are wanted.
 
     Returns
     -------
@@ -148,17 +159,26 @@ def suppressed(corners: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor
         Indices (k,), the surest first.
     """
     order = torch.argsort(scores, descending=True, stable=True)
-    boxes = corners[order]
-    takes = overlaps(boxes, boxes) > overlap
-    if labels is not None:
-        takes &= labels[order][:, None] == labels[order]
-    takes = takes.triu(1)
-    stays = torch.ones(len(order), dtype=torch.bool, device=corners.device)
-    while True:
-        now = ~(takes & stays[:, None]).any(0)
-        if bool((now == stays).all()):
-            return order[stays]
-        stays = now
+    kept = order[:0]
+
+    def takes(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        close = overlaps(corners[a], corners[b]) > overlap
+        return close if labels is None else close & (labels[a][:, None] == labels[b])
+
+    for block in order.split(BLOCK):
+        if len(kept):
+            block = block[~takes(kept, block).any(0)]
+        inner = takes(block, block).triu(1)
+        stays = torch.ones(len(block), dtype=torch.bool, device=corners.device)
+        while True:
+            now = ~(inner & stays[:, None]).any(0)
+            if bool((now == stays).all()):
+                break
+            stays = now
+        kept = torch.cat([kept, block[stays]])
+        if most is not None and len(kept) >= most:
+            return kept[:most]
+    return kept
 
 
 def encode(corners: torch.Tensor, anchors: torch.Tensor, weights: Sequence[float] = (1.0, 1.0)) -> torch.Tensor:
@@ -233,5 +253,5 @@ def best(
     corners, scores, labels = corners[fine], scores.detach().float()[fine], labels[fine]
     order = torch.argsort(scores, descending=True, stable=True)[:candidates]
     corners, scores, labels = corners[order], scores[order], labels[order]
-    kept = suppressed(corners, scores, labels, overlap)[:most]
+    kept = suppressed(corners, scores, labels, overlap, most)
     return Found(corners[kept], labels[kept], scores[kept])

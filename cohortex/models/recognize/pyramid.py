@@ -105,7 +105,7 @@ class Pyramid(nn.Module):
         super().__init__()
         if not 0 <= first < len(backbone.features):
             raise ValueError(f"first is a stage of the backbone, 0 to {len(backbone.features) - 1}, not {first}")
-        self.backbone, self.first = backbone, first
+        self.backbone, self.first, self.filters = backbone, first, filters
         strides = strides_of(backbone)[first:]
         self.strides = strides + [strides[-1] * 2 ** (number + 1) for number in range(further)]
         self.laterals = nn.ModuleList(conv(dimensions, width, filters, 1) for width in backbone.features[first:])

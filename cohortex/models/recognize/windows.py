@@ -33,8 +33,7 @@ class WindowedRetinaNet(RetinaNet):
         if not windows or any(len(window) != 2 or window[0] >= window[1] for window in windows):
             raise ValueError(f"windows are pairs of a low and a high value, not {windows}")
         self.windows = [(float(low), float(high)) for low, high in windows]
-        filters = self.pyramid.outputs[0].out_channels
-        assert isinstance(filters, int)
+        filters = self.pyramid.filters
         self.attention = nn.Sequential(
             conv(self.dimensions, filters * len(self.windows), filters, 1),
             nn.ReLU(inplace=True),
