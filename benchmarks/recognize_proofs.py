@@ -193,7 +193,7 @@ def small_recall(found: Detections, tested: Sequence[Case], rate: float = 1.0) -
     matched = match(found, tested, 0.5)
     false = np.cumsum(~matched.hit)
     allowed = np.flatnonzero(false <= rate * len(tested))
-    least = matched.scores[allowed[-1]] if len(allowed) else np.inf
+    least = float(matched.scores[allowed[-1]]) if len(allowed) else float("inf")
     hits = total = 0
     for said, case in zip(found, tested, strict=True):
         small = (case.corners[:, 2:] - case.corners[:, :2]).mean(1) < SMALLEST

@@ -141,7 +141,7 @@ def mirrored(case: Case, axes: np.ndarray) -> Case:
     """Return a case mirrored along the axes that are told."""
     image, corners = case.image, case.corners.copy()
     d = image.ndim
-    for axis in np.flatnonzero(axes):
+    for axis in np.flatnonzero(axes).tolist():
         image = np.flip(image, axis)
         corners[:, [axis, axis + d]] = image.shape[axis] - corners[:, [axis + d, axis]]
     return Case(np.ascontiguousarray(image), corners)
