@@ -7,7 +7,7 @@ differ from the tissue around them by a fortieth of the range. `bleeds`: volumes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,11 @@ SEED = 70707
 
 @dataclass(frozen=True)
 class Case:
-    """An image (float32) with boxes ``[low..., high...]`` (n, 2 * dimensions), half open; all are of one class."""
+    """An image (float32) with boxes ``[low..., high...]`` (n, 2 * dimensions), half open, all of one class; `lesions` know their pixels."""
 
     image: np.ndarray
     corners: np.ndarray
+    masks: np.ndarray | None = None
 
     @property
     def labels(self) -> np.ndarray:
@@ -75,23 +76,24 @@ def lesions(rng: np.random.Generator, edge: int = 96) -> Case:
     image = 0.4 + 0.05 * texture(rng, shape, 6) + 0.04 * texture(rng, shape, 1.5)
     for _ in range(3):
         image[line(shape, rng, rng.uniform(0.8, 2.0))] += rng.uniform(0.1, 0.2)
-    taken, boxes = np.zeros(shape, bool), []
+    taken, boxes, masks = np.zeros(shape, bool), [], []
     for low, high in [(9, 13), *[(2.5, 4.5)] * int(rng.integers(1, 4)), *[(4.5, 8)] * int(rng.integers(1, 3))]:
         mask = place(rng, shape, taken, low, high)
         if mask is not None:
             image = image + rng.uniform(0.1, 0.2) * np.asarray(ndi.gaussian_filter(mask.astype(np.float32), 0.8))
             boxes.append(box_of(mask))
-    return _case(image + 0.03 * rng.standard_normal(shape), boxes)
+            masks.append(mask)
+    return replace(_case(image + 0.03 * rng.standard_normal(shape), boxes), masks=np.stack(masks))
 
 
-def rare(rng: np.random.Generator, edge: int = 96) -> Case:
+def rare(rng: np.random.Generator, edge: int = 128) -> Case:
     """Return a picture with one small lesion, or none."""
     shape = (edge, edge)
     image = 0.4 + 0.05 * texture(rng, shape, 6) + 0.04 * texture(rng, shape, 1.5)
     for _ in range(4):
         image[line(shape, rng, rng.uniform(0.8, 2.0))] += rng.uniform(0.1, 0.2)
     taken, boxes = np.zeros(shape, bool), []
-    mask = place(rng, shape, taken, 3.0, 4.5) if rng.random() < 0.7 else None
+    mask = place(rng, shape, taken, 3.0, 4.5) if rng.random() < 0.6 else None
     if mask is not None:
         image = image + rng.uniform(0.12, 0.2) * np.asarray(ndi.gaussian_filter(mask.astype(np.float32), 0.8))
         boxes.append(box_of(mask))
@@ -139,12 +141,13 @@ def cases(kind: str, split: str, count: int) -> list[Case]:
 
 def mirrored(case: Case, axes: np.ndarray) -> Case:
     """Return a case mirrored along the axes that are told."""
-    image, corners = case.image, case.corners.copy()
+    image, corners, masks = case.image, case.corners.copy(), case.masks
     d = image.ndim
     for axis in np.flatnonzero(axes).tolist():
         image = np.flip(image, axis)
+        masks = None if masks is None else np.flip(masks, axis + 1)
         corners[:, [axis, axis + d]] = image.shape[axis] - corners[:, [axis + d, axis]]
-    return Case(np.ascontiguousarray(image), corners)
+    return Case(np.ascontiguousarray(image), corners, None if masks is None else np.ascontiguousarray(masks))
 
 
 def _case(image: np.ndarray, boxes: list[Any]) -> Case:

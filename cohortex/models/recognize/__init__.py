@@ -23,6 +23,19 @@ _RETINA = {
     "alpha": 0.25,
 }
 
+_FASTER = {
+    **_PYRAMID,
+    "hidden": 128,
+    "anchor": 4.0,
+    "ratios": [0.5, 1.0, 2.0],
+    "scales": [1.0, 2**0.5],
+    "proposals": 100,
+    "size": 7,
+    "regions": "align",
+    "sampled_anchors": 256,
+    "sampled_boxes": 64,
+}
+
 
 def _entry(name: str, paper: str, factory: str, options: Mapping[str, Any]) -> Entry:
     return Entry(
@@ -48,18 +61,13 @@ ENTRIES = [
         "Ren S. et al., Faster R-CNN: towards real-time object detection with region proposal networks, NeurIPS 2015, arXiv:1506.01497; "
         "on a feature pyramid: Lin T.-Y. et al., CVPR 2017, doi:10.1109/CVPR.2017.106",
         "faster:FasterRcnn",
-        {
-            **_PYRAMID,
-            "hidden": 128,
-            "anchor": 4.0,
-            "ratios": [0.5, 1.0, 2.0],
-            "scales": [1.0, 2**0.5],
-            "proposals": 100,
-            "size": 7,
-            "regions": "align",
-            "sampled_anchors": 256,
-            "sampled_boxes": 64,
-        },
+        _FASTER,
+    ),
+    _entry(
+        "mask_rcnn",
+        "He K. et al., Mask R-CNN, ICCV 2017, doi:10.1109/ICCV.2017.322",
+        "mask:MaskRcnn",
+        {"mask_size": 14, "mask_convs": 2, **_FASTER},
     ),
     _entry(
         "yolo",

@@ -123,24 +123,30 @@ class FasterRcnn(Detector):
             made.append(best(corners, values, torch.zeros_like(places), raw.shape, 0.0, 0.7, self.proposed).corners)
         return made
 
-    def second(self, levels: Sequence[torch.Tensor], number: int, corners: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the second head's logits (n, classes + 1), the first for nothing, and offsets (n, classes, 2 * dimensions)."""
+    def inside(self, levels: Sequence[torch.Tensor], number: int, corners: torch.Tensor, size: int) -> torch.Tensor:
+        """Return the features of an image within boxes, (n, filters, size, ...), each from the level of its size."""
         # a box is looked at in the level whose anchors are as large as it is, or half as large
         edge = centres_sizes(corners)[1].clamp(min=1e-3).log2().mean(1).exp2()
         which = (edge / (self.anchor * self.pyramid.strides[0])).log2().floor().long().clamp(0, len(levels) - 1)
-        inside = levels[0].new_zeros(len(corners), levels[0].shape[1], *[self.size] * self.dimensions)
-        order = []
-        parts = []
+        look = roi_align if self.regions == "align" else roi_pool
+        order, parts = [], []
         for level, (features, stride) in enumerate(zip(levels, self.pyramid.strides, strict=True)):
             own = (which == level).nonzero()[:, 0]
             if len(own):
-                look = roi_align if self.regions == "align" else roi_pool
                 order.append(own)
-                parts.append(look(features[number], corners[own], self.size, stride))
-        if parts:
-            inside = torch.cat(parts)[torch.argsort(torch.cat(order))]
-        seen = self.dense(inside)
+                parts.append(look(features[number], corners[own], size, stride))
+        if not parts:
+            return levels[0].new_zeros(0, levels[0].shape[1], *[size] * self.dimensions)
+        return torch.cat(parts)[torch.argsort(torch.cat(order))]
+
+    def second(self, levels: Sequence[torch.Tensor], number: int, corners: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the second head's logits (n, classes + 1), the first for nothing, and offsets (n, classes, 2 * dimensions)."""
+        seen = self.dense(self.inside(levels, number, corners, self.size))
         return self.class_head(seen), self.box_head(seen).unflatten(1, (self.classes, 2 * self.dimensions))
+
+    def further_loss(self, raw: Said, number: int, corners: torch.Tensor, answer: torch.Tensor, target: Boxes) -> torch.Tensor | float:
+        """Return what further heads lose at boxes that answer for things of the target, by number; here there are none."""
+        return 0.0
 
     def loss(self, raw: Said, targets: Sequence[Boxes]) -> torch.Tensor:
         """Return the losses of both heads (cross entropy and smooth L1), of anchors and boxes that are drawn at random."""
@@ -171,7 +177,8 @@ class FasterRcnn(Detector):
         wanted = encode(target.corners[answer[positive]], corners[positive], WEIGHTS)
         moved = offsets[torch.arange(len(positive), device=corners.device), labels]
         entropy = functional.cross_entropy(logits.float(), truth)
-        return entropy + functional.smooth_l1_loss(moved.float(), wanted, reduction="sum") / len(chosen)
+        further = self.further_loss(raw, number, corners[positive], answer[positive], target)
+        return entropy + functional.smooth_l1_loss(moved.float(), wanted, reduction="sum") / len(chosen) + further
 
     def detections(self, raw: Said, shape: tuple[int, ...], score: float = 0.05, overlap: float = 0.3, most: int = 100) -> list[Found]:
         """Return the boxes of each image."""
