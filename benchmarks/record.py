@@ -82,6 +82,7 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         **dict.fromkeys(("manifold_pca", "manifold_isomap", "manifold_laplacian", "manifold_neighbourhood", "manifold_p")),
         **dict.fromkeys(("hybrid", "hybrid_best_single", "hybrid_p", "proofs_holding", "proofs_total")),
     },
+    "recognize_proofs": {"proofs_holding": None, "proofs_total": None},
     "register_proofs": {"proofs_holding": None, "proofs_total": None},
     "denoise_ct": {
         "ct_gain": (">=", 1),
