@@ -85,7 +85,7 @@ def train_recognize(images: Sequence[Image], section: Mapping[str, Any], seed: i
     from cohortex.training.team import team
 
     settings = settings_for(section, "default")
-    name, classes = settings.get("network", NETWORK), classes_of(settings.get("labels", LABELS))
+    name, classes = settings.get("network", NETWORK), classes_of(settings.get("labels") or LABELS)
     training = {**TRAINING, **{k: v for k, v in settings.get("training", {}).items() if v is not None}}
     modality = settings.get("modality") or most_labelled(images)
     pairs, held = (labelled(images, split, modality) for split in ("train", "validation"))

@@ -108,12 +108,13 @@ def classes_of(names: Mapping[str, str]) -> list[tuple[int, str]]:
     Raises
     ------
     Refused
-        When there is none, or a value is no whole number above 0.
+        When a value is no whole number above 0.
     """
     wrong = [value for value in names if not str(value).isdigit() or int(value) == 0]
-    if wrong or not names:
-        found = f"it has {wrong[0]!r}" if wrong else "it is empty"
-        raise Refused(f"recognize: labels names the things to find by their value in the labels, such as {{'6': lesion}}, but {found}.")
+    if wrong:
+        raise Refused(
+            f"recognize: labels names the things to find by their value in the labels, such as {{'6': lesion}}, but it has {wrong[0]!r}."
+        )
     return sorted((int(value), str(name)) for value, name in names.items())
 
 
