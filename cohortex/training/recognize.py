@@ -18,7 +18,6 @@ from cohortex.training import cards
 from cohortex.training.recognize_card import best_score, metrics_of
 from cohortex.training.recognize_data import (
     Known,
-    classes_of,
     cut_of,
     known_of,
     labelled,
@@ -29,24 +28,11 @@ from cohortex.training.recognize_data import (
     ranges_of,
     sampler_of,
 )
+from cohortex.training.recognize_settings import LABELS, NETWORK, TRAINING, classes_of
 
 if TYPE_CHECKING:
     from torch import nn
 
-NETWORK = "retinanet"
-LABELS = {"6": "lesion"}
-TRAINING: dict[str, Any] = {
-    "steps": 2000,
-    "minutes": 60.0,
-    "rate": None,
-    "batch": None,
-    "patch": None,
-    "spacing_mm": None,
-    "least_voxels": 1,
-    "flip": [0],
-    "options": {},
-}
-"""What a section does not say; None is what the network's entry or the images say."""
 RATE = 1e-3
 BATCH = {2: 8, 3: 2}
 MATCH = {2: 0.5, 3: 0.1}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -100,22 +100,6 @@ def most_labelled(images: Sequence[Image]) -> str:
             "recognize: no image of a training subject has labels; add rows of role labels to the cohort table, or name a trained model."
         )
     return max(sorted(set(found)), key=found.count)
-
-
-def classes_of(names: Mapping[str, str]) -> list[tuple[int, str]]:
-    """Return value and name of the labels that are things to find, in the order of their values.
-
-    Raises
-    ------
-    Refused
-        When a value is no whole number above 0.
-    """
-    wrong = [value for value in names if not str(value).isdigit() or int(value) == 0]
-    if wrong:
-        raise Refused(
-            f"recognize: labels names the things to find by their value in the labels, such as {{'6': lesion}}, but it has {wrong[0]!r}."
-        )
-    return sorted((int(value), str(name)) for value, name in names.items())
 
 
 def known_of(pair: tuple[Image, Image], classes: Sequence[tuple[int, str]], least_voxels: int = 1) -> Known:
@@ -268,7 +252,7 @@ def ranges_of(flip: Sequence[int], across: int | None) -> Ranges:
     """
     axes = [axis for axis in range(3) if axis != across]
     own = tuple(axes.index(axis) for axis in flip if axis in axes)
-    return Ranges(translate=0.05, rotate_deg=0.0, shear=0.0, scale=0.2, flip=own, gain=0.15, offset=0.15, noise=0.1)
+    return Ranges(translate=0.05, rotate_deg=0.0, shear=0.0, scale=0.2, flip=own, gain=0.15, offset=0.05, noise=0.03)
 
 
 def draw_example(item: Prepared, patch: Sequence[int], varied: Ranges, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

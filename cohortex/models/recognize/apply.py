@@ -12,8 +12,11 @@ import numpy as np
 from cohortex.blocks import read_block
 from cohortex.errors import Refused
 from cohortex.filters.lookup import Means
+from cohortex.lazy import Elementwise
 from cohortex.models.recognize.findings import Findings, joined, linked, nothing, standing, without_doubles
-from cohortex.models.segment.apply import Feeding, feeding_of, grid_of, standardised
+from cohortex.models.regseg.grid import looked
+from cohortex.models.segment.apply import Feeding, feeding_of, grid_of
+from cohortex.survey import survey
 from cohortex.volume import ArrayLike, Volume
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ LARGEST = {2: 1024, 3: 128}
 """Voxels along each axis that go through a network of two, or three, dimensions at once."""
 AT_ONCE = 4
 """Slices that go through a network of two dimensions together."""
+BEYOND = (-0.5, 2.0)
+"""Values that are kept, where 0..1 is the usual range of an image: a small thing may be brighter than nearly all else."""
 UNSURE = 0.5
 """Boxes of slices count for the length of a thing down to this share of the score that its surest one needs."""
 
@@ -91,9 +96,11 @@ def fed_of(card: Mapping[str, Any]) -> Fed:
 
 
 def prepared(volume: Volume, feeding: Feeding) -> tuple[ArrayLike, np.ndarray]:
-    """Return an image on the plan's grid with the plan's values, lazily, and the voxels of the image that one of the grid is long.
+    """Return an image on the plan's grid, lazily, and the voxels of the image that one of the grid is long.
 
-    Where the grid is at least twice as coarse, means of whole blocks of voxels are taken first, so that nothing is aliased.
+    Where the grid is at least twice as coarse, means of whole blocks of voxels are taken first, so that nothing is aliased. Values: the
+    plan's window becomes 0..1; without one the percentile .5 of the image becomes 0 and percentile 99.5 of its foreground 1. What lies
+    beyond keeps its distance up to `BEYOND`.
 
     Returns
     -------
@@ -108,7 +115,17 @@ def prepared(volume: Volume, feeding: Feeding) -> tuple[ArrayLike, np.ndarray]:
         affine[:3, :3] = volume.affine[:3, :3] * whole
         affine[:3, 3] = volume.affine[:3, 3] + volume.affine[:3, :3] @ ((whole - 1) / 2)
         volume = volume.with_data(Means(volume.data, whole.tolist()), affine)
-    return standardised(volume, plan, grid), factor
+    low, high = plan.window if plan.normalise == "window" else _range(volume)
+    on_grid = looked(volume.data, volume.affine, grid)
+    return Elementwise(lambda x: np.clip((x - low) / max(high - low, 1e-8), *BEYOND).astype(np.float32), on_grid), factor
+
+
+def _range(volume: Volume) -> tuple[float, float]:
+    look = survey(volume)
+    values = look.of(look.data)
+    inside = values[look.sample_inside]
+    low, high = float(np.percentile(values, 0.5)), float(np.percentile(inside if inside.size else values, 99.5))
+    return low, high if high > low else low + 1.0
 
 
 def found_in(volume: Volume, network: nn.Module, fed: Fed, asked: Asked, device: str = "cpu") -> Findings:
