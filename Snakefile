@@ -6,8 +6,7 @@ import sys
 from snakemake.utils import min_version
 
 min_version("9.27")
-# The package is used from this folder, whether it is installed or not, here and in the jobs' scripts.
-sys.path.insert(0, workflow.basedir)
+sys.path.insert(0, workflow.basedir)  # the package of this folder, installed or not, here and in the jobs' scripts
 from cohortex.run import use_package_of
 
 use_package_of(workflow.basedir)

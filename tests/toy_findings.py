@@ -44,7 +44,9 @@ def scene(
     return image.astype(np.float32), labels, corners
 
 
-def pair(subject: str, seed: int, shape: tuple[int, int, int] = (48, 56, 12), split: str = "train", site: str = "", **how: int) -> list[Image]:
+def pair(
+    subject: str, seed: int, shape: tuple[int, int, int] = (48, 56, 12), split: str = "train", site: str = "", **how: int
+) -> list[Image]:
     """Return an image and its labels as a stage is given them."""
     image, labels, _ = scene(seed, shape, **how)
     affine = np.diag([*(SPACING if shape[2] > 1 else (1.0, 1.0, 1.0)), 1.0])
@@ -53,9 +55,7 @@ def pair(subject: str, seed: int, shape: tuple[int, int, int] = (48, 56, 12), sp
     made = []
     for tag, array, kind in (("", image, "image"), ("+labels", labels, "labels")):
         volume = Volume(array, affine, "T2w", kind=kind, body_part="head")
-        made.append(
-            Image(f"{subject}_T2w{tag}", subject, "", "T2w", kind, kind, "head", row=row, opener=lambda volume=volume: volume)
-        )
+        made.append(Image(f"{subject}_T2w{tag}", subject, "", "T2w", kind, kind, "head", row=row, opener=lambda volume=volume: volume))
     return made
 
 

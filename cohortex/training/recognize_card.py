@@ -74,7 +74,9 @@ def metrics_of(
     matched = [match([each.some(each.scores >= score) for each in found], truth, overlap, k) for k in range(len(classes))]
     objects, hits = sum(int(m.objects.sum()) for m in matched), sum(int(m.hit.sum()) for m in matched)
     false = sum(len(m.hit) for m in matched) - hits
-    rows.append({"name": f"sensitivity from score {score:g}", "value": _short(hits / objects if objects else np.nan), "n": count, "on": where})
+    rows.append(
+        {"name": f"sensitivity from score {score:g}", "value": _short(hits / objects if objects else np.nan), "n": count, "on": where}
+    )
     rows.append({"name": f"false boxes an image from score {score:g}", "value": _short(false / len(known)), "n": count, "on": where})
     return rows
 

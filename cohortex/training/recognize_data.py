@@ -160,9 +160,7 @@ def plan_of(known: Sequence[Known], spacing_mm: float | Sequence[float] | None =
     low, high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
     inner = np.clip(values, low, high)
     made = plan(
-        Fingerprint(
-            shapes, spacings, known[0].image.modality, 1, 2, (low, high), float(inner.mean()), float(max(inner.std(), 1e-8))
-        )
+        Fingerprint(shapes, spacings, known[0].image.modality, 1, 2, (low, high), float(inner.mean()), float(max(inner.std(), 1e-8)))
     )
     if spacing_mm is None:
         return made
@@ -288,7 +286,7 @@ def draw_example(item: Prepared, patch: Sequence[int], varied: Ranges, rng: np.r
         one = boxes.corners[int(rng.integers(len(boxes)))]
         middle = (one[:axes] + one[axes:]) / 2
         # somewhere in the middle half of the example
-        starts = [int(round(m)) - int(rng.integers(s // 4, max(s // 4 + 1, 3 * s // 4))) for m, s in zip(middle, patch, strict=True)]
+        starts = [round(float(m)) - int(rng.integers(s // 4, max(s // 4 + 1, 3 * s // 4))) for m, s in zip(middle, patch, strict=True)]
     starts = [int(np.clip(a, min(0, n - s), max(0, n - s))) for a, s, n in zip(starts, patch, shape, strict=True)]
     box = [(a, a + s) for a, s in zip(starts, patch, strict=True)]
     if across is not None:

@@ -24,6 +24,7 @@ TRAINING: dict[str, Any] = {
 }
 """What a section does not say; None is what the network's entry or the images say."""
 
+
 def classes_of(names: Mapping[str, str]) -> list[tuple[int, str]]:
     """Return value and name of the labels that are things to find, in the order of their values.
 
