@@ -6,7 +6,7 @@ import sys
 from snakemake.utils import min_version
 
 min_version("9.27")
-sys.path.insert(0, workflow.basedir)  # the package of this folder, installed or not, here and in the jobs' scripts
+sys.path.insert(0, workflow.basedir)  # its package, installed or not, also for jobs
 from cohortex.run import use_package_of
 
 use_package_of(workflow.basedir)
