@@ -180,7 +180,7 @@ def _with_anchors(
     if "anchor" not in registry.entry("recognize", name).options or "anchor" in own:
         return dict(options)
     with torch.device("meta"):
-        network = registry.build("recognize", name, **options)
+        network: Any = registry.build("recognize", name, **options)
     strides = next((each.strides for each in network.children() if isinstance(getattr(each, "strides", None), list)), None)
     if not strides:
         return dict(options)
