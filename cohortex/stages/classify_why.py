@@ -102,7 +102,9 @@ def _where(found: Reasons, scan: Image, images: Sequence[Image], classifier: Cla
     sane = classifier.card["extra"].get("sanity", {}).get(method, {}).get("verdict", "not checked")
     found.measures.update({"why_method": method, "randomisation_check": sane})
     peak = np.linalg.inv(volume.affine) @ affine @ [*np.unravel_index(int(coarse.argmax()), coarse.shape), 1]
-    found.previews.update(_pictures(scan, whole, np.clip(np.rint(peak[:3]), 0, np.array(volume.shape) - 1).astype(int).tolist()))
+    # Coarse maps are never quite empty: squared, what speaks a little for the class does not hide the picture.
+    laid = whole if method == "integrated_gradients" else replace(whole, data=Elementwise(np.square, share))
+    found.previews.update(_pictures(scan, laid, np.clip(np.rint(peak[:3]), 0, np.array(volume.shape) - 1).astype(int).tolist()))
 
 
 def _pictures(scan: Image, share: Volume, peak: Sequence[int]) -> dict[str, np.ndarray]:
@@ -110,8 +112,7 @@ def _pictures(scan: Image, share: Volume, peak: Sequence[int]) -> dict[str, np.n
     from cohortex.report.previews import orthogonal_views, overlaid
 
     views = orthogonal_views(scan.volume, at=peak)
-    # Squared: what speaks a little for the class, over large parts of the picture, would hide it.
-    over = overlaid(views, replace(share, data=Elementwise(np.square, share.data)), at=peak, most=0.8)
+    over = overlaid(views, share, at=peak, most=0.8)
     return {f"{PICTURES}_{view}_before": picture for view, picture in views.items()} | {
         f"{PICTURES}_{view}_after": picture for view, picture in over.items()
     }

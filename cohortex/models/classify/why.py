@@ -123,7 +123,7 @@ def grad_cam(network: nn.Module, inputs: np.ndarray, target: int, layer: str | N
         maps = [unit(grad_cam(each, inputs, target, layer)) for each in alone]
         if network.mirrored:
             maps += [unit(grad_cam(each, np.flip(inputs, 1), target, layer))[::-1] for each in alone]
-        return np.mean(maps, axis=0, dtype=np.float64)
+        return np.stack(maps).mean(axis=0, dtype=np.float64)
     with _ready(network):
         x = _tensor(network, inputs[None])
         name = layer if layer is not None else feature_layer(network, inputs)
@@ -137,16 +137,16 @@ def grad_cam(network: nn.Module, inputs: np.ndarray, target: int, layer: str | N
             logits = network(x.requires_grad_(True))
         finally:
             hook.remove()
-        maps = kept[-1] if kept else None
-        gradient = None
-        if isinstance(maps, torch.Tensor) and maps.requires_grad and _is_map(tuple(maps.shape), inputs.shape):
-            (gradient,) = torch.autograd.grad(logits[0, target], maps, allow_unused=True)
+        found: Any = kept[-1] if kept else None
+        gradient: Any = None
+        if isinstance(found, torch.Tensor) and found.requires_grad and _is_map(tuple(found.shape), inputs.shape):
+            (gradient,) = torch.autograd.grad(logits[0, target], found, allow_unused=True)
         if gradient is None:
             raise Refused(f"The layer {name!r} gives no maps of channels on a grid; name another, or use occlusion.")
-        if maps.ndim < x.ndim:
-            maps, gradient = (each.movedim(0, -1)[None] for each in (maps, gradient))
+        if found.ndim < x.ndim:
+            found, gradient = (each.movedim(0, -1)[None] for each in (found, gradient))
         axes = tuple(range(2, x.ndim))
-        weighed = torch.relu((gradient.mean(dim=axes, keepdim=True) * maps).sum(dim=1, keepdim=True)).detach()
+        weighed = torch.relu((gradient.mean(dim=axes, keepdim=True) * found).sum(dim=1, keepdim=True)).detach()
         fine = nn.functional.interpolate(weighed, size=x.shape[2:], mode=MODES[x.ndim - 2], align_corners=False)
         return fine[0, 0].double().cpu().numpy()
 
