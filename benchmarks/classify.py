@@ -51,8 +51,9 @@ PNEUMONIA: dict[str, Any] = {
         "mirror": True,
     },
 }
-"""Settings of the stage. In a cross-validation of the train part equal weight for both classes (logit_adjust) cost more accuracy in
-the frequent one than it gave in the other, also where a quarter of the cases is normal; scaling each picture by itself and wider layers gave no higher AUC."""
+"""Settings of the stage. In a cross-validation of the train part equal weight for both classes (logit_adjust) cost more accuracy in the
+frequent one than it gave in the other, also where a quarter of the cases is normal; scaling each picture by itself and wider layers gave
+no higher AUC."""
 
 BLOCK = 10
 """Consecutive slices of a kind of tumour that stay in one fold: about as many as a patient has."""
