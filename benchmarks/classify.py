@@ -40,10 +40,10 @@ PNEUMONIA: dict[str, Any] = {
     "network": {"name": "smallresnet2d", "options": {}},
     "input": {"size": [28, 28], "spacing_mm": None},
     "training": {
-        "steps": 500,
+        "steps": 600,
         "batch": 64,
         "minutes": 1000.0,
-        "balance": "logit_adjust",
+        "balance": "none",
         "optimiser": "muon",
         "rate": 3e-3,
         "average": 0.99,
@@ -51,7 +51,9 @@ PNEUMONIA: dict[str, Any] = {
         "mirror": True,
     },
 }
-"""Settings of the stage."""
+"""Settings of the stage. In a cross-validation of the train part equal weight for both classes (logit_adjust) cost more accuracy in the
+frequent one than it gave in the other, also where a quarter of the cases is normal; scaling each picture by itself and wider layers gave
+no higher AUC."""
 
 BLOCK = 10
 """Consecutive slices of a kind of tumour that stay in one fold: about as many as a patient has."""
@@ -118,7 +120,7 @@ def by_svm(train: Sequence[Image], y: np.ndarray, held: Sequence[Image], seed: i
     from sklearn.pipeline import make_pipeline
     from sklearn.svm import SVC
 
-    x, x_held = (np.stack([image.volume.data.ravel() for image in images]) / 255.0 for images in (train, held))
+    x, x_held = (np.stack([image.volume.array(np.float32).ravel() for image in images]) / 255.0 for images in (train, held))
     grid = {"pca__n_components": [40, 80], "svc__C": [3, 10], "svc__class_weight": [None, "balanced"]}
     machine = make_pipeline(PCA(random_state=seed), SVC())
     found = GridSearchCV(machine, grid, scoring="balanced_accuracy", cv=StratifiedKFold(3, shuffle=True, random_state=seed)).fit(x, y)

@@ -108,7 +108,7 @@ def digest_of(voxels: ArrayLike) -> str:
 
     def one(_: Any, block: np.ndarray) -> bytes:
         # -0 is 0
-        return hashlib.sha256(np.ascontiguousarray(block, dtype=np.float64) + 0.0).digest()
+        return hashlib.sha256((block.astype(np.float64) + 0.0).tobytes()).digest()
 
     parts = over_blocks(one, voxels, block=(2 * ALIGN,) * 3)
     return hashlib.sha256(repr(tuple(voxels.shape)).encode() + b"".join(parts)).hexdigest()

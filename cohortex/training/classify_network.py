@@ -215,10 +215,12 @@ def train_network(
 
 def _weighed_loss(network: Any, batch: torch.Tensor, target: torch.Tensor, loss: Loss) -> torch.Tensor:
     """Return the loss of a network's logits, with its further heads (`cohortex.models.classify.network`) where it has some."""
+    import torch
+
     if not hasattr(network, "outputs"):
         return loss(network(batch), target)
     found = [share * loss(logits, target) for share, logits in zip(network.outputs_weights, network.outputs(batch), strict=True)]
-    return sum(found[1:], found[0])
+    return found[0] if len(found) == 1 else torch.stack(found).sum()
 
 
 def _torch_generator(device: str) -> dict[str, str]:

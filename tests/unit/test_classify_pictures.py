@@ -129,7 +129,7 @@ def test_a_picture_of_a_spacing_keeps_its_brightness_whatever_the_thickness_of_i
         Input((16, 16), 1.0, False, "cohort").raw(Image("a", "a", "", "DX", "image", opener=lambda v=volume: v), [])
         for volume in (thick, thin)
     ]
-    assert np.array_equal(*made)
+    assert np.array_equal(made[0], made[1])
     assert set(np.unique(made[0][0, 6:14, 4:12])) <= {8.0, 8.5, 9.0} | set(np.linspace(8, 9, 33).astype(np.float32))
 
 
