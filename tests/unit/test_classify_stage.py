@@ -158,7 +158,7 @@ def test_a_class_is_explained_by_a_map_on_the_scans_grid_and_by_what_every_featu
         f"why_this_class_{view}_{when}" for view in ("axial", "coronal", "sagittal") for when in ("before", "after")
     }
     assert row.previews["why_this_class_axial_after"].shape == (*row.previews["why_this_class_axial_before"].shape, 3)
-    same = {name: value for name, value in row.measures.items() if not name.startswith(("why_", "randomisation_"))}
+    same = {name: value for name, value in row.measures.items() if not name.startswith(("why_", "randomisation"))}
     assert same == by_tag(plain, "new_T1w").measures
 
 
