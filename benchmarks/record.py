@@ -152,6 +152,14 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         "lost_by_heads": ("<=", 0),
         "begun_again_unkilled": None,
     },
+    "classify": {
+        "pneumonia_accuracy": (">=", 0.975),
+        "pneumonia_auc": (">=", 0.996),
+        **dict.fromkeys(("pneumonia_svm_accuracy", "pneumonia_svm_auc")),
+        **dict.fromkeys(("pneumonia_gain", "pneumonia_gain_low", "pneumonia_gain_high")),
+        **dict.fromkeys(("pneumonia_auc_gain", "pneumonia_auc_gain_low", "pneumonia_auc_gain_high")),
+        **dict.fromkeys(("brain3_accuracy", "brain3_resnet18_accuracy", "brain3_gain", "brain3_gain_low", "brain3_gain_high")),
+    },
     "segment": {"networks_built": (">=", 10), "best_dice": None, "baseline_dice": None},
     "motion": {
         "auc_curriculum": (">=", 0.9),

@@ -307,6 +307,8 @@ def training_steps(task: str, section: Mapping[str, Any]) -> float:
         return budget["steps"] * (budget.get("batch") or 4) * (budget.get("patch") or 14) ** 3 / MB
     if task == "classify":
         networks = budget["folds"] + 1 if "cnn" in settings.get("parts", ["cnn"]) else 0
+        # a teacher, for a curriculum or sub-classes, is one network more for each
+        networks *= budget.get("members", 1) * (2 if budget.get("curriculum") or budget.get("decompose", 1) > 1 else 1)
         return networks * budget["steps"] * budget["batch"] * math.prod(settings["input"]["size"]) / MB
     turns = budget["rounds"] * budget["turn"]
     registered = (budget["steps"] + turns) * budget["register_crop"] ** 3
@@ -351,7 +353,8 @@ def _as_measured(task: str, section: Mapping[str, Any]) -> bool:
         size = (budget.get("batch") or 4) * (budget.get("patch") or 14) ** 3
         return settings.get("method") == "subslice" and size <= 4 * 14**3
     if task == "classify":
-        return budget["batch"] * math.prod(settings["input"]["size"]) <= 8 * 40 * 48 * 40
+        small = settings.get("network", {}).get("name", "smallcnn3d") == "smallcnn3d"
+        return small and budget["batch"] * math.prod(settings["input"]["size"]) <= 8 * 40 * 48 * 40
     small = (settings["network"]["name"], settings["segment_network"]["name"]) == ("voxelmorph_small", "unet3d_small")
     options = settings["network"].get("options") or settings["segment_network"].get("options")
     return small and not options and max(budget["crop"], budget["register_crop"]) <= 48 and budget["batch"] <= 2

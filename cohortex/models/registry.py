@@ -97,11 +97,11 @@ def expected(found: Entry, options: Mapping[str, Any]) -> Expects:
 
     An option ``dimensions`` (2 or 3) is that of the input; an option ``adjacent`` is how many slices a 2-D network looks at on each side;
     an option ``inputs`` names what the input is made of. On the slices' grid each further input is ``factor`` channels. Of networks that
-    segment the option ``channels`` is that of the input.
+    segment or classify the option ``channels`` is that of the input.
     """
     chosen = {**found.options, **options}
     changed: dict[str, Any] = {"dimensions": chosen["dimensions"]} if "dimensions" in chosen else {}
-    if found.task == "segment":
+    if found.task in ("segment", "classify"):
         changed["channels"] = chosen["channels"]
     if "adjacent" in chosen:
         changed["channels"] = 2 * chosen["adjacent"] + 1

@@ -13,7 +13,7 @@ from typing import Any
 
 from cohortex.items import SET_ASIDE
 from cohortex.publish import sweep, write_json, write_text
-from cohortex.report import charts, classes, html, images, measures, methods, pictures
+from cohortex.report import charts, classes, html, images, measures, methods, pictures, why
 from cohortex.report.records import Records, Row, number, read_records, write_union
 from cohortex.runs import COUNTS, how_it_ended, read_runs, status_words
 from cohortex.verdict import Tally, sentence, tally
@@ -347,6 +347,7 @@ def _stages(
                 "words": _words(records, stage),
                 "pairs": {title: pairs[stage][title] for title in sorted(pairs[stage], key=lambda title: SHOWN_FIRST.get(title, 2))},
                 "labels": labels,
+                "why": why.told(records, stage, LISTED),
             }
         )
     return found
@@ -357,7 +358,7 @@ def _words(records: Records, stage: str) -> list[tuple[str, str]]:
     said: dict[str, Counter[str]] = defaultdict(Counter)
     for row in records.told.get(stage, []):
         for name, value in row.measures.items():
-            if number(value) is None and value != "n/a" and "/" not in value and not name.endswith("sha256"):
+            if number(value) is None and value != "n/a" and "/" not in value and not name.endswith(("sha256", "why_features")):
                 said[name][value] += 1
     return [
         (measures.spoken(name)[0], ", ".join(f"{value} ({count})" for value, count in counts.most_common()))

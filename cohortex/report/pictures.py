@@ -7,7 +7,7 @@ import hashlib
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ import numpy as np
 from markupsafe import Markup
 
 from cohortex.items import HEAD_LABELS
+from cohortex.report import why
 from cohortex.report.measures import without_moment
 from cohortex.report.previews import VIEWS
 from cohortex.report.records import Records, Row, read_previews
 
-UNSURE = "+uncertainty"
-"""End of the ids of maps that are shown over the image they belong to, not beside it."""
+LAID_OVER = ("+uncertainty", "+gradcam", "+occlusion", "+integratedgradients")
+"""Ends of the ids of maps that are shown over the image they belong to, not beside it."""
 COLOURS = 8
 """Colours in the style sheet; labels beyond them begin again."""
 
@@ -143,7 +144,8 @@ def choose(records: Records, first: Iterable[str], most: int) -> list[str]:
 def pairs_by_stage(work: Path, records: Records, chosen: Sequence[str], gallery: Gallery) -> dict[str, dict[str, list[Pair]]]:
     """Return by stage the pictures of the chosen images: ``images`` (before and after), ``registered``, and what else it shows."""
     seen = _read(work, records, chosen)
-    shapes = {(stage, row.image): (row.shape, row.spacing_mm) for stage in records.stages for row in records.told.get(stage, [])}
+    rows = {(stage, row.image): row for stage in records.stages for row in records.told.get(stage, [])}
+    shapes = {key: (row.shape, row.spacing_mm) for key, row in rows.items()}
     pages: dict[str, dict[str, list[Pair]]] = {}
     for position, stage in enumerate(records.stages):
         sections: dict[str, list[Pair]] = defaultdict(list)
@@ -151,7 +153,8 @@ def pairs_by_stage(work: Path, records: Records, chosen: Sequence[str], gallery:
             for thing in sorted(seen.get(stage, {})):
                 if thing.split("+")[0] == name:
                     for title, pair in _extras(seen[stage][thing], thing, records, gallery):
-                        sections[title].append(pair)
+                        words = why.caption(rows.get((stage, thing))) if title == why.TITLE else ""
+                        sections[title].append(replace(pair, caption=words or pair.caption))
             now = _views(seen, records.stages[position : position + 1], name)
             earlier = _views(seen, records.stages[:position], name)
             labels = _labels(seen, records, stage, name, now or earlier, shapes)
@@ -257,7 +260,7 @@ def _registered(gallery: Gallery, records: Records, seen: Mapping, position: int
     found = []
     for thing in sorted(seen.get(stage, {})):
         row = records.last.get(thing)
-        if not thing.startswith(f"{name}+") or row is None or row.kind != "image" or thing.endswith(UNSURE):
+        if not thing.startswith(f"{name}+") or row is None or row.kind != "image" or thing.endswith(LAID_OVER):
             continue
         after = _views(seen, [stage], thing)
         fixed = next((source for source in row.sources.split() if source != name and "+" not in source), "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -26,8 +26,8 @@ _BLOCK = 16
 """Edge in voxels of the blocks that the grey window is looked for in, beside the three slices."""
 
 
-def orthogonal_views(volume: Volume, size: int = 160) -> dict[str, np.ndarray]:
-    """Return pictures of the three slices through the middle of a volume's grid.
+def orthogonal_views(volume: Volume, size: int = 160, at: Sequence[int] | None = None) -> dict[str, np.ndarray]:
+    """Return pictures of the three slices through the middle of a volume's grid, or through another voxel.
 
     Pixels are isotropic and equally large in all views. The convention is the radiological one: the patient's right
     is on the left, front up (axial), head up (coronal, sagittal), the face to the left (sagittal). A view is left
@@ -40,6 +40,8 @@ def orthogonal_views(volume: Volume, size: int = 160) -> dict[str, np.ndarray]:
         small blocks. Of a displacement field the length of the displacements is shown.
     size : int
         Pixels on the longest side at most.
+    at : three ints, optional
+        The voxel that the slices meet in.
 
     Returns
     -------
@@ -49,7 +51,7 @@ def orthogonal_views(volume: Volume, size: int = 160) -> dict[str, np.ndarray]:
     """
     shape = volume.shape
     axes = {name: axis for name, axis in VIEWS.items() if all(shape[other] > 1 for other in range(3) if other != axis)}
-    slices = {name: _slice(volume, axis) for name, axis in (axes or {"axial": 2}).items()}
+    slices = {name: _slice(volume, axis, at) for name, axis in (axes or {"axial": 2}).items()}
     if volume.kind == "labels":
         grey = {name: _label_bytes(pixels) for name, pixels in slices.items()}
     else:
@@ -131,7 +133,7 @@ def checkerboard(a: np.ndarray, b: np.ndarray, tiles: int = 8) -> np.ndarray:
     return np.where(first[..., None] if a.ndim == 3 else first, a, b)
 
 
-def overlaid(views: Mapping[str, np.ndarray], share: Volume) -> dict[str, np.ndarray]:
+def overlaid(views: Mapping[str, np.ndarray], share: Volume, at: Sequence[int] | None = None, most: float = 1.0) -> dict[str, np.ndarray]:
     """Return views of an image with a share from 0 to 1 over them, as orange that hides the more the higher it is.
 
     Parameters
@@ -140,22 +142,26 @@ def overlaid(views: Mapping[str, np.ndarray], share: Volume) -> dict[str, np.nda
         What `orthogonal_views` gave of the image.
     share : Volume
         On the image's grid.
+    at : three ints, optional
+        As `orthogonal_views` had it.
+    most : float
+        How much of the picture a share of 1 hides.
     """
     # as labels, so that values keep their meaning instead of being windowed
     bytes_of = Elementwise(lambda x: np.rint(255 * np.clip(x, 0, 1)).astype(np.uint8), share.data)
-    shares = orthogonal_views(Volume(bytes_of, share.affine, share.modality, "labels"), max(max(v.shape) for v in views.values()))
+    shares = orthogonal_views(Volume(bytes_of, share.affine, share.modality, "labels"), max(max(v.shape) for v in views.values()), at)
     made = {}
     for name, grey in views.items():
         if name in shares and shares[name].shape == grey.shape:
-            alpha = shares[name][..., None] / 255.0
+            alpha = most * shares[name][..., None] / 255.0
             made[name] = np.rint((1 - alpha) * grey[..., None] + alpha * np.array(OVERLAY)).astype(np.uint8)
     return made
 
 
-def _slice(volume: Volume, axis: int) -> np.ndarray:
-    """Return the middle slice across an axis, (other axes in order), float32 or the labels' type."""
+def _slice(volume: Volume, axis: int, at: Sequence[int] | None) -> np.ndarray:
+    """Return the slice across an axis at a voxel, the middle one otherwise, (other axes in order), float32 or the labels' type."""
     index: list[slice | int] = [slice(None)] * 3
-    index[axis] = volume.shape[axis] // 2
+    index[axis] = volume.shape[axis] // 2 if at is None else at[axis]
     return _magnitude(np.asarray(volume.data[tuple(index)]), volume)
 
 

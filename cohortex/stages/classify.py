@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cohortex.blocks import over_blocks
 from cohortex.items import DEMO_SITE, Image, Made, settings_for
+from cohortex.stages.classify_why import check_methods, reasons
 from cohortex.tables import column_word
 
 if TYPE_CHECKING:
@@ -22,11 +23,13 @@ def load(section: Mapping[str, Any], folders: Mapping[str, Path], device: str) -
     Raises
     ------
     Refused
-        When a folder is broken or not a classifier.
+        When a folder is broken or not a classifier, or its network cannot be explained as ``why`` asks.
     """
     from cohortex.models.classify.classifier import load_classifier
 
-    return {name: load_classifier(folder, device) for name, folder in folders.items()}
+    models = {name: load_classifier(folder, device) for name, folder in folders.items()}
+    check_methods(section, models)
+    return models
 
 
 def classify(images: Sequence[Image], section: Mapping[str, Any], model: Mapping[str, Classifier] | None, seed: int) -> list[Made]:
@@ -49,7 +52,8 @@ def classify(images: Sequence[Image], section: Mapping[str, Any], model: Mapping
     list of Made
         For each scan with labels the table ``features`` (feature, value; n/a where there is none); for each scan that
         was classified the table ``class`` (class, probability, and those of the parts) and the measures class,
-        probability, p_<class>, probability_<part>_<class>; every other scan is ``skipped`` with the reason.
+        probability, p_<class>, probability_<part>_<class>; every other scan is ``skipped`` with the reason. With ``why`` also what
+        explains the class (`cohortex.stages.classify_why`).
 
     Raises
     ------
@@ -92,11 +96,23 @@ def classify(images: Sequence[Image], section: Mapping[str, Any], model: Mapping
     }
     for scan in scans:
         if scan.id in opinions:
-            made.extend(_verdict(scan, *opinions[scan.id], without.get(scan.id)))
+            table, word = _verdict(scan, *opinions[scan.id], without.get(scan.id))
+            settings = settings_for(section, scan.modality)
+            made += [table, *_with_reasons(word, scan, images, *opinions[scan.id], shared[_grain(settings)], settings.get("why"))]
         elif scan.id in without or (scan.session, scan.modality) not in helped:
             code, reason = refused[scan.id]
             made.append(Made(of=scan.id, status="skipped", code=code, reason=reason))
     return made
+
+
+def _with_reasons(
+    word: Made, scan: Image, images: Sequence[Image], classifier: Classifier, opinion: Opinion, vectors: Vectors, method: str | None
+) -> list[Made]:
+    """Return a scan's own row, and before it what explains its class where that is asked for."""
+    if method is None:
+        return [word]
+    found = reasons(scan, images, classifier, int(opinion.probability.argmax()), vectors, method)
+    return [*found.made, replace(word, measures={**word.measures, **found.measures}, previews={**word.previews, **found.previews})]
 
 
 def _grain(settings: Mapping[str, Any]) -> Grain:

@@ -21,6 +21,7 @@ from cohortex.io.bids import build_name, folder
 from cohortex.io.dataset import LISTS, remove_files, write_dataset
 from cohortex.items import HEAD_LABELS, Image, Made, settings_for
 from cohortex.publish import atomic_path, file_sha256, link_or_copy, sweep, write_json, write_text
+from cohortex.stages.classify_why import TAGS
 from cohortex.volume import Volume
 
 __all__ = ["export", "write_dataset"]
@@ -212,6 +213,8 @@ def sidecar(target: Target, targets: Sequence[Target]) -> dict[str, Any]:
             content["Resolution"] = " x ".join(f"{size:.4g}" for size in image.volume.spacing) + " mm"
         if target.entities.get("desc") == "uncertainty":
             content["Units"] = "entropy of the label, 0 (sure) to 1 (every label as likely)"
+        elif target.entities.get("desc") in TAGS.values():
+            content["Units"] = "what speaks for the predicted class, 0 (nothing, or against it) to 1 (most of this image)"
         elif image.modality == "CT" and image.kind == "image":
             content["Units"] = "HU"
         if target.suffix == "mask":

@@ -1,9 +1,10 @@
-"""Trains a classifier of subjects: regression on radiomics, 3-D network, fusion, all judged by nested cross-validation."""
+"""Trains a classifier of subjects: regression on radiomics, networks, fusion, all judged by nested cross-validation."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,52 +13,50 @@ import numpy as np
 from cohortex.errors import Refused
 from cohortex.items import DEMO_SITE, Image, settings_for
 from cohortex.measures.classification import MEASURES, summary
-from cohortex.models.classify.classifier import Classifier, network_logits, save_classifier
+from cohortex.models.classify.classifier import Classifier, network_logits, part_names, save_classifier
+from cohortex.models.classify.committee import one_view
 from cohortex.models.classify.features import vector_names
 from cohortex.models.classify.fusion import Fusion, fit_fusion, fuse
+from cohortex.models.classify.inputs import Input, input_for
 from cohortex.models.classify.logistic import Logistic, fit_logistic, grouped_folds, predict_logits
-from cohortex.models.classify.regrid import network_input
-from cohortex.models.classify.scans import Grain, Vectors, labels_of, plain_scans
+from cohortex.models.classify.scans import plain_scans
+from cohortex.models.classify.why_sanity import for_card
 from cohortex.training import cards
-from cohortex.training.augment import ranges_of
 from cohortex.training.checkpoint import Journal, open_journal
-from cohortex.training.classify_network import Budget, train_network
+from cohortex.training.classify_examples import Examples, examples_of, without_copies
+from cohortex.training.classify_members import Plan, fit_members, plan_of
 from cohortex.training.team import team
+
+LOG = logging.getLogger("cohortex.training")
 
 DEFAULTS: dict[str, Any] = {
     "target": "diagnosis",
     "modalities": ["T1w", "CT"],
     "parts": ["radiomics", "cnn"],
     "texture": {"spacing_mm": 2.0, "bins": 32},
-    "input": {"size": [40, 48, 40], "spacing_mm": 4.0},
-    "training": {"folds": 4, "steps": 120, "batch": 8, "minutes": 20.0, "augment": None},
+    "network": {"name": "smallcnn3d", "options": {}},
+    "input": {"size": [40, 48, 40], "spacing_mm": 4.0, "labels": "auto", "values": "auto"},
+    "training": {
+        "folds": 4,
+        "steps": 120,
+        "batch": 8,
+        "minutes": 20.0,
+        "augment": None,
+        "balance": "weights",
+        "optimiser": "adamw",
+        "rate": 2e-3,
+        "average": 0.0,
+        "members": 1,
+        "mirror": False,
+        "start": None,
+        "frozen": False,
+        "curriculum": False,
+        "decompose": 1,
+    },
 }
 """What is taken where the section says nothing."""
 LEAST = 4
 """Training subjects that each class must have: fewer cannot be cut into folds twice."""
-
-
-@dataclass(frozen=True)
-class Examples:
-    """What is learned from: one row a scan.
-
-    Attributes
-    ----------
-    x : (n, features) float64 array
-        NaN where missing.
-    inputs : (n, channels, x, y, z) float32 array
-    y : (n,) int64 array
-    subjects : (n,) array of str
-    """
-
-    x: np.ndarray
-    inputs: np.ndarray
-    y: np.ndarray
-    subjects: np.ndarray
-
-    def take(self, rows: np.ndarray) -> Examples:
-        """Return some of the rows."""
-        return Examples(self.x[rows], self.inputs[rows], self.y[rows], self.subjects[rows])
 
 
 def train_classify(images: Sequence[Image], section: Mapping[str, Any], seed: int, device: str, folder: Path) -> None:
@@ -79,7 +78,8 @@ def train_classify(images: Sequence[Image], section: Mapping[str, Any], seed: in
     Raises
     ------
     Refused
-        When there are not two classes with `LEAST` training subjects each.
+        When there are not two classes with `LEAST` training subjects each, a class has fewer than there are folds, or the network
+        does not fit the scans.
 
     References
     ----------
@@ -87,9 +87,16 @@ def train_classify(images: Sequence[Image], section: Mapping[str, Any], seed: in
     """
     settings = _settings(section)
     scans = _labelled(images, settings["modalities"][0])
-    classes = _classes(scans, settings)
-    train = _examples([scan for scan in scans if scan.row["split"] == "train"], images, classes, settings)
-    held = _examples([scan for scan in scans if scan.row["split"] != "train"], images, classes, settings)
+    classes, limits = _classes(scans, settings), settings["training"]
+    asked = input_for(settings, scans, images)
+    plan = plan_of(settings, asked, len(classes)) if "cnn" in settings["parts"] else None
+    train = examples_of([scan for scan in scans if scan.row["split"] == "train"], images, classes, settings, asked)
+    held = examples_of([scan for scan in scans if scan.row["split"] != "train"], images, classes, settings, asked)
+    kept, copies = without_copies(train, held)
+    train = train.take(np.flatnonzero(kept))
+    _check_folds(train, classes, settings)
+    asked = asked.of_cohort(train.inputs)
+    train, held = (replace(rows, inputs=asked.standard(rows.inputs)) for rows in (train, held))
     parts = [part for part in settings["parts"] if part == "cnn" or bool((~np.isnan(train.x)).any())]
     if not parts:
         raise Refused(
@@ -97,11 +104,12 @@ def train_classify(images: Sequence[Image], section: Mapping[str, Any], seed: in
             "put regseg before classify, or add cnn to classify.default.parts."
         )
     journal = open_journal(folder, images, section, seed)
-    logs, fold_of, facts = _out_of_fold(train, parts, len(classes), settings, seed, device, journal)
+    logs, fold_of, facts = _out_of_fold(train, parts, plan, len(classes), limits["folds"], seed, device, journal)
     fixed = [1.0 if part == "radiomics" else None for part in parts]
-    logistic, network, final = _fit(train, parts, len(classes), settings, seed, device, journal, "final")
-    if "cnn" in parts:
-        final["run"] = cards.how_it_ran(device, settings["training"]["batch"], final["steps"], journal)
+    logistic, members, final = _fit(train, parts, plan, len(classes), seed, device, journal, "final")
+    network = plan.one(members) if plan and members else None
+    if network is not None:
+        final["run"] = cards.how_it_ran(device, limits["batch"], final["steps"], journal)
     if not team().leads:
         return
     honest = _honest_fusion(logs, train.y, fold_of, fixed, len(classes))
@@ -110,8 +118,13 @@ def train_classify(images: Sequence[Image], section: Mapping[str, Any], seed: in
     if len(held.y):
         held_logs = _predict(logistic, network, held, parts, device)
         metrics += _metrics(held, held_logs, fuse(held_logs, fusion)[0], fusion, parts, "validation subjects")
-    card = _card(scans, classes, settings, parts, seed, metrics, {**facts, **final}, fusion, train, held)
-    save_classifier(folder, Classifier(card, logistic, network, fusion, device))
+    if copies:
+        LOG.warning("the same image was found in several subjects: %s", copies)
+    facts = {**facts, **final, **({"copies": copies} if copies else {})}
+    card = _card(scans, classes, settings, asked, plan, parts, seed, metrics, facts, fusion, train, held)
+    if network is not None:
+        card["extra"]["sanity"] = for_card(one_view(network), train.inputs, train.y, settings.get("why"), seed)
+    save_classifier(folder, Classifier(card, logistic, network, fusion, device), members)
     journal.forget()
 
 
@@ -143,44 +156,29 @@ def _classes(scans: Sequence[Image], settings: Mapping[str, Any]) -> list[str]:
     return sorted(members)
 
 
-def _examples(scans: Sequence[Image], images: Sequence[Image], classes: Sequence[str], settings: Mapping[str, Any]) -> Examples:
-    """Return features and network inputs of scans; each process of the training computes some of the rows."""
-    names, size = vector_names(settings["modalities"]), settings["input"]["size"]
-    by_subject: dict[str, list[Image]] = {}
-    for image in images:
-        by_subject.setdefault(image.subject, []).append(image)
-    x, inputs = np.zeros((len(scans), len(names))), np.zeros((len(scans), 5, *size), dtype=np.float32)
-    for row, scan in enumerate(scans):
-        if row % team().size != team().rank:
-            continue
-        own = by_subject[scan.subject]
-        vector = Vectors(own, Grain(**settings["texture"])).of_subject(scan, settings["modalities"])
-        x[row] = [vector[name] for name in names]
-        labels, spacing = labels_of(scan, own), scan.volume.spacing
-        inputs[row] = network_input(scan.volume.data, labels, spacing, size, settings["input"]["spacing_mm"])
-        # The volumes of a whole cohort do not fit into memory; what was read is given back.
-        for image in own:
-            image.__dict__.pop("content", None)
-    team().sum(x)
-    team().sum(inputs)
-    y = np.array([classes.index(scan.row["label"]) for scan in scans], dtype=np.int64)
-    return Examples(x, inputs, y, np.array([scan.subject for scan in scans], dtype=object))
+def _check_folds(train: Examples, classes: Sequence[str], settings: Mapping[str, Any]) -> None:
+    """Refuse when a class has fewer subjects, counting those with one image in common once, than there are folds."""
+    groups = train.groups
+    folds = settings["training"]["folds"]
+    for number, name in enumerate(classes):
+        there = len(set(groups[train.y == number]))
+        if there < max(folds, 2):
+            raise Refused(
+                f"The class {name} of the column {settings['target']} has {there} training subjects with images of their own, fewer than "
+                f"the {folds} folds: lower classify.default.training.folds, or give more subjects."
+            )
 
 
 def _fit(
-    train: Examples, parts: Sequence[str], classes: int, settings: Mapping[str, Any], seed: int, device: str, journal: Journal, called: str
-) -> tuple[Logistic | None, Any, dict[str, Any]]:
-    """Fit every part on all rows; return regression, network and the facts of the network's training."""
-    logistic, network, facts = None, None, {}
+    train: Examples, parts: Sequence[str], plan: Plan | None, classes: int, seed: int, device: str, journal: Journal, called: str
+) -> tuple[Logistic | None, list[Any], dict[str, Any]]:
+    """Fit every part on all rows; return regression, networks and the facts of their training."""
+    logistic, members, facts = None, [], {}
     if "radiomics" in parts:
-        logistic = fit_logistic(train.x, train.y, train.subjects, classes, seed)
-    if "cnn" in parts:
-        training = settings["training"]
-        share = training["minutes"] / (training["folds"] + 1)
-        augment = None if training.get("augment") is None else ranges_of(training["augment"])
-        budget = Budget(steps=training["steps"], batch=training["batch"], minutes=share, augment=augment)
-        network, facts = train_network(train.inputs, train.y, classes, seed, budget, device, journal.of(called), called)
-    return logistic, network, facts
+        logistic = fit_logistic(train.x, train.y, train.groups, classes, seed)
+    if plan is not None:
+        members, facts = fit_members(train, plan, seed, device, journal, called)
+    return logistic, members, facts
 
 
 def _predict(logistic: Logistic | None, network: Any, rows: Examples, parts: Sequence[str], device: str) -> list[np.ndarray]:
@@ -196,14 +194,15 @@ def _predict(logistic: Logistic | None, network: Any, rows: Examples, parts: Seq
 
 
 def _out_of_fold(
-    train: Examples, parts: Sequence[str], classes: int, settings: Mapping[str, Any], seed: int, device: str, journal: Journal
+    train: Examples, parts: Sequence[str], plan: Plan | None, classes: int, folds: int, seed: int, device: str, journal: Journal
 ) -> tuple[list[np.ndarray], np.ndarray, dict[str, Any]]:
     """Return each part's log-probabilities of subjects that it was not fitted on, and the fold of each row."""
-    cuts = grouped_folds(train.y, train.subjects, settings["training"]["folds"], seed)
+    cuts = grouped_folds(train.y, train.groups, folds, seed)
     logs = [np.full((len(train.y), classes), np.nan) for _ in parts]
     fold_of = np.zeros(len(train.y), dtype=np.int64)
     for number, (rest, held) in enumerate(cuts):
-        logistic, network, _ = _fit(train.take(rest), parts, classes, settings, seed + 1 + number, device, journal, f"fold{number}")
+        logistic, members, _ = _fit(train.take(rest), parts, plan, classes, seed + 1 + number, device, journal, f"fold{number}")
+        network = plan.one(members) if plan and members else None
         for log, predicted in zip(logs, _predict(logistic, network, train.take(held), parts, device), strict=True):
             log[held] = predicted
         fold_of[held] = number
@@ -230,7 +229,7 @@ def _metrics(
         known = ~np.isnan(probability).any(axis=1)
         if len(np.unique(rows.y[known])) < classes or (name and len(parts) == 1):
             continue
-        subjects = rows.subjects[known]
+        subjects = rows.groups[known]
         only = ("auc",) if name else MEASURES
         for measure, (value, low, high) in summary(rows.y[known], probability[known], subjects, only=only).items():
             called = f"auc of the {name} part" if name else {"auc": "auc (macro, one versus rest)"}.get(measure, measure)
@@ -244,6 +243,8 @@ def _card(
     scans: Sequence[Image],
     classes: Sequence[str],
     settings: Mapping[str, Any],
+    asked: Input,
+    plan: Plan | None,
     parts: Sequence[str],
     seed: int,
     metrics: list[dict[str, Any]],
@@ -253,29 +254,34 @@ def _card(
     held: Examples,
 ) -> dict[str, Any]:
     """Return the model's card."""
+    dimensions = {2 if scan.volume.shape[2] == 1 else 3 for scan in scans}
     demo = any(scan.row.get("site") == DEMO_SITE for scan in scans)
     spacings = [step for scan in scans for step in scan.volume.spacing]
     modality = settings["modalities"][0]
     bodies = sorted({scan.body_part or scan.volume.body_part for scan in scans} - {""}) or ["any"]
     for scan in scans:
         scan.__dict__.pop("content", None)
-    network = {"network": "smallcnn3d", "options": {"channels": 5, "classes": len(classes)}}
+    training = settings["training"]
+    committee = "cnn" in parts and (training["mirror"] or training["decompose"] > 1)
+    written = plan.written if plan else {}
+    # Nothing is asked of the size of the voxels of a scan that is scaled to the network's.
+    any_size = "radiomics" not in parts and asked.spacing_mm is None
     return {
         "name": f"{'demo' if demo else 'cohort'}-{settings['target']}",
         "task": "classify",
-        "network": "radiomics-logistic" if "radiomics" in parts else "smallcnn3d",
-        **({"parts": {"cnn": network}} if "cnn" in parts else {}),
+        "network": "radiomics-logistic" if "radiomics" in parts else written["network"],
+        **({"parts": dict.fromkeys(part_names(training["members"]), written)} if "cnn" in parts else {}),
         "modality": [modality],
         "body_part": bodies,
-        "dimensions": [3],
+        "dimensions": sorted(dimensions),
         # Both parts look at a grid of their own, so half or twice the voxel size changes little.
-        "spacing_mm": {"min": min(spacings) / 2, "max": max(spacings) * 2},
+        "spacing_mm": {"min": 0.0, "max": 1e6} if any_size else {"min": min(spacings) / 2, "max": max(spacings) * 2},
         "classes": list(classes),
         "data": "the simulated heads of the demo generator" if demo else f"the training subjects of the user's cohort, {modality}",
         "simulated": demo,
         "recipe": {
             # Nothing is said of an augmentation that was not asked for.
-            "training": {key: value for key, value in settings["training"].items() if value is not None},
+            "training": {key: value for key, value in training.items() if value not in (None, False)},
             **facts,
             "fusion_weights": {part: float(weight) for part, weight in zip(parts, fusion.weights, strict=True)},
         },
@@ -287,7 +293,8 @@ def _card(
         "limits": (
             "knows nothing of real disease and gives no probability for a real scan"
             if demo
-            else "not for diagnosis; not validated on other scanners or sites; probabilities hold for equally frequent classes"
+            else "not for diagnosis; not validated on other scanners or sites; probabilities hold for "
+            + ("the frequencies of this cohort" if training["balance"] == "none" else "equally frequent classes")
         ),
         "subjects": {"train": sorted(set(train.subjects)), "validation": sorted(set(held.subjects))},
         "extra": {
@@ -297,8 +304,9 @@ def _card(
             "modalities": list(settings["modalities"]),
             "features": list(vector_names(settings["modalities"])),
             "grain": dict(settings["texture"]),
-            "input": {"size": list(settings["input"]["size"]), "spacing_mm": settings["input"]["spacing_mm"]},
+            "input": asked.told(),
+            **({"committee": {"mirrored": training["mirror"], "subclasses": training["decompose"]}} if committee else {}),
             # What was trained on segmented heads sees empty channels otherwise, and would call every head healthy.
-            "needs_labels": bool((~np.isnan(train.x)).any()),
+            "needs_labels": bool((~np.isnan(train.x)).any()) and ("radiomics" in parts or asked.labels),
         },
     }

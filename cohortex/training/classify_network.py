@@ -1,13 +1,15 @@
-"""Trains the small 3-D network of the classifiers: augmentation on the coarse grid, fixed steps, one seed."""
+"""Trains one network of a classifier: augmentation on the coarse grid, fixed steps, one seed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cohortex.training.augment import Ranges, draw, resample, rotation_3d, vary_image
+from cohortex.training.balance import Loss, loss_for, one_pass
 from cohortex.training.checkpoint import Checkpoint, generator_state, optimiser_tensors, restore_optimiser, tensors_of, tensors_under
 from cohortex.training.loop import Clock, take_steps
 from cohortex.training.team import team
@@ -21,6 +23,8 @@ SHIFT = 0.06
 """Share of half the grid's length."""
 GAIN, OFFSET, NOISE = 0.15, 0.15, 0.1
 """In units of the normalised image."""
+PICTURE = Ranges(translate=0.1, rotate_deg=10.0, shear=0.05, scale=0.1, flip=(0,), gain=0.1, offset=0.1, noise=0.05)
+"""How pictures are varied where nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,12 @@ class Budget:
         Stops earlier when this much wall-clock time has passed.
     learning_rate : float
     augment : Ranges, optional
-        How examples are varied; None varies them as the shipped classifier's were.
+        How examples are varied; None varies volumes as the shipped classifier's were, pictures by `PICTURE`.
+    balance : str
+        See `cohortex.training.balance.BALANCES`.
+    optimiser : {"adamw", "muon"}
+    average : float
+        Share of the old average of the weights kept at each step; the network ends with the average. 0: with its last weights.
     """
 
     steps: int = 120
@@ -45,6 +54,31 @@ class Budget:
     minutes: float = 10.0
     learning_rate: float = 2e-3
     augment: Ranges | None = None
+    balance: str = "weights"
+    optimiser: str = "adamw"
+    average: float = 0.0
+
+
+@dataclass(frozen=True)
+class Start:
+    """Which network is trained, and what it begins with.
+
+    Attributes
+    ----------
+    network : str
+        Name in the registry.
+    options : mapping
+        Beside channels and classes, where they are not in it.
+    weights : mapping of str to array, optional
+        What it takes over of another network, by name: everything but its head (`cohortex.training.transfer`).
+    hardness : (n,) float array, optional
+        How hard each example is: the easiest are learned first (`cohortex.training.curriculum`).
+    """
+
+    network: str = "smallcnn3d"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, np.ndarray] | None = None
+    hardness: np.ndarray | None = None
 
 
 def train_network(
@@ -56,13 +90,14 @@ def train_network(
     device: str = "cpu",
     checkpoint: Checkpoint | None = None,
     called: str = "network",
+    start: Start | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Train a network from scratch.
+    """Train a network, from scratch where nothing else is said.
 
     Parameters
     ----------
-    inputs : (n, channels, x, y, z) float32 array
-        As `cohortex.models.classify.regrid.network_input` makes them.
+    inputs : (n, channels, x, y, z) or (n, channels, x, y) float32 array
+        As `cohortex.models.classify.inputs.Input` makes them.
     y : (n,) integer array
         Classes from 0 on.
     classes : int
@@ -74,6 +109,8 @@ def train_network(
         Read when it is there, written now and then and at the end.
     called : str
         For the log.
+    start : Start, optional
+        The small 3-D network with fresh weights where nothing else is said.
 
     Returns
     -------
@@ -83,29 +120,42 @@ def train_network(
         steps (really done), loss (mean of the last tenth), seconds.
     """
     import torch
-    from torch.nn.functional import cross_entropy
 
     from cohortex.models.registry import build
+    from cohortex.training.curriculum import easiest
+    from cohortex.training.muon import muon
 
-    now, clock, checkpoint = team(), Clock(budget.minutes), checkpoint or Checkpoint()
+    now, clock, checkpoint, start = team(), Clock(budget.minutes), checkpoint or Checkpoint(), start or Start()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
-        network = build("classify", "smallcnn3d", channels=inputs.shape[1], classes=classes).to(device)
+        options = {"channels": inputs.shape[1], **start.options, "classes": classes}
+        network = build("classify", start.network, **options).to(device)
+        if start.weights is not None:
+            network.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in start.weights.items()}, strict=False)
         if now.rank:
             # The first weights are those of all; what drops out is each process's own.
             torch.manual_seed(int(np.random.SeedSequence([seed, now.rank]).generate_state(1)[0]))
         rng = now.generator(seed)
-        optimizer = torch.optim.AdamW(network.parameters(), lr=budget.learning_rate, weight_decay=1e-2)
+        if budget.optimiser == "muon":
+            optimizer: torch.optim.Optimizer = muon(network, [{"params": list(network.parameters())}], budget.learning_rate)
+        else:
+            optimizer = torch.optim.AdamW(network.parameters(), lr=budget.learning_rate, weight_decay=1e-2)
         warm = max(1, budget.steps // 20)
-        counts = np.bincount(y, minlength=classes)
-        weight = torch.tensor(len(y) / (classes * np.maximum(counts, 1)), dtype=torch.float32, device=device)
+        loss = loss_for(budget.balance, y, classes, device)
+        every = np.arange(len(y))
         network.train()
+        average = {name: value.detach().clone() for name, value in network.state_dict().items()} if budget.average else {}
         losses: list[float] = []
         order = np.empty(0, dtype=np.int64)
         found = checkpoint.load()
+        if found is None and start.weights is None and hasattr(network, "pretrain"):
+            # layer by layer, on images without labels; every process does the same
+            network.pretrain(torch.from_numpy(inputs).to(device), seed=seed % 2**63)  # pyright: ignore[reportCallIssue]
+            average = {name: value.detach().clone() for name, value in network.state_dict().items() if name in average}
         if found is not None:
             tensors, note = found
             network.load_state_dict(tensors_of("network", tensors))
+            average = {name: value.to(device) for name, value in tensors_of("average", tensors).items()}
             restore_optimiser(optimizer, tensors_of("optimiser", tensors))
             losses, clock.used_s, own = note["losses"], note["seconds"], note["ranks"][now.rank]
             rng.bit_generator.state, order = own["rng"], np.array(own["order"], dtype=np.int64)
@@ -115,17 +165,25 @@ def train_network(
             nonlocal order
             mine = now.share(budget.batch)
             while order.size < mine:
-                order = np.concatenate([order, rng.permutation(len(y))])
+                allowed = every if start.hardness is None else easiest(start.hardness, y, step / budget.steps)
+                order = np.concatenate([order, one_pass(budget.balance, y, allowed, rng)])
             chosen, order = order[:mine], order[mine:]
             batch = torch.from_numpy(_augmented(inputs[chosen], rng, budget.augment)).to(device)
             target = torch.from_numpy(y[chosen].astype(np.int64)).to(device)
-            return cross_entropy(network(batch), target, weight=weight, label_smoothing=0.05)
+            return _weighed_loss(network, batch, target, loss)
+
+        def after(done: int, mean: float) -> None:
+            losses.append(mean)
+            kept = min(budget.average, done / (9 + done))
+            with torch.no_grad():
+                for name, new in network.state_dict().items() if average else ():
+                    average[name].copy_(torch.lerp(average[name], new, 1 - kept) if new.is_floating_point() else new)
 
         def keep(done: int) -> None:
             own = {"rng": generator_state(rng), "order": order.tolist(), "torch": _torch_generator(device)}
             note = {"losses": losses, "seconds": clock.seconds(), "ranks": now.gather(own)}
-            tensors = tensors_under("network", network.state_dict()) | tensors_under("optimiser", optimiser_tensors(optimizer))
-            checkpoint.save(tensors, note)
+            tensors = tensors_under("network", network.state_dict()) | tensors_under("average", average)
+            checkpoint.save(tensors | tensors_under("optimiser", optimiser_tensors(optimizer)), note)
 
         first = len(losses)
         done = take_steps(
@@ -139,15 +197,25 @@ def train_network(
             batch=budget.batch,
             rate=lambda step: min(1.0, (step + 1) / warm) * 0.5 * (1.0 + np.cos(np.pi * min(1.0, step / budget.steps))),
             over=clock.over,
-            after=lambda done, mean: losses.append(mean),
+            after=after,
             checkpoint=checkpoint,
             keep=keep,
         )
         if done > first:
             keep(done)
+        if average:
+            network.load_state_dict(average)
     tail = losses[-max(1, len(losses) // 10) :]
     facts = {"steps": len(losses), "loss": float(np.mean(tail)) if tail else None, "seconds": round(clock.seconds(), 1)}
     return network.eval().requires_grad_(False), facts
+
+
+def _weighed_loss(network: Any, batch: torch.Tensor, target: torch.Tensor, loss: Loss) -> torch.Tensor:
+    """Return the loss of a network's logits, with its further heads (`cohortex.models.classify.network`) where it has some."""
+    if not hasattr(network, "outputs"):
+        return loss(network(batch), target)
+    found = [share * loss(logits, target) for share, logits in zip(network.outputs_weights, network.outputs(batch), strict=True)]
+    return sum(found[1:], found[0])
 
 
 def _torch_generator(device: str) -> dict[str, str]:
@@ -169,6 +237,8 @@ def _set_torch_generator(states: dict[str, str], device: str) -> None:
 
 def _augmented(batch: np.ndarray, rng: np.random.Generator, ranges: Ranges | None = None) -> np.ndarray:
     """Return a batch turned, scaled, moved and mirrored (left to right), with other gain, offset and noise of the image."""
+    if ranges is None and batch.ndim == 4:
+        ranges = PICTURE
     if ranges is not None:
         return np.stack([vary_image(volumes, draw(ranges, volumes.shape[1:], rng)) for volumes in batch])
     moved = np.empty_like(batch)

@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from cohortex.errors import Refused
 from cohortex.models.folder import read_card
 from cohortex.schema import check
 from cohortex.stages.classify import classify, load
+from cohortex.stages.classify_why import check_methods
 from cohortex.training.classify import DEFAULTS, train_classify
 from tests.toy_heads import KINDS, subject
 
@@ -128,6 +130,52 @@ def test_another_modality_or_body_part_is_skipped_with_the_reason(model):
     assert "T1w" in by_tag(ct, "a_CT").reason
     chest = [replace(image, body_part="chest") for image in subject("a", 1, "one")]
     assert "chest" in by_tag(classify(chest, SECTION, model, 0), "a_T1w").reason
+
+
+def test_a_class_is_explained_by_a_map_on_the_scans_grid_and_by_what_every_feature_adds(model):
+    images = subject("new", 501, "one")
+    plain = classify(images, SECTION, model, 0)
+    asked = {"default": {**SECTION["default"], "why": "grad_cam"}}
+    made = classify(images, asked, model, 0)
+    assert {each.tag for each in made} - {each.tag for each in plain} == {"gradcam", "importance"}
+    share, scan = by_tag(made, "new_T1w", "gradcam").content, images[0].volume
+    values = share.array()
+    assert share.shape == scan.shape
+    assert np.array_equal(share.affine, scan.affine)
+    assert (values.dtype, values.min()) == (np.float32, 0)
+    assert 0.2 < values.max() <= 1
+    assert np.array_equal(values, values.astype(np.float16))
+    row, table = by_tag(made, "new_T1w"), by_tag(made, "new_T1w", "importance").content
+    assert dict(share.history[-1]) == {"step": "why", "method": "grad_cam", "class": row.measures["class"], "model": "demo-diagnosis"}
+    assert row.measures["why_method"] == "grad_cam"
+    assert row.measures["why_sane"] == model["m"].card["extra"]["sanity"]["grad_cam"]["verdict"]
+    added = {name: sum(table[f"adds_to_{name}"]) for name in KINDS}
+    assert sum(added.values()) == pytest.approx(0, abs=1e-9)
+    strongest = table[f"adds_to_{row.measures['class']}"]
+    assert np.array_equal(np.argsort(-np.abs(strongest), kind="stable"), np.arange(len(strongest)))
+    assert row.measures["why_features"].startswith(f"{table['feature'][0]} {strongest[0]:+.2f}")
+    assert set(row.previews) == {
+        f"why_this_class_{view}_{when}" for view in ("axial", "coronal", "sagittal") for when in ("before", "after")
+    }
+    assert row.previews["why_this_class_axial_after"].shape == (*row.previews["why_this_class_axial_before"].shape, 3)
+    same = {name: value for name, value in row.measures.items() if not name.startswith("why_")}
+    assert same == by_tag(plain, "new_T1w").measures
+
+
+def test_the_card_says_whether_maps_depend_on_the_weights(folder):
+    sanity = read_card(folder)["extra"]["sanity"]["grad_cam"]
+    assert sanity["verdict"] == ("passed" if abs(sanity["rank_correlation"]) < 0.5 else "failed")
+    assert sanity["images"] > 0
+    assert sanity["layers"][-1] == "blocks.0.0"
+
+
+def test_a_network_that_cannot_be_explained_as_asked_is_refused_before_any_scan(model):
+    patches = torch.nn.Sequential(torch.nn.Conv3d(5, 4, 8, stride=8), torch.nn.Flatten(), torch.nn.Linear(32, 3))
+    asked = {"default": {**SECTION["default"], "why": "grad_cam"}}
+    with pytest.raises(Refused, match="grad_cam does not suit the model demo-diagnosis"):
+        check_methods(asked, {"m": replace(model["m"], network=patches)})
+    check_methods({"default": {**SECTION["default"], "why": "occlusion"}}, {"m": replace(model["m"], network=patches)})
+    check_methods(asked, {"m": replace(model["m"], network=None)})
 
 
 def test_without_the_partner_the_network_decides_alone_and_says_so(model):

@@ -124,6 +124,39 @@ def test_a_class_that_few_subjects_belong_to_is_not_odd(plain, tmp_path):
     assert "p tumour" not in odd
 
 
+def test_the_page_shows_why_a_scan_has_its_class(plain, tmp_path):
+    work = shutil.copytree(plain, tmp_path / "work")
+    grey = np.tile(np.arange(40, dtype=np.uint8), (30, 1))
+    over = np.stack([grey] * 3, axis=-1)
+    over[10:20, 10:20, 0] = 255
+    for record in (work / "records" / "classify").iterdir():
+        rows = read_table(record / "manifest.tsv")
+        columns = [*rows[0], "class", "probability", "why_method", "why_sane", "why_features"]
+        for row in rows:
+            told = row["p_tumour"] and "+" not in row["image"]
+            words = ("tumour", "0.93", "grad_cam", "failed", "lesion_volume_ml +1.25, brain_<b>_mean -0.50")
+            row.update(dict(zip(columns[-5:], words if told else [""] * 5, strict=True)))
+        write_table(record / "manifest.tsv", columns, rows)
+        names = [row["image"] for row in rows if row["why_method"]]
+        pictures = {f"{name}|why_this_class_axial_{when}": one for name in names for when, one in (("before", grey), ("after", over))}
+        np.savez_compressed(record / "previews.npz", **pictures)
+    stage = re.search(
+        r'<section class="stage" id="stage-classify".*?</section>', text_of(write_report(work, tmp_path / "r", CONFIG, STAGES)), re.S
+    )[0]
+    assert "Why this class: left the scan, right what speaks for its class" in stage
+    assert "001_T1w: tumour 93 %" in stage
+    assert "Grad-CAM (Selvaraju et al. 2017)" in stage
+    assert "do not read a reason out of them" in stage
+    assert "lesion volume ml <strong>+1.25</strong>" in stage
+    assert "brain &lt;b&gt; mean <strong>-0.50</strong>" in stage
+    assert stage.count('class="pair double"') == len(set(re.findall(r"\d{3}_T1w: tumour", stage))) > 1
+
+
+def test_without_reasons_the_page_says_nothing_of_them(page):
+    assert "Why this class" not in text_of(page)
+    assert "What the features add" not in text_of(page)
+
+
 def test_the_odd_scan_is_listed_with_its_measure_and_linked_to_its_picture(page):
     odd = re.search(r'<section id="odd".*?</section>', text_of(page), re.S)[0]
     row = next(row for row in re.findall(r"<tr.*?</tr>", odd, re.S) if "006_T1w" in row and "sigma before" in row)

@@ -1,4 +1,4 @@
-"""A classifier as it lies in a model folder: regression on radiomics, 3-D network, fusion; loaded and asked."""
+"""A classifier as it lies in a model folder: regression on radiomics, networks, fusion; loaded and asked."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 from cohortex.errors import Refused
 from cohortex.items import Image
 from cohortex.models.classify.fusion import Fusion, fuse
+from cohortex.models.classify.inputs import Input
 from cohortex.models.classify.logistic import Logistic, predict_logits
-from cohortex.models.classify.regrid import network_input
-from cohortex.models.classify.scans import Grain, Vectors, labels_of
+from cohortex.models.classify.scans import Grain, Vectors
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,10 @@ class Classifier:
     ----------
     card : mapping
         Its ``extra`` has: modalities (the first is the scan that is classified), features (names, in order), grain
-        (spacing_mm, bins), input (size, spacing_mm), needs_labels, parts (radiomics and/or cnn), cohort.
+        (spacing_mm, bins), input (see `Input`), needs_labels, parts (radiomics and/or cnn), cohort, committee.
     logistic : Logistic or None
     network : torch module or None
+        A `cohortex.models.classify.committee.Committee` where there are several.
     fusion : Fusion
         Of the parts in the order of ``parts``.
     device : str
@@ -53,6 +54,11 @@ class Classifier:
     def grain(self) -> Grain:
         """How fine the texture features are."""
         return Grain(**self.card["extra"]["grain"])
+
+    @property
+    def input(self) -> Input:
+        """What its networks see of a scan."""
+        return Input.of(self.card["extra"]["input"])
 
 
 @dataclass(frozen=True)
@@ -97,12 +103,29 @@ def load_classifier(folder: Path, device: str = "cpu") -> Classifier:
         mix = Fusion(fusion["weights"], fusion["temperatures"], float(fusion["temperature"].item()))
     except KeyError as error:
         raise Refused(f"The weights of the model {card['name']} have no tensor for {error.args[0]}; train the model again.") from error
-    network = load_network(folder, device, part="cnn") if "cnn" in extra["parts"] else None
+    network = None
+    if "cnn" in extra["parts"]:
+        from cohortex.models.classify.committee import as_one
+
+        members = [load_network(folder, device, part=name) for name in sorted(card.get("parts", {"cnn": {}})) if name.startswith("cnn")]
+        network = as_one(members, **extra.get("committee", {})).requires_grad_(False)
     return Classifier(card, logistic, network, mix, device)
 
 
-def save_classifier(folder: Path, classifier: Classifier) -> None:
-    """Write a model folder: tensors ``logistic.*``, ``cnn.*``, ``fusion.*`` and the card.
+def part_names(members: int) -> list[str]:
+    """Return what the networks of a classifier are called in its card, and how the names of their tensors begin."""
+    return ["cnn", *(f"cnn{number:03d}" for number in range(2, members + 1))]
+
+
+def save_classifier(folder: Path, classifier: Classifier, members: Sequence[Any] = ()) -> None:
+    """Write a model folder: tensors ``logistic.*``, ``cnn.*`` (further networks ``cnn002.*``), ``fusion.*`` and the card.
+
+    Parameters
+    ----------
+    folder : Path
+    classifier : Classifier
+    members : sequence of torch module
+        Its networks; its own network where none are given.
 
     Raises
     ------
@@ -119,8 +142,9 @@ def save_classifier(folder: Path, classifier: Classifier) -> None:
     }
     if classifier.logistic is not None:
         tensors |= {f"logistic.{name}": value for name, value in classifier.logistic.tensors().items()}
-    if classifier.network is not None:
-        tensors |= {f"cnn.{name}": value for name, value in classifier.network.state_dict().items()}
+    networks = members or ([] if classifier.network is None else [classifier.network])
+    for part, network in zip(part_names(len(networks)), networks, strict=False):
+        tensors |= {f"{part}.{name}": value for name, value in network.state_dict().items()}
     write_model(folder, classifier.card, tensors)
 
 
@@ -142,25 +166,23 @@ def ask(classifier: Classifier, scan: Image, images: Sequence[Image], vectors: V
     for part in extra["parts"]:
         if part == "radiomics":
             assert classifier.logistic is not None
-            own = vectors if vectors.grain == classifier.grain else replace(vectors, grain=classifier.grain, known={})
-            vector = own.of_subject(scan, classifier.modalities)
-            row = np.array([[vector.get(name, np.nan) for name in extra["features"]]], dtype=np.float64)
-            logs.append(predict_logits(classifier.logistic, row))
+            logs.append(predict_logits(classifier.logistic, feature_row(classifier, scan, vectors)))
         else:
-            shown = network_input(
-                scan.volume.data,
-                labels_of(scan, images),
-                scan.volume.spacing,
-                extra["input"]["size"],
-                extra["input"]["spacing_mm"],
-            )
+            shown = classifier.input.shown(scan, images)
             logs.append(network_logits(classifier.network, shown[None], classifier.device))
     fused, parts = fuse(logs, classifier.fusion)
     return Opinion(fused[0], {name: p[0] for name, p in zip(extra["parts"], parts, strict=True)})
 
 
+def feature_row(classifier: Classifier, scan: Image, vectors: Vectors) -> np.ndarray:
+    """Return the features of a scan as a classifier wants them, (1, features) float64; NaN where one is missing."""
+    own = vectors if vectors.grain == classifier.grain else replace(vectors, grain=classifier.grain, known={})
+    vector = own.of_subject(scan, classifier.modalities)
+    return np.array([[vector.get(name, np.nan) for name in classifier.card["extra"]["features"]]], dtype=np.float64)
+
+
 def network_logits(network: Any, inputs: np.ndarray, device: str) -> np.ndarray:
-    """Return the log-probabilities of a network for inputs (n, channels, x, y, z), float64."""
+    """Return the log-probabilities of a network for inputs (n, channels, *space), float64."""
     import torch
 
     with torch.inference_mode():

@@ -70,7 +70,7 @@ def predict_logits(model: Logistic, x: np.ndarray) -> np.ndarray:
     (n, classes) float64 array
         NaN rows where a feature is missing that every training subject had.
     """
-    logits = _design(model, x) @ model.coef.T + model.intercept
+    logits = design(model, x) @ model.coef.T + model.intercept
     found = log_softmax(logits / model.temperature)
     found[np.isnan(x[:, model.columns[model.complete]]).any(axis=1)] = np.nan
     return found
@@ -172,16 +172,16 @@ def _fit(x: np.ndarray, y: np.ndarray, classes: int, count: int, strength: float
         coef=np.zeros((classes, 0)),
         intercept=np.zeros(classes),
     )
-    design = _design(draft, x)
-    regression = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000).fit(design, y)
+    terms = design(draft, x)
+    regression = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000).fit(terms, y)
     coef, intercept = regression.coef_, regression.intercept_
     if classes == 2:  # scikit-learn gives the second class only
         coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
     return Logistic(**{**draft.__dict__, "coef": coef, "intercept": intercept})
 
 
-def _design(model: Logistic, x: np.ndarray) -> np.ndarray:
-    """Return scaled columns (the mean where missing) and the indicators of absence."""
+def design(model: Logistic, x: np.ndarray) -> np.ndarray:
+    """Return scaled columns (the mean where missing) and the indicators of absence, (n, k + m)."""
     scaled = np.nan_to_num((x[:, model.columns] - model.mean) / model.scale, nan=0.0)
     # An outlier of a scanner that was never seen must not outvote everything else.
     return np.concatenate([np.clip(scaled, -5.0, 5.0), np.isnan(x[:, model.indicators]).astype(np.float64)], axis=1)

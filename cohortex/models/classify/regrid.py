@@ -106,8 +106,16 @@ def bounding_box(labels: ArrayLike) -> Box | None:
     return x, y, z
 
 
-def network_input(image: ArrayLike, labels: ArrayLike | None, spacing: Sequence[float], size: Sequence[int], step_mm: float) -> np.ndarray:
-    """Return what the 3-D network sees of a scan, which may be larger than memory.
+def network_input(
+    image: ArrayLike,
+    labels: ArrayLike | None,
+    spacing: Sequence[float],
+    size: Sequence[int],
+    step_mm: float | None,
+    values: str = "robust",
+    with_labels: bool = True,
+) -> np.ndarray:
+    """Return what a network sees of a scan, which may be larger than memory.
 
     Parameters
     ----------
@@ -119,41 +127,119 @@ def network_input(image: ArrayLike, labels: ArrayLike | None, spacing: Sequence[
         mm.
     size : three ints
         Voxels of the result along x, y and z.
-    step_mm : float
-        Its isotropic spacing.
+    step_mm : float or None
+        Its isotropic spacing; None: the whole scan is scaled to the size, each axis by itself.
+    values : {"robust", "whole", "unit", "cohort"}
+        robust: centred on the median of the brain (of the foreground without labels) and divided by the distance of the 10th to the
+        90th percentile, cut at +-4. whole: centred on the mean of the whole scan, divided by its standard deviation. unit: from 0 to
+        1, which are the scan's percentiles 0.5 and 99.5. cohort: as they are, for a mean and a deviation that all scans share (see
+        `cohortex.models.classify.inputs`).
+    with_labels : bool
+        Whether there are channels of labels.
 
     Returns
     -------
-    (1 + 4, *size) float32 array
-        The image, its values centred on the median of the brain (of the foreground without labels) and divided by the
-        distance of the 10th to the 90th percentile, cut at +-4, 0 outside the image; then the share of CSF, grey
-        matter, white matter and lesion in each voxel, the lesion's times `LESION_GAIN` (0 without labels). The grid is
-        centred on the brain. Median and percentiles of more than 2^25 voxels are those of `cohortex.survey`'s cubes.
+    (1 + 4, *size) or (1, *size) float32 array
+        The image, 0 outside; then the share of CSF, grey matter, white matter and lesion in each voxel, the lesion's times
+        `LESION_GAIN` (0 without labels). With a spacing the grid is centred on the brain. Median and percentiles of more than
+        2^25 voxels are those of `cohortex.survey`'s cubes.
     """
-    values = Elementwise(_finite, image)
-    brains = None if labels is None else Elementwise(brain, labels, bool)
-    region = brains if brains is not None and bounding_box(labels) is not None else _bright(values)  # pyright: ignore[reportArgumentType]
-    middle, scale = robust_scale(_values_in(values, region))
-    mass = [np.sum(parts, axis=0) for parts in zip(*over_blocks(_profiles(region.shape), region), strict=True)]
+    numbers = Elementwise(_finite, image)
+    region: ArrayLike = numbers
+    if values == "robust" or step_mm is not None:
+        region = _region(numbers, labels)
     weights, box = [], []
-    for length, old, count, along in zip(values.shape, spacing, size, mass, strict=True):
-        centre = float((along * np.arange(length)).sum() / along.sum()) if along.sum() else (length - 1) / 2
-        matrix = axis_weights(length, old, (np.arange(count) - (count - 1) / 2) * step_mm + centre * old, step_mm)
+    for matrix in _whole(numbers.shape, size) if step_mm is None else _centred(region, spacing, size, step_mm):
         # only what the box of the network covers is read
         hit = np.flatnonzero(matrix.any(axis=0))
         start, stop = (int(hit[0]), int(hit[-1]) + 1) if hit.size else (0, 1)
         weights.append(np.ascontiguousarray(matrix[:, start:stop]))
         box.append((start, stop))
     covered: Box = (box[0], box[1], box[2])
-    found = np.zeros((1 + len(TISSUES), *size), dtype=np.float32)
-    clipped = Elementwise(lambda block: np.clip((_finite(block) - middle) / scale, -4.0, 4.0).astype(np.float32), Within(image, covered))
-    found[0] = _weighed(clipped, weights)
-    if labels is not None:
+    found = np.zeros((1 + (len(TISSUES) if with_labels else 0), *size), dtype=np.float32)
+    found[0] = _weighed(Elementwise(_scaled(numbers, region, values), Within(image, covered)), weights)
+    if labels is not None and with_labels:
         near, _ = at_hand(Within(labels, covered), labels.dtype)
         for channel, label in enumerate(TISSUES.values(), start=1):
             share = Elementwise(lambda block, label=label: (block == label).astype(np.float32), near)
             found[channel] = _weighed(share, weights) * (LESION_GAIN if label == LESION else 1.0)
     return found
+
+
+def input_affine(image: ArrayLike, labels: ArrayLike | None, affine: np.ndarray, size: Sequence[int], step_mm: float | None) -> np.ndarray:
+    """Return the affine of the grid of `network_input`, voxels to mm RAS, (4, 4), so that what is found there can be brought back.
+
+    Parameters are those of `network_input`, with the affine of the image instead of its spacing.
+    """
+    to_image = np.eye(4)
+    if step_mm is None:
+        ratio = np.array(image.shape) / np.array(size)
+        to_image[:3, :3], to_image[:3, 3] = np.diag(ratio), ratio / 2 - 0.5
+        return affine @ to_image
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    centre = _centre(_region(Elementwise(_finite, image), labels))
+    # the only slice of a picture stays as thick as it is
+    spacing = np.where((np.array(image.shape) == 1) & (np.array(size) == 1), step_mm, spacing)
+    to_image[:3, :3] = np.diag(step_mm / spacing)
+    to_image[:3, 3] = centre - (np.array(size) - 1) / 2 * step_mm / spacing
+    return affine @ to_image
+
+
+def _region(values: Elementwise, labels: ArrayLike | None) -> ArrayLike:
+    """Return the lazy mask of the brain; of the foreground where there are no labels, or no brain in them."""
+    if labels is None or bounding_box(labels) is None:
+        return _bright(values)  # pyright: ignore[reportArgumentType]
+    return Elementwise(brain, labels, bool)
+
+
+def _centre(region: ArrayLike) -> list[float]:
+    """Return the centre of mass of a mask along every axis, in voxels; the middle of the grid where it is empty."""
+    mass = [np.sum(parts, axis=0) for parts in zip(*over_blocks(_profiles(region.shape), region), strict=True)]
+    return [float((along * np.arange(len(along))).sum() / along.sum()) if along.sum() else (len(along) - 1) / 2 for along in mass]
+
+
+def _whole(shape: Sequence[int], size: Sequence[int]) -> list[np.ndarray]:
+    """Return one matrix an axis that scales all of it to the size."""
+    found = []
+    for length, count in zip(shape, size, strict=True):
+        ratio = length / count
+        found.append(axis_weights(length, 1.0, (np.arange(count) + 0.5) * ratio - 0.5, ratio))
+    return found
+
+
+def _centred(region: ArrayLike, spacing: Sequence[float], size: Sequence[int], step_mm: float) -> list[np.ndarray]:
+    """Return one matrix an axis to a grid of a spacing that is centred on a mask."""
+    found = []
+    for length, old, count, centre in zip(region.shape, spacing, size, _centre(region), strict=True):
+        if length == count == 1:
+            # the only slice of a picture, however thick the table says it is
+            found.append(np.ones((1, 1), np.float32))
+            continue
+        found.append(axis_weights(length, old, (np.arange(count) - (count - 1) / 2) * step_mm + centre * old, step_mm))
+    return found
+
+
+def _scaled(numbers: ArrayLike, region: ArrayLike, values: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function that brings a block of a scan to the range of values, see `network_input`."""
+    if values == "cohort":
+        return _finite
+    if values == "whole":
+        middle, scale = _mean_and_deviation(numbers)
+        return lambda block: ((_finite(block) - middle) / scale).astype(np.float32)
+    if values == "unit":
+        low, high = np.percentile(_values_in(numbers, Elementwise(np.isfinite, numbers, bool)), (0.5, 99.5))
+        span = np.float32(high - low) or np.float32(1)
+        return lambda block: np.clip((_finite(block) - np.float32(low)) / span, 0.0, 1.0)
+    middle, scale = robust_scale(_values_in(numbers, region))
+    return lambda block: np.clip((_finite(block) - middle) / scale, -4.0, 4.0).astype(np.float32)
+
+
+def _mean_and_deviation(values: ArrayLike) -> tuple[np.float32, np.float32]:
+    """Return mean and standard deviation (1 where it is 0), added up in blocks that do not depend on the memory."""
+    count, cut = prod(values.shape), (2 * ALIGN,) * 3
+    mean = sum(over_blocks(lambda _, block: block.sum(dtype=np.float64), values, block=cut)) / count
+    square = sum(over_blocks(lambda _, block: ((block - mean) ** 2).sum(dtype=np.float64), values, block=cut)) / count
+    return np.float32(mean), np.float32(np.sqrt(square) or 1.0)
 
 
 def _finite(block: np.ndarray) -> np.ndarray:

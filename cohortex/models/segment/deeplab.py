@@ -55,7 +55,7 @@ class DeepLabV1(SegmentationNetwork):
         self.score = conv(dimensions, hidden, classes, 1)
         he_weights(self, self.score)
         reach = Reach()
-        for number, depth in enumerate(DEPTHS):
+        for number, depth in enumerate(DEPTHS[16]):
             reach.conv(3, depth, 2 if number == 4 else 1).conv(3, stride=2 if number < 3 else 1)
         self.halo = reach.conv(3, dilation=rate).grow(8, linear=True).rounded(8)
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from cohortex.models.denoise.layers import conv, he_weights
 from cohortex.models.segment.layers import SegmentationNetwork
-from cohortex.models.segment.transformer import Attention, Perceptron, ResidualBlock, UpBlock, small_weights
+from cohortex.models.segment.transformer import Attention, Perceptron, ResidualBlock, Skipping, UpBlock, small_weights
 
 CLOSED = -100.0
 """Added to the logits of attention between voxels that are neighbours only because the shift goes round."""
@@ -26,20 +26,23 @@ class WindowLayer(nn.Module):
         Edge; an axis that is shorter is one window.
     shifted : bool
         Windows begin half a window further on; what goes round the end of an axis does not attend to what was at the other end.
+    skip : float
+        See `Skipping`.
     """
 
-    def __init__(self, dimensions: int, width: int, heads: int, window: int, shifted: bool, ratio: int):
+    def __init__(self, dimensions: int, width: int, heads: int, window: int, shifted: bool, ratio: int, skip: float = 0.0):
         super().__init__()
         self.window, self.shifted = window, shifted
         self.first_norm, self.second_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention, self.perceptron = Attention(width, heads, bias=True), Perceptron(width, ratio * width)
+        self.skip = Skipping(skip)
         self.offsets = nn.Parameter(torch.zeros(heads, *[2 * window - 1] * dimensions))
         nn.init.trunc_normal_(self.offsets, std=0.02, a=-0.04, b=0.04)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (n, ..., width), of the shape that comes in."""
-        x = x + self._attended(self.first_norm(x))
-        return x + self.perceptron(self.second_norm(x))
+        x = x + self.skip(self._attended(self.first_norm(x)))
+        return x + self.skip(self.perceptron(self.second_norm(x)))
 
     def _attended(self, x: torch.Tensor) -> torch.Tensor:
         shape = x.shape[1:-1]
@@ -108,7 +111,7 @@ def _closed(shape: Sequence[int], window: Sequence[int], shift: Sequence[int], d
 
 
 class Merging(nn.Module):
-    """Joins the voxels of a cube of 2 along each axis to one of twice the width."""
+    """Joins the voxels of a cube of 2 along each axis to one of twice the width; an axis of odd length gets zeros at its end."""
 
     def __init__(self, dimensions: int, width: int):
         super().__init__()
@@ -117,6 +120,9 @@ class Merging(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (n, ..., 2 width) of half the axes."""
+        odd = [n % 2 for n in x.shape[1:-1]]
+        if any(odd):
+            x = functional.pad(x, [0, 0, *(n for s in reversed(odd) for n in (0, s))])
         corners = product((0, 1), repeat=x.ndim - 2)
         parts = [x[(slice(None), *(slice(a, None, 2) for a in corner))] for corner in corners]
         return self.reduce(self.norm(torch.cat(parts, -1)))

@@ -1,4 +1,4 @@
-"""What the networks with attention are decoded by: residual blocks with instance norms, as in UNETR and Swin UNETR."""
+"""What networks with attention share: attention, the layer of transformers, and the residual blocks that UNETR and Swin UNETR decode by."""
 
 from __future__ import annotations
 
@@ -77,10 +77,58 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
         """Return (n, tokens, width); `added`, which spreads to (n, heads, tokens, tokens), goes onto the logits of the attention."""
-        n, tokens, width = x.shape
-        query, key, value = self.ask(x).reshape(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        query, key, value = self._asked(x)
         made = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=added)
-        return self.out(made.transpose(1, 2).reshape(n, tokens, width))
+        return self.out(made.transpose(1, 2).reshape(x.shape))
+
+    def weights(self, x: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
+        """Return how much each token attends to each other one, (n, heads, tokens, tokens); each row sums to 1."""
+        query, key, _ = self._asked(x)
+        logits = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        return (logits if added is None else logits + added).softmax(-1)
+
+    def _asked(self, x: torch.Tensor) -> torch.Tensor:
+        """Return query, key and value, (3, n, heads, tokens, width of a head)."""
+        n, tokens, width = x.shape
+        return self.ask(x).reshape(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+
+
+class Skipping(nn.Module):
+    """Leaves out what a layer adds for a share of a batch's images in training, and makes up for it (Huang et al., ECCV 2016)."""
+
+    def __init__(self, share: float):
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (n, ...), zero for the images that skip the layer."""
+        if not self.training or not self.share:
+            return x
+        kept = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device) >= self.share
+        return x * kept / (1 - self.share)
+
+
+class Layer(nn.Module):
+    """A layer of the vision transformer (Dosovitskiy et al., ICLR 2021): attention and perceptron, each normed before and added.
+
+    Parameters
+    ----------
+    bias : bool
+        Whether queries, keys and values have one.
+    skip : float
+        See `Skipping`.
+    """
+
+    def __init__(self, width: int, hidden: int, heads: int, bias: bool = False, skip: float = 0.0):
+        super().__init__()
+        self.first_norm, self.second_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention, self.perceptron = Attention(width, heads, bias=bias), Perceptron(width, hidden)
+        self.skip = Skipping(skip)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the tokens (n, tokens, width)."""
+        x = x + self.skip(self.attention(self.first_norm(x)))
+        return x + self.skip(self.perceptron(self.second_norm(x)))
 
 
 def small_weights(network: nn.Module) -> None:

@@ -9,23 +9,9 @@ from torch import nn
 
 from cohortex.models.denoise.layers import conv, he_weights
 from cohortex.models.segment.layers import SegmentationNetwork, resized, transposed
-from cohortex.models.segment.transformer import Attention, Perceptron, ResidualBlock, UpBlock, small_weights
+from cohortex.models.segment.transformer import Layer, ResidualBlock, UpBlock, small_weights
 
 PATCH = 16
-
-
-class Layer(nn.Module):
-    """A layer of the transformer: attention and perceptron, each normed before and added."""
-
-    def __init__(self, width: int, hidden: int, heads: int):
-        super().__init__()
-        self.first_norm, self.second_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention, self.perceptron = Attention(width, heads, bias=False), Perceptron(width, hidden)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the tokens (n, tokens, width)."""
-        x = x + self.attention(self.first_norm(x))
-        return x + self.perceptron(self.second_norm(x))
 
 
 class UNETR(SegmentationNetwork):

@@ -1,0 +1,113 @@
+"""Rare classes, orders of examples and sub-classes: what the training of a classifier does about them."""
+
+import numpy as np
+import pytest
+import torch
+
+from cohortex.models.classify.committee import Committee, as_one, composed
+from cohortex.models.classify.transfer import class_tensors
+from cohortex.training.balance import BALANCES, loss_for, one_pass
+from cohortex.training.curriculum import easiest, losses_of
+from cohortex.training.decompose import subclasses
+from cohortex.training.transfer import fit_head
+
+Y = np.array([0] * 90 + [1] * 10)
+
+
+def shares(balance: str) -> np.ndarray:
+    """Return the probabilities that a network would learn which sees nothing of its examples."""
+    logits = torch.zeros(2, requires_grad=True)
+    loss, target = loss_for(balance, Y, 2, "cpu", smoothing=0.0), torch.from_numpy(Y)
+    optimiser = torch.optim.LBFGS([logits], max_iter=100)
+
+    def step():
+        optimiser.zero_grad()
+        value = loss(logits.expand(len(Y), 2), target)
+        value.backward()
+        return value
+
+    optimiser.step(step)  # pyright: ignore[reportArgumentType]
+    return logits.detach().softmax(0).numpy()
+
+
+def test_without_balance_probabilities_are_frequencies_and_with_it_they_are_even():
+    assert shares("none") == pytest.approx([0.9, 0.1], abs=1e-3)
+    for balance in ("weights", "focal", "logit_adjust"):
+        assert shares(balance) == pytest.approx([0.5, 0.5], abs=1e-3)
+
+
+def test_the_focal_loss_is_the_published_formula():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.5]])
+    target = torch.tensor([0, 1, 1])
+    p = logits.softmax(1)[torch.arange(3), target].numpy()
+    expected = np.mean(-((1 - p) ** 2) * np.log(p))
+    assert float(loss_for("focal", np.array([0, 1]), 2, "cpu")(logits, target)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("balance", BALANCES)
+def test_a_pass_shows_every_example_and_with_sampling_every_class_as_often(balance):
+    rows = one_pass(balance, Y, np.arange(100), np.random.default_rng(1))
+    counts = np.bincount(Y[rows])
+    assert counts.tolist() == ([50, 50] if balance == "sampling" else [90, 10])
+    if balance == "sampling":
+        assert np.bincount(rows[Y[rows] == 1])[90:].tolist() == [5] * 10
+    else:
+        assert sorted(rows) == list(range(100))
+
+
+def test_a_curriculum_begins_with_the_easiest_of_each_class_and_ends_with_all():
+    hardness = np.random.default_rng(0).random(100)
+    first, later, last = (easiest(hardness, Y, done) for done in (0.0, 0.25, 0.5))
+    assert np.bincount(Y[first]).tolist() == [27, 3]
+    assert hardness[first][Y[first] == 0].max() <= np.sort(hardness[:90])[26]
+    assert set(first) < set(later) < set(last) == set(range(100))
+    logs = np.log([[0.9, 0.1], [0.4, 0.6]])
+    assert losses_of(logs, np.array([0, 0])) == pytest.approx([-np.log(0.9), -np.log(0.4)])
+
+
+def test_a_class_of_two_kinds_is_cut_into_them():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(80, 30))
+    y, kind = np.arange(80) % 2, np.arange(80) // 2 % 2
+    features[:, 5] += 12 * kind * (y == 0)
+    found = subclasses(features, y, 2, 7)
+    assert (found // 2 == y).all()
+    assert len(set(zip(kind[y == 0], found[y == 0], strict=True))) == 2
+    assert subclasses(features[:5], y[:5], 2, 7)[y[:5] == 1].tolist() == [2, 2]
+
+
+def test_probabilities_of_subclasses_add_up_and_those_of_members_are_averaged():
+    logs = torch.log_softmax(torch.randn(5, 6, generator=torch.Generator().manual_seed(1)), dim=1)
+    assert composed(logs, 3).exp().numpy() == pytest.approx(logs.exp().unflatten(1, (2, 3)).sum(2).numpy(), abs=1e-6)
+
+    class Mean(torch.nn.Module):
+        def __init__(self, gain: float):
+            super().__init__()
+            self.gain = gain
+
+        def forward(self, x):
+            left = x[:, 0, 0].mean(dim=1)
+            return torch.stack([self.gain * left, torch.zeros_like(left)], dim=1)
+
+    x = torch.randn(4, 1, 3, 3, generator=torch.Generator().manual_seed(2))
+    views = [Mean(g)(v).softmax(1) for g in (1.0, 3.0) for v in (x, x.flip(2))]
+    found = Committee([Mean(1.0), Mean(3.0)], mirrored=True)(x).exp()
+    assert found.numpy() == pytest.approx(torch.stack(views).mean(0).numpy(), abs=1e-6)
+    alone = Mean(2.0)
+    assert as_one([alone]) is alone
+
+
+def test_the_head_is_found_and_learns_as_scikit_learn_does():
+    from sklearn.linear_model import LogisticRegression
+
+    options = {"widths": [4, 8], "classes": 2, "channels": 1}
+    assert class_tensors("smallresnet2d", options) == ["head.weight", "head.bias"]
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 2
+    features = rng.normal(3, 5, (60, 6)) + y[:, None] * 2
+    layer = torch.nn.Linear(6, 2)
+    strength = fit_head(layer, features, y, np.arange(60), "weights", 1)
+    scaled = (features - features.mean(0)) / features.std(0)
+    theirs = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000).fit(scaled, y).predict_proba(scaled)
+    ours = layer(torch.from_numpy(features).float()).softmax(1).detach().numpy()
+    assert ours == pytest.approx(theirs, abs=1e-4)
