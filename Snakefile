@@ -6,8 +6,7 @@ import sys
 from snakemake.utils import min_version
 
 min_version("9.27")
-# The package is used from this folder, whether it is installed or not, here and in the jobs' scripts.
-sys.path.insert(0, workflow.basedir)
+sys.path.insert(0, workflow.basedir)  # its package, installed or not, also for jobs
 from cohortex.run import use_package_of
 
 use_package_of(workflow.basedir)
@@ -32,6 +31,7 @@ include: "rules/preprocess.smk"
 include: "rules/denoise.smk"
 include: "rules/superresolve.smk"
 include: "rules/regseg.smk"
+include: "rules/recognize.smk"
 include: "rules/classify.smk"
 include: "rules/export.smk"
 include: "rules/train.smk"

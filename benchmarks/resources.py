@@ -38,7 +38,7 @@ from cohortex.cohort import BatchSize
 from cohortex.config import check_config, settings_for
 from cohortex.publish import write_json
 from cohortex.resources import Load, Part
-from cohortex.stages import STAGES
+from cohortex.stages import STAGES, USUAL
 from cohortex.tables import read_table
 
 SINGLE, PAIR = "b00001", "b00002"
@@ -54,7 +54,7 @@ class Case:
     spacing_mm: tuple[float, float, float]
     blocks_mb: int = 1024
     pictures: int = 0
-    stages: tuple[str, ...] = tuple(STAGES)
+    stages: tuple[str, ...] = USUAL
 
 
 CASES = (

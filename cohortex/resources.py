@@ -176,6 +176,8 @@ def method_of(stage: str, settings: Mapping[str, Any], modality: str, spacing_mm
             method = deformable.get("otherwise", "none")
         # Gauss-Newton takes less of everything than the optimisation that is measured.
         return {"none": "affine", "gauss_newton": "instance"}.get(method, method), 1.0
+    if stage == "recognize":
+        return ("network" if settings.get("weights") else "none"), 1.0
     if stage == "classify":
         return ("features" if settings.get("features", True) else "none"), 1.0
     return "", 1.0
@@ -287,6 +289,8 @@ WHOLE_SLICE = 512 * 512
 
 PLANNED = 128
 """Edge of a patch of a segmentation that the plan chooses, at most."""
+EXAMPLE = 96
+"""Edge of an example of a network that recognises in three dimensions, at most, where the settings say nothing."""
 HEAD_MM3 = 200 * 250 * 240
 """Of the largest grid on which images are registered (`cohortex.models.regseg.deform.EXTENT_MM`)."""
 TWICE = ("sure", "consensus")
@@ -305,6 +309,9 @@ def training_steps(task: str, section: Mapping[str, Any]) -> float:
         return _denoising_steps(section)
     if task == "superresolve":
         return budget["steps"] * (budget.get("batch") or 4) * (budget.get("patch") or 14) ** 3 / MB
+    if task == "recognize":
+        # of three dimensions, which see more at a step; one of two is not known here to be one
+        return budget["steps"] * (budget.get("batch") or 2) * math.prod(_edges(budget.get("patch") or EXAMPLE, 3)) / MB
     if task == "classify":
         networks = budget["folds"] + 1 if "cnn" in settings.get("parts", ["cnn"]) else 0
         # a teacher, for a curriculum or sub-classes, is one network more for each
@@ -342,7 +349,7 @@ def _as_measured(task: str, section: Mapping[str, Any]) -> bool:
     """Return whether a training is of the network, and at most of the size of a step, of which ``needs.tsv`` was measured."""
     settings = section.get("default", {})
     budget = settings.get("training", {})
-    if task in ("segment", "register"):
+    if task in ("segment", "register", "recognize"):
         return False
     if task == "denoise":
         from cohortex.training.settings import denoise_network, denoise_training

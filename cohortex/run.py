@@ -128,7 +128,8 @@ def preflight(config: Mapping[str, Any], basedir: str, jobs: int = 1) -> None:
 def check_training(config: Mapping[str, Any], stage: str) -> None:
     """Check that a stage whose model is trained has subjects to train on, and what else its trainings need.
 
-    That is a column to learn for the classifier, an objective for a denoiser, and pairs for a registration network by itself.
+    That is a column to learn for the classifier, an objective for a denoiser, labels for a detector, and pairs for a registration network
+    by itself.
 
     Raises
     ------
@@ -152,6 +153,10 @@ def check_training(config: Mapping[str, Any], stage: str) -> None:
         from cohortex.training.settings import denoise_training
 
         denoise_training(config[stage])
+    if stage == "recognize":
+        from cohortex.training.recognize_settings import check_recognize
+
+        check_recognize(config[stage], rows)
     if stage == "classify":
         target = config[stage].get("default", {}).get("target", "diagnosis")
         people = read_table(tables / "participants.tsv")

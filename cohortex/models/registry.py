@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 NOISE_UNITS = "units of the noise"
 """Values of a network whose input is divided by the standard deviation of its noise; 0 stays 0."""
 
-TASKS = ("denoise", "superresolve", "segment", "regseg", "classify")
+TASKS = ("denoise", "superresolve", "segment", "regseg", "classify", "recognize")
 """The tasks that have networks; each is a package of this one."""
 
 
@@ -97,11 +97,11 @@ def expected(found: Entry, options: Mapping[str, Any]) -> Expects:
 
     An option ``dimensions`` (2 or 3) is that of the input; an option ``adjacent`` is how many slices a 2-D network looks at on each side;
     an option ``inputs`` names what the input is made of. On the slices' grid each further input is ``factor`` channels. Of networks that
-    segment or classify the option ``channels`` is that of the input.
+    segment, classify or recognize the option ``channels`` is that of the input.
     """
     chosen = {**found.options, **options}
     changed: dict[str, Any] = {"dimensions": chosen["dimensions"]} if "dimensions" in chosen else {}
-    if found.task in ("segment", "classify"):
+    if found.task in ("segment", "classify", "recognize"):
         changed["channels"] = chosen["channels"]
     if "adjacent" in chosen:
         changed["channels"] = 2 * chosen["adjacent"] + 1

@@ -19,6 +19,7 @@ _SPOKEN = {
     "denoise": "were denoised",
     "superresolve": "were brought to a finer through-plane resolution",
     "regseg": "were registered or segmented with the others of their subject",
+    "recognize": "were searched for findings",
     "classify": "were described by features or classified",
     "export": "were written as BIDS derivatives",
 }

@@ -48,7 +48,7 @@ WHAT = {
     "superresolve": "Makes thick slices thin.",
     "synthesize": "Makes the image of another modality.",
     "regseg": "Registers and segments the images of a subject together.",
-    "recognize": "Finds structures.",
+    "recognize": "Puts a box around every finding.",
     "classify": "Gives each subject class probabilities.",
     "export": "Writes BIDS derivatives.",
 }

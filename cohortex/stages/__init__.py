@@ -28,6 +28,8 @@ class Stage:
     beside : tuple of str
         Of a stage of unit image: settings that name other images of the subject; where one is set for an image's modality the stage
         sees the subject's other images, and they are part of the image's key.
+    usual : bool
+        Whether it stands in the chain where the configuration does not say which stages do.
     """
 
     unit: Literal["image", "subject"]
@@ -35,6 +37,7 @@ class Stage:
     learned: bool = False
     streams: bool = False
     beside: tuple[str, ...] = ()
+    usual: bool = True
 
 
 STAGES: dict[str, Stage] = {
@@ -43,10 +46,14 @@ STAGES: dict[str, Stage] = {
     "denoise": Stage("image", version=3, learned=True, streams=True),
     "superresolve": Stage("image", version=3, learned=True, streams=True, beside=("second_view", "reference")),
     "regseg": Stage("subject", version=6, learned=True, streams=True),
+    "recognize": Stage("image", learned=True, streams=True, usual=False),
     "classify": Stage("subject", version=2, learned=True, streams=True),
     "export": Stage("subject", version=2, streams=True),
 }
 """In the order in which they usually stand in ``stages:``."""
+
+USUAL = tuple(name for name, stage in STAGES.items() if stage.usual)
+"""The chain where the configuration says nothing."""
 
 
 def stage_version(name: str) -> int:

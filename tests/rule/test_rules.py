@@ -10,11 +10,11 @@ from jsonschema import Draft202012Validator
 from cohortex.io.ozx import read_ozx
 from cohortex.records import COLUMNS, TIMING_COLUMNS
 from cohortex.schema import read_schema
-from cohortex.stages import STAGES
+from cohortex.stages import STAGES, USUAL
 from cohortex.tables import read_table
 from tests.workflow import jobs_run, snakemake, write_cohort
 
-STAGE_NAMES = list(STAGES)
+STAGE_NAMES = list(USUAL)
 
 
 @pytest.fixture(scope="module")

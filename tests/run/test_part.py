@@ -12,10 +12,10 @@ from cohortex.changed import what_reruns
 from cohortex.cli import main
 from cohortex.config import check_config
 from cohortex.runs import read_runs
-from cohortex.stages import STAGES, stage_version
+from cohortex.stages import USUAL, stage_version
 from tests.workflow import digests, jobs_run, snakemake, write_cohort
 
-CHAIN = list(STAGES)
+CHAIN = list(USUAL)
 SUBJECTS, BATCH = 200, 20
 
 

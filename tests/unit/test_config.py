@@ -13,7 +13,7 @@ from cohortex import schema
 from cohortex.config import canonical, check_config, check_files, let_said_win, resolve_weights, settings_for
 from cohortex.errors import Refused
 from cohortex.schema import CHECKED, SCHEMAS, SILENT, check
-from cohortex.stages import STAGES
+from cohortex.stages import STAGES, USUAL
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_the_schema_has_a_section_for_every_stage():
     properties = schema.read_schema("config.schema.json")["properties"]
     assert set(STAGES) <= set(properties)
     assert properties["stages"]["items"]["enum"] == list(STAGES)
-    assert properties["stages"]["default"] == list(STAGES)
+    assert properties["stages"]["default"] == list(USUAL)
 
 
 def test_an_unknown_key_is_named_with_the_nearest_known_one(config):

@@ -1,0 +1,221 @@
+"""Trains any network of the registry's task `recognize` on the labelled images of a cohort: the pieces of labels become boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cohortex.errors import Refused
+from cohortex.items import DEMO_SITE, Image, settings_for
+from cohortex.models import registry
+from cohortex.models.recognize.apply import Asked, Fed, found_in
+from cohortex.models.recognize.findings import Findings
+from cohortex.models.segment.apply import Feeding, grid_of
+from cohortex.training import cards
+from cohortex.training.recognize_card import best_score, metrics_of
+from cohortex.training.recognize_data import (
+    Known,
+    cut_of,
+    known_of,
+    labelled,
+    most_labelled,
+    patch_of,
+    plan_of,
+    prepare,
+    ranges_of,
+    sampler_of,
+)
+from cohortex.training.recognize_settings import LABELS, NETWORK, TRAINING, classes_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+RATE = 1e-3
+BATCH = {2: 8, 3: 2}
+MATCH = {2: 0.5, 3: 0.1}
+"""Overlap from which a box of a picture, or of a volume, counts as found; in three dimensions a shift along each axis multiplies."""
+LOWEST = 0.02
+"""Score down to which boxes are looked at for the figures of the card."""
+WATCHED = 16
+"""Most held-out images that are looked at while the training runs."""
+
+
+def train_recognize(images: Sequence[Image], section: Mapping[str, Any], seed: int, device: str, folder: str | Path) -> None:
+    """Train a network and write its model folder.
+
+    Parameters
+    ----------
+    images : sequence of Image
+        Of training and validation subjects (``row["split"]``), labels of the user among them (role ``labels``, ``<id>+labels``). An image
+        whose labels hold nothing of what is looked for is an example of that.
+    section : mapping
+        ``default`` with ``network``, ``labels`` (names of what is found, by value), ``training`` (see `TRAINING`) and, where it is not to
+        be that of which most have labels, the ``modality``.
+    seed : int
+        The same seed gives the same bytes on a CPU at one number of threads.
+    device : str
+    folder : path
+        The model folder; checkpoints lie beside it while the training runs.
+
+    Raises
+    ------
+    Refused
+        When there are no labels, or nothing of what is looked for in them, or the network does not fit the images.
+    """
+    from cohortex.training.checkpoint import open_journal
+    from cohortex.training.loop import fit, fresh
+    from cohortex.training.supervised import leave_model
+    from cohortex.training.team import team
+
+    settings = settings_for(section, "default")
+    name, classes = settings.get("network", NETWORK), classes_of(settings.get("labels") or LABELS)
+    training = {**TRAINING, **{k: v for k, v in settings.get("training", {}).items() if v is not None}}
+    modality = settings.get("modality") or most_labelled(images)
+    pairs, held = (labelled(images, split, modality) for split in ("train", "validation"))
+    if not pairs:
+        raise Refused(f"recognize: no {modality} of a training subject has labels; add them (role labels), or name a trained model.")
+    least = int(training["least_voxels"])
+    known = [known_of(pair, classes, least) for pair in pairs]
+    _check_found(known, classes, modality)
+    how = plan_of(known, training["spacing_mm"])
+    entry, options = registry.entry("recognize", name), _options(name, len(classes), how.dimensions, training["options"])
+    dimensions = registry.expected(entry, options).dimensions
+    across = cut_of(how, dimensions)
+    feeding = _feeding(how, across, training["patch"], known)
+    fed = Fed(feeding, [text for _, text in classes], _reach(known, feeding), 0.0)
+    network = fresh(lambda: registry.build("recognize", name, **options), seed)
+    items = [prepare(each, feeding, classes, pair, least) for each, pair in zip(known, pairs, strict=True)]
+    judged = [known_of(pair, classes, least) for pair in held] or known
+    match = MATCH[2 if all(each.image.volume.shape[2] == 1 for each in known) else 3]
+    journal = open_journal(folder, images, section, seed)
+    batch = int(training["batch"] or entry.training.get("batch") or BATCH[dimensions])
+    curves = fit(
+        network,
+        sampler_of(items, feeding.patch, ranges_of(training["flip"], across)),
+        objective(),
+        steps=int(training["steps"]),
+        batch=batch,
+        minutes=float(training["minutes"]),
+        rate=float(training["rate"] or entry.training.get("rate") or RATE),
+        seed=seed,
+        device=device,
+        validate=_watch(judged, fed, match, device) if held else None,
+        checkpoint=journal.of("network"),
+    )
+    ran = cards.how_it_ran(device, batch, curves.steps, journal)
+    if not team().leads:
+        return
+    found = [_look(each, network, fed, device) for each in judged]
+    score = best_score(found, [each.truth for each in judged], match)
+    seen = [image for image, _ in [*pairs, *held]]
+    on = "validation" if held else "train"
+    card = {
+        "name": f"recognize-{modality}-{name}",
+        "task": "recognize",
+        "network": name,
+        "options": options,
+        **cards.common(seen),
+        "spacing_mm": cards.spacing_range([s for image in seen for s in image.volume.spacing]),
+        "classes": fed.classes,
+        "recipe": {"training": {**training, "patch": list(feeding.patch), "batch": batch}, **curves.recipe(), "run": ran},
+        "seed": int(seed % 2**53),
+        "metrics": metrics_of(judged, found, fed.classes, match, score, on),
+        "intended_use": f"Boxes around {', '.join(fed.classes)} in {modality} images as a first look; for research only.",
+        "limits": "Not for diagnosis. Other scanners, body parts and kinds of findings than those of the training subjects were not tried.",
+        "extra": {
+            **({"cohort": "demo"} if all(image.row.get("site") == DEMO_SITE for image in seen) else {}),
+            "plan": feeding.plan.told(),
+            "across": across,
+            "patch": list(feeding.patch),
+            "reach": [round(n, 2) for n in fed.reach],
+            "score": score,
+        },
+    }
+    leave_model(folder, card, network.state_dict(), journal)
+
+
+def _check_found(known: Sequence[Known], classes: Sequence[tuple[int, str]], modality: str) -> None:
+    """Refuse labels in which some class does not occur, naming it."""
+    counts = np.bincount(np.concatenate([each.truth.labels for each in known]), minlength=len(classes))
+    missing = [f"{value} ({text})" for (value, text), count in zip(classes, counts, strict=True) if count == 0]
+    if missing:
+        raise Refused(
+            f"recognize: the labels of the {len(known)} training images ({modality}) never hold {', '.join(missing)}; correct "
+            "recognize.default.labels, or give subjects that have it."
+        )
+
+
+def _options(name: str, classes: int, dimensions: int, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a network's options for images; those of the section are laid over them.
+
+    Raises
+    ------
+    Refused
+        For an option that the network has not.
+    """
+    known = registry.entry("recognize", name).options
+    unknown = sorted(set(own) - set(known))
+    if unknown:
+        raise Refused(f"recognize: the network {name} has no option {unknown[0]!r}; it has: {', '.join(known)}.")
+    fitting = {"classes": classes, "channels": 1, "dimensions": dimensions}
+    return {**{key: value for key, value in fitting.items() if key in known}, **own}
+
+
+def _feeding(how: Any, across: int | None, patch: Any, known: Sequence[Known]) -> Feeding:
+    """Return how the network is fed; of slices the plan leaves their distance as it is."""
+    from dataclasses import replace
+
+    plan = replace(how, across=across)
+    shapes = [grid_of(each.image.volume, plan).shape for each in known]
+    return Feeding(plan, across, patch_of(patch, shapes, across))
+
+
+def _reach(known: Sequence[Known], feeding: Feeding) -> tuple[float, ...]:
+    """Return the edges of the largest thing, in voxels of the plan along each axis of a patch."""
+    longest = np.zeros(3)
+    for each in known:
+        factor = grid_of(each.image.volume, feeding.plan).spacing / np.array(each.image.volume.spacing)
+        for corners in each.truth.corners:
+            longest = np.maximum(longest, (corners[3:] - corners[:3]) / factor)
+    return tuple(float(n) for axis, n in enumerate(longest) if axis != feeding.across)
+
+
+def objective() -> Any:
+    """Return the objective: the network's own loss against the boxes of each example."""
+    import torch
+
+    from cohortex.models.recognize.boxes import Boxes
+    from cohortex.training.objectives.objective import Objective
+
+    class OwnLoss(Objective):
+        def loss(self, network: Any, source: Any, target: Any, step: int) -> torch.Tensor:
+            device = source.device
+            kept = [rows[rows[:, -1] >= 0] for rows in target]
+            boxes = [Boxes(rows[:, :-1].contiguous(), rows[:, -1].long()) for rows in kept]
+            # Some networks draw examples of the background: from a generator of this step, so that a training taken up again ends alike.
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                torch.manual_seed(self.generator(step).initial_seed())
+                return network.loss(network(source), boxes)
+
+    return OwnLoss()
+
+
+def _look(known: Known, network: nn.Module, fed: Fed, device: str) -> Findings:
+    return found_in(known.image.volume, network, fed, Asked(score=LOWEST), device)
+
+
+def _watch(judged: Sequence[Known], fed: Fed, match: float, device: str) -> Any:
+    """Return what tells the mean average precision on some held-out images while a training runs."""
+    from cohortex.measures.detection import mean_average_precision
+
+    chosen = [judged[int(i)] for i in np.unique(np.linspace(0, len(judged) - 1, min(WATCHED, len(judged))).round())]
+
+    def validate(network: nn.Module) -> float:
+        found = [_look(each, network, fed, device) for each in chosen]
+        value = mean_average_precision(found, [each.truth for each in chosen], len(fed.classes), match)
+        return value if np.isfinite(value) else 0.0
+
+    return validate
