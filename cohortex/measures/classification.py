@@ -154,7 +154,7 @@ def delong_interval(positive: np.ndarray, score: np.ndarray, level: float = 0.95
     DeLong et al., Comparing the areas under two or more correlated ROC curves, Biometrics 1988; Sun and Xu, Fast
     implementation of DeLong's algorithm, IEEE Signal Processing Letters 2014.
     """
-    from scipy.stats import norm, rankdata
+    from scipy.stats import norm
 
     positive = np.asarray(positive, dtype=bool)
     ones, zeros = int(positive.sum()), int((~positive).sum())
@@ -164,14 +164,100 @@ def delong_interval(positive: np.ndarray, score: np.ndarray, level: float = 0.95
     if value in (0.0, 1.0):
         bound = _perfect_bound(min(ones, zeros), level)
         return (value, bound, 1.0) if value == 1.0 else (value, 0.0, 1.0 - bound)
-    score = np.asarray(score, dtype=np.float64)
-    ranks = rankdata(score)
-    above = (ranks[positive] - rankdata(score[positive])) / zeros
-    below = 1.0 - (ranks[~positive] - rankdata(score[~positive])) / ones
+    above, below = auc_components(positive, score)
     error = np.sqrt(above.var(ddof=1) / ones + below.var(ddof=1) / zeros)
     centre = np.log(value / (1 - value))
     width = norm.ppf((1 + level) / 2) * error / (value * (1 - value))
     return value, float(1 / (1 + np.exp(-(centre - width)))), float(1 / (1 + np.exp(-(centre + width))))
+
+
+def auc_components(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what each case adds to an AUC, by ranks: of a positive one the share of negative ones that it beats, and the other way round.
+
+    Parameters
+    ----------
+    positive : (n,) bool array
+    score : (n,) float array
+
+    Returns
+    -------
+    (positives,) and (negatives,) float64 arrays
+        The mean of either is the AUC.
+
+    References
+    ----------
+    DeLong et al., Biometrics 1988 (structural components); Sun and Xu, IEEE Signal Processing Letters 2014 (by ranks).
+    """
+    from scipy.stats import rankdata
+
+    positive, score = np.asarray(positive, dtype=bool), np.asarray(score, dtype=np.float64)
+    ranks = rankdata(score)
+    above = (ranks[positive] - rankdata(score[positive])) / max(int((~positive).sum()), 1)
+    below = 1.0 - (ranks[~positive] - rankdata(score[~positive])) / max(int(positive.sum()), 1)
+    return above, below
+
+
+@dataclass(frozen=True)
+class AucDifference:
+    """Two AUCs on the same cases, and how sure their difference is.
+
+    Attributes
+    ----------
+    first, second : float
+        The AUCs.
+    difference, low, high : float
+        First minus second, with its interval.
+    p : float
+        Of the two-sided test that both are equal.
+    """
+
+    first: float
+    second: float
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def delong_test(positive: np.ndarray, first: np.ndarray, second: np.ndarray, level: float = 0.95) -> AucDifference:
+    """Test whether two scores of the same cases have the same AUC.
+
+    Parameters
+    ----------
+    positive : (n,) bool array
+        Independent cases; for several rows of a subject draw subjects with `grouped_bootstrap` instead.
+    first, second : (n,) float arrays
+    level : float
+        Of the interval of the difference.
+
+    Returns
+    -------
+    AucDifference
+        Interval and p are NaN where a class has fewer than two cases, or where neither score's AUC varies though they differ (nothing can
+        be said); two scores with the same ranks have p = 1.
+
+    References
+    ----------
+    DeLong et al., Comparing the areas under two or more correlated ROC curves, Biometrics 1988; Sun and Xu, Fast implementation of
+    DeLong's algorithm, IEEE Signal Processing Letters 2014.
+    """
+    from scipy.stats import norm
+
+    positive = np.asarray(positive, dtype=bool)
+    if not len(positive) == len(first) == len(second):
+        raise ValueError(f"a paired test needs the same cases: there are {len(positive)} labels, {len(first)} and {len(second)} scores")
+    one, other = auc(positive, first), auc(positive, second)
+    ones, zeros = int(positive.sum()), int((~positive).sum())
+    if ones < 2 or zeros < 2:
+        return AucDifference(one, other, one - other, NAN, NAN, NAN)
+    pairs = zip(auc_components(positive, first), auc_components(positive, second), strict=True)
+    above, below = (a - b for a, b in pairs)
+    error = float(np.sqrt(above.var(ddof=1) / ones + below.var(ddof=1) / zeros))
+    if error < 1e-12:
+        return AucDifference(one, other, one - other, *((0.0, 0.0, 1.0) if abs(one - other) < 1e-12 else (NAN, NAN, NAN)))
+    width = float(norm.ppf((1 + level) / 2)) * error
+    p = 2 * float(norm.sf(abs(one - other) / error))
+    return AucDifference(one, other, one - other, one - other - width, one - other + width, p)
 
 
 def grouped_bootstrap(

@@ -1,4 +1,4 @@
-"""Bootstrap intervals of means and of paired differences."""
+"""Intervals of means and paired differences by the bootstrap, and of proportions."""
 
 from __future__ import annotations
 
@@ -86,3 +86,22 @@ def paired_interval(
     if first.size != second.size:
         raise ValueError(f"pairs need as many values on both sides, here are {first.size} and {second.size}")
     return bootstrap_interval(first - second, level, resamples, seed)
+
+
+def proportion_interval(hits: int, cases: int, level: float = 0.95) -> tuple[float, float, float]:
+    """Return a proportion of independent cases and its exact interval; NaN where there are no cases.
+
+    References
+    ----------
+    Clopper and Pearson, The use of confidence or fiducial limits illustrated in the case of the binomial, Biometrika 1934.
+    """
+    from scipy.stats import beta
+
+    if not 0 <= hits <= cases:
+        raise ValueError(f"there cannot be {hits} hits in {cases} cases")
+    if not cases:
+        return float("nan"), float("nan"), float("nan")
+    tail = (1 - level) / 2
+    low = float(beta.ppf(tail, hits, cases - hits + 1)) if hits else 0.0
+    high = float(beta.ppf(1 - tail, hits + 1, cases - hits)) if hits < cases else 1.0
+    return hits / cases, low, high

@@ -111,3 +111,57 @@ def test_the_summary_has_every_measure_inside_its_interval():
     for name, (value, low, high) in found.items():
         assert low <= high
         assert low <= value <= high or name == "calibration_error"
+
+
+def test_the_paired_test_has_the_variance_of_the_definition():
+    rng = np.random.default_rng(6)
+    positive = np.arange(40) < 15
+    first, second = rng.normal(size=40) + positive, np.round(rng.normal(size=40) + 0.5 * positive, 1)
+
+    def wins(score):
+        return (score[positive][:, None] > score[~positive]) + 0.5 * (score[positive][:, None] == score[~positive])
+
+    ten = np.cov([wins(first).mean(axis=1), wins(second).mean(axis=1)]) / 15
+    one = np.cov([wins(first).mean(axis=0), wins(second).mean(axis=0)]) / 25
+    error = np.sqrt(np.array([1, -1]) @ (ten + one) @ np.array([1, -1]))
+    found = measures.delong_test(positive, first, second)
+    assert found.difference == pytest.approx(wins(first).mean() - wins(second).mean())
+    assert found.p == pytest.approx(2 * norm.sf(abs(found.difference) / error))
+    assert found.high - found.low == pytest.approx(2 * norm.ppf(0.975) * error)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 1))
+def test_the_paired_test_knows_only_ranks_and_no_order(seed, digits):
+    rng = np.random.default_rng(seed)
+    positive = np.arange(30) < rng.integers(3, 27)
+    first, second = np.round(rng.normal(size=30) + positive, digits), np.round(rng.normal(size=30), digits)
+    found, turned = measures.delong_test(positive, first, second), measures.delong_test(positive, second, np.exp(first))
+    assert turned.difference == pytest.approx(-found.difference)
+    assert turned.p == pytest.approx(found.p, nan_ok=True)
+    order = rng.permutation(30)
+    assert measures.delong_test(positive[order], first[order], second[order]).p == pytest.approx(found.p, nan_ok=True)
+    same = measures.delong_test(positive, first, 2 * first + 1)
+    assert (same.difference, same.p) == (0, 1)
+
+
+def test_the_paired_test_errs_as_often_as_it_says_and_sees_a_gain():
+    rng = np.random.default_rng(2)
+    positive = np.arange(120) < 50
+    alarms, seen = 0, 0
+    for _ in range(250):
+        common = rng.normal(size=120) + 1.2 * positive
+        first, second = common + 0.7 * rng.normal(size=120), common + 0.7 * rng.normal(size=120)
+        alarms += measures.delong_test(positive, first, second).p <= 0.05
+        seen += measures.delong_test(positive, common + 0.1 * rng.normal(size=120), common + 2 * rng.normal(size=120)).p <= 0.05
+    assert 0.01 <= alarms / 250 <= 0.095
+    assert seen / 250 > 0.8
+
+
+def test_the_paired_test_says_nothing_where_nothing_can_be_said():
+    positive = np.array([True, False, False])
+    assert np.isnan(measures.delong_test(positive, positive * 1.0, -1.0 * positive).p)
+    positive = np.arange(6) < 3
+    assert np.isnan(measures.delong_test(positive, positive * 1.0, -1.0 * positive).p)
+    with pytest.raises(ValueError, match="same cases"):
+        measures.delong_test(positive, np.zeros(6), np.zeros(5))
