@@ -226,12 +226,16 @@ def ask(stage: str, config: Mapping[str, Any], load: Load) -> Ask:
     return Ask(max(LEAST_MB, MARGIN_MB * memory + cuda), MARGIN_S * (start + work), 100 + MARGIN_MB * disk)
 
 
+EXPLAINED = {"grad_cam": 2, "integrated_gradients": 4, "occlusion": 8}
+"""Times of a classification without reasons that one with these takes."""
 SAMPLE_MB, SINGLE_MB = 150.0, 3000.0
 """Memory of a further look at a head's labels, and of a network by itself, that labels or registers, which may be of any size."""
 
 
 def _further(stage: str, settings: Mapping[str, Any]) -> tuple[int, float]:
-    """Return how often regseg looks at each image, the first look among them, and the memory that this and its own networks take."""
+    """Return how often a stage looks at each image, the first look among them, and the memory that this and its own networks take."""
+    if stage == "classify":
+        return EXPLAINED.get(settings.get("why") or "", 1), 0.0
     if stage != "regseg":
         return 1, 0.0
     samples = int((settings.get("uncertainty") or {}).get("samples", 0))

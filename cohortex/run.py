@@ -158,6 +158,9 @@ def check_training(config: Mapping[str, Any], stage: str) -> None:
 
         check_recognize(config[stage], rows)
     if stage == "classify":
+        from cohortex.models.registry import entry
+
+        entry("classify", config[stage].get("default", {}).get("network", {}).get("name", "smallcnn3d"))
         target = config[stage].get("default", {}).get("target", "diagnosis")
         people = read_table(tables / "participants.tsv")
         classes = {person[target] for person in people if person["subject"] in trained and person.get(target)}

@@ -261,6 +261,10 @@ def _people(rows: Iterable[Mapping[str, str]], people: list[dict[str, str]], con
             known[subject] = {**known.get(subject, {}), **cells, "subject": subject}
         if not any(row["subject"] in lines for row in rows):
             raise Refused(f"{Path(config['labels']).name} names no subject of the cohort; its column subject must hold their ids.")
+        unknown = sorted(set(lines) - {row["subject"] for row in rows})
+        if unknown:
+            several = f"{', '.join(unknown[:5])}{' and more' if len(unknown) > 5 else ''}"
+            _say(f"{Path(config['labels']).name}: {len(unknown)} of its {len(lines)} subjects have no image here, left out: {several}.")
     empty = dict.fromkeys(["subject", *columns], "")
     found = [{**empty, **known.get(subject, {}), "subject": subject} for subject in sorted({row["subject"] for row in rows})]
     return [{key: "" if value == "n/a" else value for key, value in person.items()} for person in found]

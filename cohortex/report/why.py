@@ -43,7 +43,9 @@ def told(records: Records, stage: str, most: int) -> dict[str, Any]:
         features with what they add to the logit; ``more``: how many rows were left out.
     """
     rows = [row for row in records.told.get(stage, []) if "why_method" in row.measures or "why_features" in row.measures]
-    methods = Counter((row.measures["why_method"], row.measures.get("why_sane", "")) for row in rows if "why_method" in row.measures)
+    methods = Counter(
+        (row.measures["why_method"], row.measures.get("randomisation_check", "")) for row in rows if "why_method" in row.measures
+    )
     about = [_sentence(method, verdict) for method, verdict in sorted(methods)]
     listed = [_entry(row, records) for row in rows if row.measures.get("why_features")]
     return {"about": about, "rows": listed[:most], "more": max(0, len(listed) - most)}
@@ -52,7 +54,7 @@ def told(records: Records, stage: str, most: int) -> dict[str, Any]:
 def _sentence(method: str, verdict: str) -> str:
     how = METHODS.get(method, method)
     check = f" Randomisation check (Adebayo et al. 2018): {VERDICTS[verdict]}." if verdict in VERDICTS else ""
-    return f"Orange is what speaks for the class of the scan by {how}, in slices through its strongest place.{check}"
+    return f"Orange, the denser the more, is what speaks for the class of the scan by {how}, in slices through its strongest place.{check}"
 
 
 def _entry(row: Row, records: Records) -> Mapping[str, Any]:

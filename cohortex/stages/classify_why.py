@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from cohortex.blocks import new_array
 from cohortex.errors import Refused
 from cohortex.items import Image, Made, settings_for
 from cohortex.lazy import Elementwise
+from cohortex.volume import Volume
 
 if TYPE_CHECKING:
     from cohortex.models.classify.classifier import Classifier
@@ -45,11 +46,10 @@ def check_methods(section: Mapping[str, Any], models: Mapping[str, Classifier]) 
         settings = settings_for(section, modality)
         model = models.get(settings.get("weights") or "")
         if settings.get("why") == "grad_cam" and model is not None and model.network is not None:
-            from cohortex.models.classify.committee import one_view
             from cohortex.models.classify.why import feature_layer
 
             try:
-                feature_layer(one_view(model.network), np.zeros(_input_shape(model), np.float32))
+                feature_layer(model.network, np.zeros(_input_shape(model), np.float32))
             except Refused as refused:
                 raise Refused(f"classify.{modality}.why: grad_cam does not suit the model {model.card['name']}. {refused}") from None
 
@@ -72,7 +72,7 @@ def reasons(scan: Image, images: Sequence[Image], classifier: Classifier, best: 
         Of a network the map ``+gradcam`` (``+occlusion``, ``+integratedgradients``) on the scan's grid, float32 of half precision: 0, or
         speaks against the class, to 1, where most speaks for it; 0 outside what the network sees. Of a regression the table
         ``+importance``: every term with its value and what it adds to the logit of each class, the strongest first. Measures
-        ``why_method``, ``why_sane`` (verdict of the randomisation check in the model's card) and ``why_features``.
+        ``why_method``, ``randomisation_check`` (verdict of the randomisation check in the model's card) and ``why_features``.
     """
     found = Reasons()
     if classifier.network is not None:
@@ -84,14 +84,13 @@ def reasons(scan: Image, images: Sequence[Image], classifier: Classifier, best: 
 
 def _where(found: Reasons, scan: Image, images: Sequence[Image], classifier: Classifier, best: int, method: str) -> None:
     """Add the map of the network, its pictures and its measures."""
-    from cohortex.models.classify.committee import one_view
     from cohortex.models.classify.regrid import input_affine
     from cohortex.models.classify.scans import labels_of
     from cohortex.models.classify.why import explain
     from cohortex.models.regseg.grid import Grid, resample
 
     volume, asked = scan.volume, classifier.input
-    coarse = explain(one_view(classifier.network), asked.shown(scan, images), best, method).reshape(asked.space)
+    coarse = explain(classifier.network, asked.shown(scan, images), best, method).reshape(asked.space)
     affine = input_affine(volume.data, labels_of(scan, images) if asked.labels else None, volume.affine, asked.space, asked.spacing_mm)
     fine = resample(coarse, affine, Grid(volume.shape, volume.affine), outside=0.0, out=new_array(volume.shape))
     # Single numbers hold no more than three digits; cut to these the file is a third.
@@ -100,17 +99,18 @@ def _where(found: Reasons, scan: Image, images: Sequence[Image], classifier: Cla
     whole = volume.with_data(share, volume.affine, {"step": "why", "method": method, "class": name, "model": classifier.card["name"]})
     found.made.append(Made(whole, of=scan.id, tag=TAGS[method], entities={"desc": TAGS[method]}, sources=(scan.id,)))
     sane = classifier.card["extra"].get("sanity", {}).get(method, {}).get("verdict", "not checked")
-    found.measures.update({"why_method": method, "why_sane": sane})
+    found.measures.update({"why_method": method, "randomisation_check": sane})
     peak = np.linalg.inv(volume.affine) @ affine @ [*np.unravel_index(int(coarse.argmax()), coarse.shape), 1]
     found.previews.update(_pictures(scan, whole, np.clip(np.rint(peak[:3]), 0, np.array(volume.shape) - 1).astype(int).tolist()))
 
 
-def _pictures(scan: Image, share: Any, peak: Sequence[int]) -> dict[str, np.ndarray]:
+def _pictures(scan: Image, share: Volume, peak: Sequence[int]) -> dict[str, np.ndarray]:
     """Return the slices through the strongest place of the scan, and of the map over it."""
     from cohortex.report.previews import orthogonal_views, overlaid
 
     views = orthogonal_views(scan.volume, at=peak)
-    over = overlaid(views, share, at=peak, most=0.7)
+    # Squared: what speaks a little for the class, over large parts of the picture, would hide it.
+    over = overlaid(views, replace(share, data=Elementwise(np.square, share.data)), at=peak, most=0.8)
     return {f"{PICTURES}_{view}_before": picture for view, picture in views.items()} | {
         f"{PICTURES}_{view}_after": picture for view, picture in over.items()
     }
@@ -132,7 +132,7 @@ def _what(found: Reasons, scan: Image, classifier: Classifier, best: int, vector
     terms = term_names(model, names)
     order = np.argsort(-np.abs(shares[best]), kind="stable")
     table: dict[str, list[Any]] = {"feature": [terms[i] for i in order], "value": [float(values[i]) for i in order]}
-    table |= {f"adds_to_{name}": [float(shares[k, i]) for i in order] for k, name in enumerate(classifier.classes)}
+    table |= {f"adds_to_{name}": [float(shares[k, i]) + 0.0 for i in order] for k, name in enumerate(classifier.classes)}
     found.made.append(Made(table, of=scan.id, tag="importance"))
     found.measures["why_features"] = ", ".join(f"{terms[i]} {shares[best, i]:+.2f}" for i in order[:STRONGEST])
 

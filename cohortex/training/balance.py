@@ -31,7 +31,7 @@ def loss_for(balance: str, y: np.ndarray, classes: int, device: str, smoothing: 
     y : (n,) integer array
         Of all examples that are learned from.
     smoothing : float
-        Probability that is spread over all classes (not by the focal loss).
+        Probability that is spread over all classes (not by the focal loss, nor with logits that are adjusted).
 
     References
     ----------
@@ -55,7 +55,8 @@ def loss_for(balance: str, y: np.ndarray, classes: int, device: str, smoothing: 
         return -(weight[target] * (1 - logs.exp()) ** FOCUS * logs).sum() / weight[target].sum()
 
     def adjusted(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return cross_entropy(logits + prior, target, label_smoothing=smoothing)
+        # with smoothed targets a rare class would be expected more often than it is
+        return cross_entropy(logits + prior, target)
 
     return {"none": plain, "weights": weighted, "sampling": plain, "focal": focal, "logit_adjust": adjusted}[balance]
 

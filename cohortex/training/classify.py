@@ -307,6 +307,6 @@ def _card(
             "input": asked.told(),
             **({"committee": {"mirrored": training["mirror"], "subclasses": training["decompose"]}} if committee else {}),
             # What was trained on segmented heads sees empty channels otherwise, and would call every head healthy.
-            "needs_labels": bool((~np.isnan(train.x)).any()) and ("radiomics" in parts or asked.labels),
+            "needs_labels": bool((~np.isnan(train.x)).any()) or ("cnn" in parts and asked.labels and bool(train.inputs[:, 1:].any())),
         },
     }

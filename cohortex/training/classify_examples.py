@@ -72,7 +72,7 @@ def examples_of(
     images : sequence of Image
         Everything of their subjects.
     settings : mapping
-        ``modalities`` and ``texture`` are looked at.
+        ``parts`` (without ``radiomics`` no feature is computed), ``modalities`` and ``texture`` are looked at.
     asked : Input
         Values are those before the cohort's mean and deviation are taken (`Input.raw`).
     """
@@ -80,14 +80,16 @@ def examples_of(
     by_subject: dict[str, list[Image]] = {}
     for image in images:
         by_subject.setdefault(image.subject, []).append(image)
-    x, inputs = np.zeros((len(scans), len(names))), np.zeros((len(scans), asked.channels, *asked.size), dtype=np.float32)
+    x = np.zeros((len(scans), len(names))) if "radiomics" in settings["parts"] else np.full((len(scans), len(names)), np.nan)
+    inputs = np.zeros((len(scans), asked.channels, *asked.size), dtype=np.float32)
     found: dict[str, str] = {}
     for row, scan in enumerate(scans):
         if row % team().size != team().rank:
             continue
         own = by_subject[scan.subject]
-        vector = Vectors(own, Grain(**settings["texture"])).of_subject(scan, settings["modalities"])
-        x[row] = [vector[name] for name in names]
+        if "radiomics" in settings["parts"]:
+            vector = Vectors(own, Grain(**settings["texture"])).of_subject(scan, settings["modalities"])
+            x[row] = [vector[name] for name in names]
         inputs[row] = asked.raw(scan, own)
         found[str(row)] = digest_of(scan.volume.data)
         # The volumes of a whole cohort do not fit into memory; what was read is given back.
@@ -106,7 +108,7 @@ def digest_of(voxels: ArrayLike) -> str:
 
     def one(_: Any, block: np.ndarray) -> bytes:
         # -0 is 0
-        return hashlib.sha256(np.ascontiguousarray(block, dtype=np.float64) + 0.0).digest()
+        return hashlib.sha256((block.astype(np.float64) + 0.0).tobytes()).digest()
 
     parts = over_blocks(one, voxels, block=(2 * ALIGN,) * 3)
     return hashlib.sha256(repr(tuple(voxels.shape)).encode() + b"".join(parts)).hexdigest()

@@ -132,6 +132,9 @@ def train_network(
         network = build("classify", start.network, **options).to(device)
         if start.weights is not None:
             network.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in start.weights.items()}, strict=False)
+        order_of = torch.channels_last if inputs.ndim == 4 else torch.contiguous_format
+        # a fifth faster with pictures
+        network = network.to(memory_format=order_of)  # pyright: ignore[reportCallIssue]
         if now.rank:
             # The first weights are those of all; what drops out is each process's own.
             torch.manual_seed(int(np.random.SeedSequence([seed, now.rank]).generate_state(1)[0]))
@@ -168,7 +171,7 @@ def train_network(
                 allowed = every if start.hardness is None else easiest(start.hardness, y, step / budget.steps)
                 order = np.concatenate([order, one_pass(budget.balance, y, allowed, rng)])
             chosen, order = order[:mine], order[mine:]
-            batch = torch.from_numpy(_augmented(inputs[chosen], rng, budget.augment)).to(device)
+            batch = torch.from_numpy(_augmented(inputs[chosen], rng, budget.augment)).to(device).contiguous(memory_format=order_of)
             target = torch.from_numpy(y[chosen].astype(np.int64)).to(device)
             return _weighed_loss(network, batch, target, loss)
 
@@ -212,10 +215,12 @@ def train_network(
 
 def _weighed_loss(network: Any, batch: torch.Tensor, target: torch.Tensor, loss: Loss) -> torch.Tensor:
     """Return the loss of a network's logits, with its further heads (`cohortex.models.classify.network`) where it has some."""
+    import torch
+
     if not hasattr(network, "outputs"):
         return loss(network(batch), target)
     found = [share * loss(logits, target) for share, logits in zip(network.outputs_weights, network.outputs(batch), strict=True)]
-    return sum(found[1:], found[0])
+    return found[0] if len(found) == 1 else torch.stack(found).sum()
 
 
 def _torch_generator(device: str) -> dict[str, str]:

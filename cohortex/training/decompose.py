@@ -34,5 +34,5 @@ def subclasses(features: np.ndarray, y: np.ndarray, each: int, seed: int) -> np.
     for label in np.unique(y):
         own = np.flatnonzero(y == label)
         if len(own) >= 2 * each:
-            found[own] += KMeans(each, n_init=5, random_state=seed % 2**32).fit_predict(seen[own])
+            found[own] += KMeans(each, n_init=5, random_state=seed % 2**32).fit_predict(seen[own])  # pyright: ignore[reportArgumentType]
     return found

@@ -6,7 +6,9 @@ import torch
 
 from cohortex.models.classify.committee import Committee, as_one, composed
 from cohortex.models.classify.transfer import class_tensors
+from cohortex.models.registry import build, count_parameters
 from cohortex.training.balance import BALANCES, loss_for, one_pass
+from cohortex.training.classify_network import Budget, Start, train_network
 from cohortex.training.curriculum import easiest, losses_of
 from cohortex.training.decompose import subclasses
 from cohortex.training.transfer import fit_head
@@ -111,3 +113,37 @@ def test_the_head_is_found_and_learns_as_scikit_learn_does():
     theirs = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000).fit(scaled, y).predict_proba(scaled)
     ours = layer(torch.from_numpy(features).float()).softmax(1).detach().numpy()
     assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def test_the_small_network_of_pictures_takes_any_size_and_every_weight_learns():
+    network = build("classify", "smallresnet2d", channels=3, classes=4)
+    assert count_parameters(network) == 308_116
+    logits = network(torch.randn(2, 3, 21, 30, generator=torch.Generator().manual_seed(0)))
+    assert logits.shape == (2, 4)
+    logits[:, 0].sum().backward()
+    assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for name, p in network.named_parameters() if "head" not in name)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("googlenet", {"width": 0.05, "stem": "small", "norm": "batch", "auxiliary": True}),
+        ("deep_belief", {"grid": 6, "widths": [10, 8]}),
+    ],
+)
+def test_further_heads_and_layers_that_are_trained_one_by_one_are_learned_too(name, options):
+    rng = np.random.default_rng(0)
+    inputs, y = rng.random((12, 1, 24, 24)).astype(np.float32), np.arange(12) % 2
+    start = Start(name, {"dimensions": 2, **options})
+    untrained = train_network(inputs, y, 2, 5, Budget(steps=0, batch=4), start=start)[0].state_dict()
+    network, facts = train_network(inputs, y, 2, 5, Budget(steps=2, batch=4, average=0.5), start=start)
+    assert facts["steps"] == 2
+    changed = {key.split(".")[0] for key, value in network.state_dict().items() if not torch.equal(value, untrained[key])}
+    if name == "googlenet":
+        assert {"head", "auxiliary"} <= changed
+    else:
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            fresh = build("classify", name, channels=1, classes=2, **start.options).state_dict()
+        assert any(not torch.equal(fresh[key], untrained[key]) for key in fresh if not key.startswith("head"))
+        assert torch.equal(fresh["head.weight"], untrained["head.weight"])

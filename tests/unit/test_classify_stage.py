@@ -148,7 +148,7 @@ def test_a_class_is_explained_by_a_map_on_the_scans_grid_and_by_what_every_featu
     row, table = by_tag(made, "new_T1w"), by_tag(made, "new_T1w", "importance").content
     assert dict(share.history[-1]) == {"step": "why", "method": "grad_cam", "class": row.measures["class"], "model": "demo-diagnosis"}
     assert row.measures["why_method"] == "grad_cam"
-    assert row.measures["why_sane"] == model["m"].card["extra"]["sanity"]["grad_cam"]["verdict"]
+    assert row.measures["randomisation_check"] == model["m"].card["extra"]["sanity"]["grad_cam"]["verdict"]
     added = {name: sum(table[f"adds_to_{name}"]) for name in KINDS}
     assert sum(added.values()) == pytest.approx(0, abs=1e-9)
     strongest = table[f"adds_to_{row.measures['class']}"]

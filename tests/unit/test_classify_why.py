@@ -7,13 +7,21 @@ from scipy.ndimage import binary_dilation, sobel
 from torch import nn
 
 from cohortex.errors import Refused
-from cohortex.models.classify.fusion import log_softmax
+from cohortex.items import Image
+from cohortex.models.classify.classifier import Classifier
+from cohortex.models.classify.committee import as_one
+from cohortex.models.classify.fusion import Fusion, log_softmax
 from cohortex.models.classify.logistic import fit_logistic, predict_logits
 from cohortex.models.classify.regrid import apply_weights, axis_weights, input_affine, network_input
-from cohortex.models.classify.why import METHODS, explain, feature_layer, grad_cam, integrated_gradients, occlusion
+from cohortex.models.classify.scans import Vectors
+from cohortex.models.classify.why import METHODS, explain, feature_layer, grad_cam, integrated_gradients, occlusion, unit
 from cohortex.models.classify.why_features import contributions, permutation_importance, term_names
 from cohortex.models.classify.why_sanity import for_card, layers_from_output, randomise, rank_correlation, sanity_check
 from cohortex.models.registry import build
+from cohortex.report.pictures import LAID_OVER
+from cohortex.stages.classify_why import TAGS, reasons
+from cohortex.stages.export import name_all, sidecar
+from cohortex.volume import Volume
 
 EDGE = {2: 24, 3: 14}
 STEPS = {2: 60, 3: 50}
@@ -136,6 +144,60 @@ def test_a_network_that_only_cuts_patches_is_refused_and_its_mode_is_left_as_it_
         explain(patches, image, 0, "grad_cam")
     assert explain(patches, image, 0, "occlusion") == pytest.approx(explain(patches, image, 0, "occlusion"))
     assert all(module.training for module in patches.modules())
+
+
+def test_the_map_of_a_committee_is_the_mean_over_its_members_and_views():
+    image = planted(2, 1, 0)[0][0]
+    members = [tiny(2).eval().requires_grad_(False), build("classify", "smallresnet2d", widths=[4, 8]).eval().requires_grad_(False)]
+    single = [unit(grad_cam(member, image, 1)) for member in members]
+    assert grad_cam(as_one(members), image, 1) == pytest.approx(np.mean(single, axis=0))
+    flipped = unit(grad_cam(members[0], image[:, ::-1], 1))[::-1]
+    assert grad_cam(as_one(members[:1], mirrored=True), image, 1) == pytest.approx((single[0] + flipped) / 2)
+    assert feature_layer(as_one(members[:1], subclasses=2), image) == "members.0.blocks"
+    assert grad_cam(as_one([build("classify", "smallresnet2d", classes=4)], subclasses=2), image, 1).shape == image.shape[1:]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "shape", "layer"),
+    [
+        ("resnet18", {}, (1, 64, 64), "body.stages.3"),
+        ("slice_rnn", {"width": 4}, (1, 32, 32, 5), "slices.stages."),
+        ("browse_focus", {"backbone": "resnet", "blocks": [1, 1], "width": 8, "stem": "small", "bottleneck": False}, (1, 32, 32), "whole."),
+    ],
+)
+def test_the_last_maps_of_networks_of_the_registry_are_found(name, options, shape, layer):
+    network = build("classify", name, channels=1, classes=2, **options).eval()
+    image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    assert feature_layer(network, image).startswith(layer)
+    assert grad_cam(network, image, 1).shape == shape[1:]
+
+
+@pytest.mark.parametrize("trained", [2], indirect=True)
+def test_the_map_of_a_picture_lies_on_the_picture(trained):
+    network, inputs, masks = trained
+    picture = np.kron(inputs[0, 0], np.ones((2, 2), np.float32))[:, :, None]
+    volume = Volume(picture, np.diag([0.5, 0.5, 1.0, 1.0]), "XR", body_part="chest")
+    scan = Image("a_XR", "a", "", "XR", "image", opener=lambda: volume)
+    seen = {"size": [EDGE[2], EDGE[2]], "spacing_mm": None, "labels": False, "values": "cohort"}
+    card = {"name": "toy", "classes": ["no", "yes"], "extra": {"input": seen, "sanity": {"grad_cam": {"verdict": "passed"}}}}
+    classifier = Classifier(card, None, network, Fusion(np.ones(1), np.ones(1)))
+    found = reasons(scan, [scan], classifier, 1, Vectors([scan]), "grad_cam")
+    (made,) = found.made
+    values = made.content.array()
+    near = np.kron(binary_dilation(masks[0], np.ones((5, 5))), np.ones((2, 2), bool))
+    assert values.shape == picture.shape
+    assert near[np.unravel_index(values[:, :, 0].argmax(), near.shape)]
+    assert found.measures == {"why_method": "grad_cam", "randomisation_check": "passed"}
+    assert set(found.previews) == {"why_this_class_axial_before", "why_this_class_axial_after"}
+    row = {"acq": "", "run": ""}
+    named = Image(
+        "a_XR+gradcam", "a", "", "XR", "image", entities=made.entities, row=row, sources=made.sources, opener=lambda: made.content
+    )
+    targets = name_all([Image("a_XR", "a", "", "XR", "image", row=row, opener=lambda: volume), named], {"default": {}})
+    assert [target.path for target in targets] == ["sub-a/xr/sub-a_desc-cohortex_XR.nii.gz", "sub-a/xr/sub-a_desc-gradcam_XR.nii.gz"]
+    assert sidecar(targets[1], targets)["Units"].startswith("what speaks for the predicted class, 0 (nothing")
+    assert set(LAID_OVER) >= {f"+{tag}" for tag in TAGS.values()}
+    assert set(TAGS) == set(METHODS)
 
 
 def test_maps_are_gone_with_the_weights_and_an_edge_detector_is_caught(trained):

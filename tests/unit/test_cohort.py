@@ -287,11 +287,12 @@ def test_a_missing_file_stays_in_the_table(make, tmp_path):
     assert make(table(tmp_path, HEADER + "01\tT1w\tnone.nii.gz\n"))["01_T1w"]["fingerprint"] == "missing"
 
 
-def test_labels_come_over_the_covariates_of_the_dataset(make, tmp_path, folder):
+def test_labels_come_over_the_covariates_of_the_dataset(make, tmp_path, folder, capsys):
     data = bids(tmp_path / "bids", ["01", "02"])
     (data / "participants.tsv").write_text("participant_id\tage\tgroup\nsub-01\t50\tn/a\nsub-02\t60\tb\nsub-03\t70\tb\n")
     labels = table(tmp_path, "subject\tgroup\tscore\n01\ta\t3\n99\tz\t1\n", "labels.tsv")
     make(data, labels=str(labels))
+    assert "labels.tsv: 1 of its 2 subjects have no image here, left out: 99." in capsys.readouterr().err
     assert read_table(folder / "participants.tsv") == [
         {"subject": "01", "age": "50", "group": "a", "score": "3"},
         {"subject": "02", "age": "60", "group": "b", "score": ""},

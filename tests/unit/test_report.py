@@ -131,7 +131,7 @@ def test_the_page_shows_why_a_scan_has_its_class(plain, tmp_path):
     over[10:20, 10:20, 0] = 255
     for record in (work / "records" / "classify").iterdir():
         rows = read_table(record / "manifest.tsv")
-        columns = [*rows[0], "class", "probability", "why_method", "why_sane", "why_features"]
+        columns = [*rows[0], "class", "probability", "why_method", "randomisation_check", "why_features"]
         for row in rows:
             told = row["p_tumour"] and "+" not in row["image"]
             words = ("tumour", "0.93", "grad_cam", "failed", "lesion_volume_ml +1.25, brain_<b>_mean -0.50")

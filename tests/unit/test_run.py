@@ -140,6 +140,10 @@ def test_space_is_asked_for_batches_that_are_not_exported_and_inodes_only_where_
         ),
         ({"classify": {"default": {"weights": "zoo/denoise/low_dose"}}}, "is a model for denoise, but classify has it under weights"),
         ({"regseg": {"default": {"weights": "not/there"}}}, "not/there/card.yaml is not there"),
+        (
+            {"classify": {"default": {"weights": "train", "target": "group", "network": {"name": "resnet81"}}}},
+            "The task classify has no network 'resnet81'. Did you mean resnet18?",
+        ),
         ({"classify": {"default": {"weights": "train", "target": "group"}}}, "have 0 values of it where two or more are wanted"),
     ],
 )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cohortex.models.classify.network import ClassificationNetwork, dense_layers, pooled, to_grid
+from cohortex.models.classify.network import ClassificationNetwork, Pooled, dense_layers, to_grid
 from cohortex.models.denoise.layers import he_weights
 from cohortex.models.segment.layers import conv_norm
 
@@ -55,13 +55,13 @@ class AlexNet(ClassificationNetwork):
         first: dict[str, Any] = {"size": 11, "stride": 4, "padding": 2} if stem == "paper" else {"size": 3, "stride": 1, "padding": 1}
         self.convolutions = nn.Sequential(
             conv_norm(dimensions, channels, one, norm=norm, **first),
-            pooled(dimensions, 3),
+            Pooled(3),
             conv_norm(dimensions, one, two, 5, norm=norm),
-            pooled(dimensions, 3),
+            Pooled(3),
             conv_norm(dimensions, two, three, norm=norm),
             conv_norm(dimensions, three, four, norm=norm),
             conv_norm(dimensions, four, five, norm=norm),
-            pooled(dimensions, 3),
+            Pooled(3),
             to_grid(dimensions, grid),
         )
         self.dense = dense_layers(five * grid**dimensions, hidden, dropout)

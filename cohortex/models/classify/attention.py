@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cohortex.models.classify.network import ClassificationNetwork, averaged, pooled, to_grid
+from cohortex.models.classify.network import ClassificationNetwork, Pooled, averaged, to_grid
 from cohortex.models.denoise.layers import conv, he_weights
 from cohortex.models.segment.layers import conv_norm, norm_of, resized, transposed
 from cohortex.models.segment.resnet import DilatedResNet
@@ -71,7 +71,7 @@ class LocalisationSubnet(nn.Module):
         # norms of groups, not of batches: the second way through must not change what they know
         self.convolutions = nn.ModuleList(conv(dimensions, a, b) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(norm_of("group", dimensions, n) for n in widths[1:])
-        self.pool, self.grid = pooled(dimensions), to_grid(dimensions, 4)
+        self.pool, self.grid = Pooled(), to_grid(dimensions, 4)
         self.dense = nn.Linear(widths[-1] * 4**dimensions, hidden)
         self.last = nn.Linear(hidden, classes)
 
@@ -158,7 +158,7 @@ class AttentionGuided(ClassificationNetwork):
         self.first = conv_norm(dimensions, channels, width, size, stride=stride, bias=False)
         widths = [width, width, 2 * width, 4 * width, 8 * width]
         self.blocks = nn.ModuleList(MultiScaleBlock(dimensions, a, b) for a, b in pairwise(widths))
-        self.pool = pooled(dimensions)
+        self.pool = Pooled()
         self.head = nn.Linear(widths[-1], classes)
         he_weights(self, self.head)
 
@@ -222,7 +222,7 @@ class LesionAware(ClassificationNetwork):
     norm : str
         The paper begins with weights of photographs and has none; ``batch`` learns from nothing.
     weighting : bool
-        Off: the map weights nothing, the twin that it is held against.
+        Off: there is no detector, the twin that it is held against.
     dropout : float
         Before the last layer.
     """
@@ -240,11 +240,12 @@ class LesionAware(ClassificationNetwork):
     ):
         super().__init__(dimensions, channels, classes, dropout)
         self.weighting = weighting
-        self.detector = vgg_stages(depth, dimensions, channels, features, norm)
-        self.sides = nn.ModuleList(conv(dimensions, n, 1, 1) for n in features)
-        self.fuse = conv(dimensions, len(features), 1, 1)
+        if weighting:
+            self.detector = vgg_stages(depth, dimensions, channels, features, norm)
+            self.sides = nn.ModuleList(conv(dimensions, n, 1, 1) for n in features)
+            self.fuse = conv(dimensions, len(features), 1, 1)
         self.stages = vgg_stages(depth, dimensions, channels, features, norm)
-        self.pool = pooled(dimensions)
+        self.pool = Pooled()
         self.head = nn.Linear(features[-1], classes)
         he_weights(self, self.head)
 

@@ -39,6 +39,9 @@ class BrowseFocus(ClassificationNetwork):
         Before the last layer.
     """
 
+    sees_all = "whole"
+    """The branch whose layers see the image as it is: that is where maps of what it looked at come from."""
+
     def __init__(
         self,
         dimensions: int = 2,

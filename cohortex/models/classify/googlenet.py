@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cohortex.models.classify.network import MapsNetwork, averaged, pooled, to_grid
+from cohortex.models.classify.network import MapsNetwork, Pooled, averaged, to_grid
 from cohortex.models.denoise.layers import he_weights
 from cohortex.models.segment.layers import conv_norm
 
@@ -114,12 +114,12 @@ class GoogLeNet(MapsNetwork):
         paper = stem == "paper"
         self.stem = nn.Sequential(
             step(channels, wide(64), 7, stride=2) if paper else step(channels, wide(64), 3),
-            *([pooled(dimensions, 3)] if paper else []),
+            *([Pooled(3)] if paper else []),
             *response(),
             step(wide(64), wide(64), 1),
             step(wide(64), wide(192), 3),
             *response(),
-            pooled(dimensions, 3),
+            Pooled(3),
         )
         inward = wide(192)
         self.stages = nn.ModuleList()
@@ -131,7 +131,7 @@ class GoogLeNet(MapsNetwork):
                 inward = sum(wide(n) for n in (widths[0], widths[2], widths[4], widths[5]))
                 fed.append(inward)
             self.stages.append(modules)
-        self.pool = pooled(dimensions, 3)
+        self.pool = Pooled(3)
         self.auxiliary = nn.ModuleList(Auxiliary(dimensions, fed[n], classes, wide(128), wide(1024)) for n in ((2, 5) if auxiliary else ()))
         if auxiliary:
             self.outputs_weights = (1.0, 0.3, 0.3)

@@ -64,7 +64,18 @@ class Input:
         return found | {name: value for name, value in own.items() if value != getattr(plain, name)}
 
     def raw(self, scan: Image, images: Sequence[Image]) -> np.ndarray:
-        """Return the input of a scan, (channels, *size) float32; of ``cohort`` before mean and deviation are taken."""
+        """Return the input of a scan, (channels, *size) float32; of ``cohort`` before mean and deviation are taken.
+
+        Raises
+        ------
+        Refused
+            When the network looks at pictures and the scan has several slices.
+        """
+        if len(self.size) == 2 and scan.volume.shape[2] > 1:
+            raise Refused(
+                f"The network looks at pictures, but {scan.id} has {scan.volume.shape[2]} slices: "
+                "name a 3-D network under classify.default.network, such as smallcnn3d."
+            )
         found = network_input(
             scan.volume.data,
             labels_of(scan, images) if self.labels else None,
@@ -114,7 +125,7 @@ def input_for(settings: Mapping[str, Any], scans: Sequence[Image], images: Seque
     Raises
     ------
     Refused
-        When the size, or the scans, are not those of the network's dimensions.
+        When the size is not of the network's dimensions.
     """
     asked, name = settings["input"], settings["network"]["name"]
     size = tuple(asked["size"])
@@ -125,12 +136,6 @@ def input_for(settings: Mapping[str, Any], scans: Sequence[Image], images: Seque
         raise Refused(
             f"The network {name} looks at {dimensions}-D images, but classify.default.input.size is {list(size)}: give "
             + ("two numbers, [x, y], or name a 3-D network." if dimensions == 2 else "three numbers, [x, y, z], or name a 2-D network.")
-        )
-    thick = next((scan for scan in scans if scan.volume.shape[2] > 1), None) if dimensions == 2 else None
-    if thick is not None:
-        raise Refused(
-            f"The network {name} looks at pictures, but {thick.id} has {thick.volume.shape[2]} slices: "
-            "name a 3-D network under classify.default.network, such as smallcnn3d."
         )
     labels, values = asked["labels"], asked["values"]
     if labels == "auto":

@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
-from cohortex.models.segment.layers import conv_norm, max_pool
+from cohortex.models.segment.layers import conv_norm
 
 
 class ClassificationNetwork(nn.Module, ABC):
@@ -69,9 +71,17 @@ def averaged(x: torch.Tensor) -> torch.Tensor:
     return x.flatten(2).mean(2)
 
 
-def pooled(dimensions: int, size: int = 2, stride: int = 2) -> nn.Module:
-    """Return a maximum pooling that leaves at least one value of however small a map."""
-    return max_pool(dimensions, size, stride=stride, ceil_mode=True)
+class Pooled(nn.Module):
+    """A maximum pooling whose last window may be cut off by the end, so that however small a map keeps at least one value."""
+
+    def __init__(self, size: int = 2, stride: int = 2):
+        super().__init__()
+        self.size, self.stride = size, stride
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the maxima (n, c, ...) of (n, c, ...)."""
+        pool: Any = functional.max_pool3d if x.ndim == 5 else functional.max_pool2d
+        return pool(x, [min(self.size, n) for n in x.shape[2:]], self.stride, ceil_mode=True)
 
 
 def to_grid(dimensions: int, grid: int) -> nn.Module:
@@ -91,5 +101,5 @@ def small_stages(dimensions: int, channels: int, widths: Sequence[int], norm: st
     for before, own in pairwise((channels, *widths)):
         bias = norm == "none"
         layers += [conv_norm(dimensions, before, own, norm=norm, bias=bias), conv_norm(dimensions, own, own, norm=norm, bias=bias)]
-        layers.append(pooled(dimensions))
+        layers.append(Pooled())
     return nn.Sequential(*layers)

@@ -10,7 +10,7 @@ from torch import nn
 from cohortex.models.classify.network import MapsNetwork
 from cohortex.models.denoise.layers import conv, to_multiple
 from cohortex.models.segment.swin_unetr import Merging, WindowLayer
-from cohortex.models.segment.transformer import small_weights
+from cohortex.models.segment.transformer import even_weights
 
 
 class Swin(MapsNetwork):
@@ -65,7 +65,8 @@ class Swin(MapsNetwork):
         self.body = nn.Sequential(*layers)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, classes)
-        small_weights(self)
+        # the paper's weights, of standard deviation 0.02, are too small for narrow networks to learn from
+        even_weights(self)
 
     def maps(self, x: torch.Tensor) -> torch.Tensor:
         """Return the last tokens (n, width, ...)."""

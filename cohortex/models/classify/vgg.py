@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from cohortex.models.classify.network import ClassificationNetwork, dense_layers, pooled, to_grid
+from cohortex.models.classify.network import ClassificationNetwork, Pooled, dense_layers, to_grid
 from cohortex.models.denoise.layers import he_weights
 from cohortex.models.segment.vgg import FEATURES, vgg_stages
 
@@ -45,7 +45,7 @@ class VGG(ClassificationNetwork):
     ):
         super().__init__(dimensions, channels, classes, dropout)
         self.stages = vgg_stages(depth, dimensions, channels, features, norm)
-        self.pool, self.grid = pooled(dimensions), to_grid(dimensions, grid)
+        self.pool, self.grid = Pooled(), to_grid(dimensions, grid)
         self.dense = dense_layers(features[-1] * grid**dimensions, hidden, dropout)
         # the paper drops out behind the first two dense layers, not before the first
         self.dense[0] = nn.Identity()

@@ -8,7 +8,7 @@ from torch import nn
 from cohortex.models.classify.network import ClassificationNetwork
 from cohortex.models.denoise.layers import conv, to_multiple
 from cohortex.models.segment.layers import resized
-from cohortex.models.segment.transformer import Layer, small_weights
+from cohortex.models.segment.transformer import Layer, even_weights
 
 
 class ViT(ClassificationNetwork):
@@ -55,7 +55,7 @@ class ViT(ClassificationNetwork):
         self.layers = nn.ModuleList(Layer(width, hidden, heads, True, skip * n / max(1, layers - 1)) for n in range(layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, classes)
-        small_weights(self)
+        even_weights(self)
         for values in (self.token, self.token_position, self.position):
             nn.init.trunc_normal_(values, std=0.02, a=-0.04, b=0.04)
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from cohortex.errors import Refused
+from cohortex.models.classify.committee import Committee, as_one, one_view
 
 METHODS = ("grad_cam", "occlusion", "integrated_gradients")
 MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -98,7 +99,8 @@ def grad_cam(network: nn.Module, inputs: np.ndarray, target: int, layer: str | N
     """Return the class activation map of one input, interpolated to its grid.
 
     The channels of the layer are weighed with the mean over the grid of the logit's gradient, added up, and what is negative is cut
-    off. A layer that runs several times (the slices of a sequence, streams with one set of weights) counts with its last run.
+    off. Maps of the slices of a volume, along its last axis, are put together to one of the volume. A layer that runs several times
+    counts with its last run. Of a committee it is the mean of the maps of all members and views, each with 1 at its strongest place.
 
     Parameters
     ----------
@@ -116,6 +118,12 @@ def grad_cam(network: nn.Module, inputs: np.ndarray, target: int, layer: str | N
     ----------
     Selvaraju et al., Grad-CAM: visual explanations from deep networks via gradient-based localization, ICCV 2017.
     """
+    if isinstance(network, Committee) and (network.mirrored or len(network.members) > 1):
+        alone = [as_one([member], False, network.subclasses) for member in network.members]
+        maps = [unit(grad_cam(each, inputs, target, layer)) for each in alone]
+        if network.mirrored:
+            maps += [unit(grad_cam(each, np.flip(inputs, 1), target, layer))[::-1] for each in alone]
+        return np.mean(maps, axis=0, dtype=np.float64)
     with _ready(network):
         x = _tensor(network, inputs[None])
         name = layer if layer is not None else feature_layer(network, inputs)
@@ -129,11 +137,16 @@ def grad_cam(network: nn.Module, inputs: np.ndarray, target: int, layer: str | N
             logits = network(x.requires_grad_(True))
         finally:
             hook.remove()
-        if not kept or not isinstance(kept[-1], torch.Tensor) or kept[-1].ndim != x.ndim or len(kept[-1]) != 1:
+        maps = kept[-1] if kept else None
+        gradient = None
+        if isinstance(maps, torch.Tensor) and maps.requires_grad and _is_map(tuple(maps.shape), inputs.shape):
+            (gradient,) = torch.autograd.grad(logits[0, target], maps, allow_unused=True)
+        if gradient is None:
             raise Refused(f"The layer {name!r} gives no maps of channels on a grid; name another, or use occlusion.")
-        (gradient,) = torch.autograd.grad(logits[0, target], kept[-1])
+        if maps.ndim < x.ndim:
+            maps, gradient = (each.movedim(0, -1)[None] for each in (maps, gradient))
         axes = tuple(range(2, x.ndim))
-        weighed = torch.relu((gradient.mean(dim=axes, keepdim=True) * kept[-1]).sum(dim=1, keepdim=True)).detach()
+        weighed = torch.relu((gradient.mean(dim=axes, keepdim=True) * maps).sum(dim=1, keepdim=True)).detach()
         fine = nn.functional.interpolate(weighed, size=x.shape[2:], mode=MODES[x.ndim - 2], align_corners=False)
         return fine[0, 0].double().cpu().numpy()
 
@@ -145,6 +158,8 @@ def feature_layer(network: nn.Module, inputs: np.ndarray) -> str:
     Parameters
     ----------
     network : nn.Module
+        One that looks at a part of the image again names in its attribute ``sees_all`` the module that sees all of it. Of a committee
+        its first member.
     inputs : (channels, *space) float32 array
         One input that the network may see.
 
@@ -153,10 +168,12 @@ def feature_layer(network: nn.Module, inputs: np.ndarray) -> str:
     Refused
         When fewer than two convolutions give maps of several channels: a transformer has one, which cuts the image into patches.
     """
+    network = one_view(network)
+    within = next((f"{name}.{module.sees_all}".strip(".") for name, module in network.named_modules() if hasattr(module, "sees_all")), "")
     seen = [
         (name, module, shape)
         for name, module, shape in layers_run(network, inputs)
-        if len(shape) == inputs.ndim + 1 and shape[0] == 1 and shape[1] > 1 and prod(shape[2:]) > 1
+        if name.startswith(within) and _is_map(shape, inputs.shape) and shape[1] > 1 and prod(shape[2:]) > 1
     ]
     places = [place for place, (_, module, _) in enumerate(seen) if isinstance(module, CONVOLUTIONS)]
     if len(places) < 2:
@@ -164,9 +181,19 @@ def feature_layer(network: nn.Module, inputs: np.ndarray) -> str:
             f"{type(network).__name__} has no convolutional layers that Grad-CAM could look at; "
             "use occlusion or integrated_gradients (classify.default.why)."
         )
-    grid = seen[places[-1]][2][2:]
-    following = [name for name, module, shape in seen[places[-1] :] if shape[2:] == grid and not isinstance(module, NOT_FEATURES)]
+    last = seen[places[-1]][2]
+    following = [
+        name
+        for name, module, shape in seen[places[-1] :]
+        if (shape[0], *shape[2:]) == (last[0], *last[2:]) and not isinstance(module, NOT_FEATURES)
+    ]
     return following[-1]
+
+
+def _is_map(shape: tuple[int, ...], inputs: tuple[int, ...]) -> bool:
+    """Tell whether an output is maps of the one input (channels, *space): of all of it, or of each slice of its last axis."""
+    whole = len(shape) == len(inputs) + 1 and shape[0] == 1
+    return whole or (len(shape) == len(inputs) == 4 and shape[0] == inputs[-1])
 
 
 def layers_run(network: nn.Module, inputs: np.ndarray) -> list[tuple[str, nn.Module, tuple[int, ...]]]:

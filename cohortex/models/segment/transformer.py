@@ -138,3 +138,12 @@ def small_weights(network: nn.Module) -> None:
             nn.init.trunc_normal_(layer.weight, std=0.02, a=-0.04, b=0.04)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def even_weights(network: nn.Module) -> None:
+    """Give dense layers uniform weights that keep the size of what passes either way (Glorot and Bengio, AISTATS 2010), no biases."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
