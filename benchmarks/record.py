@@ -76,6 +76,7 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
     },
     "denoise_proofs": {"proofs_holding": None, "proofs_total": None},
     "segment_proofs": {"proofs_holding": None, "proofs_total": None},
+    "recognize": {"brain3_map50": None, "low": None, "high": None},
     "register_proofs": {"proofs_holding": None, "proofs_total": None},
     "denoise_ct": {
         "ct_gain": (">=", 1),

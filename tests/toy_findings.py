@@ -13,7 +13,7 @@ SPACING = (1.0, 1.0, 2.0)
 
 
 def scene(
-    seed: int, shape: tuple[int, int, int] = (48, 56, 12), count: int | None = None, kinds: int = 1
+    seed: int, shape: tuple[int, int, int] = (48, 56, 12), things: int | None = None, kinds: int = 1
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[int, ...]]]:
     """Return an image (noise of deviation 1 on a disc of 10), labels and corners of its balls, which do not touch.
 
@@ -25,7 +25,7 @@ def scene(
     image = np.where(inside, 10.0, 0.0) + rng.normal(0, 1, shape) * inside
     labels = np.zeros(shape, np.uint8)
     corners = []
-    for _ in range(int(rng.integers(1, 4)) if count is None else count):
+    for _ in range(int(rng.integers(1, 4)) if things is None else things):
         for _attempt in range(50):
             radius = rng.uniform(3.5, 6.0)
             middle = [n / 2 + rng.uniform(-0.28, 0.28) * n for n in shape[:2]] + [rng.uniform(0.3, 0.7) * (shape[2] - 1)]

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from cohortex.config import canonical, settings_for
 from cohortex.errors import Refused
 from cohortex.models.registry import entries
-from cohortex.resources import MARGIN_MB, MARGIN_S, Ask, Load, needs
+from cohortex.resources import MARGIN_MB, MARGIN_S, ROOMY_MB, Ask, Load, needs
 from cohortex.schema import read_schema
 from cohortex.tables import read_table
 
@@ -393,7 +393,9 @@ def ask_bakeoff(config: Mapping[str, Any], task: str, load: Load, trained: float
     edge = asked.get("edge")
     voxels = prod(edges_of(edge)) if edge is not None else 1e6 * largest_mb / 4
     cut_mb = 4e-6 * voxels
-    memory = need.base_mb + need.held * held_mb + 12 * largest_mb + 40 * cut_mb
+    # what was measured is of small networks
+    base_mb = max(need.base_mb, ROOMY_MB) if of_set and trained else need.base_mb
+    memory = base_mb + need.held * held_mb + 12 * largest_mb + 40 * cut_mb
     # The slowest systems take some 200 s a million voxels on one core; each image is restored with and without lesions.
     score_s = scored * (looked * (5 + 100 * voxels / 1e6) + every if of_set else looked * (5 + 400 * voxels / 1e6))
     read = every if task == "classify" else min(every, 48)

@@ -37,6 +37,8 @@ RATE = 1e-3
 BATCH = {2: 8, 3: 2}
 MATCH = {2: 0.5, 3: 0.1}
 """Overlap from which a box of a picture, or of a volume, counts as found; in three dimensions a shift along each axis multiplies."""
+SMALL, LEAST_ANCHOR = 10, 1.0
+"""Percentile of the edges of things at which anchors begin, and the smallest anchor of a level in its strides."""
 LOWEST = 0.02
 """Score down to which boxes are looked at for the figures of the card."""
 WATCHED = 16
@@ -85,6 +87,7 @@ def train_recognize(images: Sequence[Image], section: Mapping[str, Any], seed: i
     dimensions = registry.expected(entry, options).dimensions
     across = cut_of(how, dimensions)
     feeding = _feeding(how, across, training["patch"], known)
+    options = _with_anchors(name, options, training["options"], known, feeding)
     fed = Fed(feeding, [text for _, text in classes], _reach(known, feeding), 0.0)
     network = fresh(lambda: registry.build("recognize", name, **options), seed)
     items = [prepare(each, feeding, classes, pair, least) for each, pair in zip(known, pairs, strict=True)]
@@ -164,6 +167,28 @@ def _options(name: str, classes: int, dimensions: int, own: Mapping[str, Any]) -
     return {**{key: value for key, value in fitting.items() if key in known}, **own}
 
 
+def _with_anchors(
+    name: str, options: Mapping[str, Any], own: Mapping[str, Any], known: Sequence[Known], feeding: Feeding
+) -> dict[str, Any]:
+    """Return a network's options with anchors that begin at the small things of these images, where the section says nothing of them.
+
+    The edge of a level's smallest anchor, in strides of the level, is such that the finest level begins at the tenth percentile of the
+    edges of all things (the mean of the two or three of each by their product).
+    """
+    import torch
+
+    if "anchor" not in registry.entry("recognize", name).options or "anchor" in own:
+        return dict(options)
+    with torch.device("meta"):
+        network: Any = registry.build("recognize", name, **options)
+    strides = next((each.strides for each in network.children() if isinstance(getattr(each, "strides", None), list)), None)
+    if not strides:
+        return dict(options)
+    edges = _edges(known, feeding)
+    usual = float(np.percentile(np.exp(np.log(np.maximum(edges, 1)).mean(axis=1)), SMALL))
+    return {**options, "anchor": round(max(LEAST_ANCHOR, usual / float(strides[0])), 2)}
+
+
 def _feeding(how: Any, across: int | None, patch: Any, known: Sequence[Known]) -> Feeding:
     """Return how the network is fed; of slices the plan leaves their distance as it is."""
     from dataclasses import replace
@@ -175,12 +200,16 @@ def _feeding(how: Any, across: int | None, patch: Any, known: Sequence[Known]) -
 
 def _reach(known: Sequence[Known], feeding: Feeding) -> tuple[float, ...]:
     """Return the edges of the largest thing, in voxels of the plan along each axis of a patch."""
-    longest = np.zeros(3)
+    return tuple(float(n) for n in _edges(known, feeding).max(axis=0))
+
+
+def _edges(known: Sequence[Known], feeding: Feeding) -> np.ndarray:
+    """Return the edges of every thing, (n, axes of a patch) in voxels of the plan."""
+    rows = []
     for each in known:
         factor = grid_of(each.image.volume, feeding.plan).spacing / np.array(each.image.volume.spacing)
-        for corners in each.truth.corners:
-            longest = np.maximum(longest, (corners[3:] - corners[:3]) / factor)
-    return tuple(float(n) for axis, n in enumerate(longest) if axis != feeding.across)
+        rows.append((each.truth.corners[:, 3:] - each.truth.corners[:, :3]) / factor)
+    return np.concatenate(rows)[:, [axis for axis in range(3) if axis != feeding.across]]
 
 
 def objective() -> Any:

@@ -1,6 +1,7 @@
 """The stage recognize: what a network says becomes a table of boxes in voxels and in the world, whatever the grid and the size."""
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -162,7 +163,7 @@ def test_windows_keep_every_box_once_and_whole(monkeypatch):
     assert sorted(found_in(image.volume, Bright(), fed(image, 2, across=2), Asked(0.002)).corners.tolist()) == whole
     starts = windows(70, 16, 8)
     assert (starts[0][0], starts[-1][0]) == (0, 54)
-    assert all(a[2] == b[1] for a, b in zip(starts, starts[1:], strict=False))
+    assert all(a[2] == b[1] for a, b in pairwise(starts))
 
 
 def test_a_volume_that_does_not_stay_in_memory_gives_the_same(tmp_path):

@@ -174,7 +174,7 @@ def _of_slices(network: nn.Module, values: ArrayLike, across: int, fed: Fed, ask
 
 
 def _of_windows(
-    network: nn.Module, values: ArrayLike, slices: Sequence[int] | None, fed: Fed, least: float, asked: Asked, device: str
+    network: Any, values: ArrayLike, slices: Sequence[int] | None, fed: Fed, least: float, asked: Asked, device: str
 ) -> Iterator[Findings]:
     """Yield what is found in each window, in voxels of the grid; of slices those of one window after the other."""
     import torch
@@ -216,8 +216,8 @@ def _own(found: Findings, window: Sequence[tuple[int, float, float]], shape: Seq
     corners = np.clip(found.corners + np.tile(starts, 2), 0, np.tile(shape, 2))
     middle = (corners[:, :dimensions] + corners[:, dimensions:]) / 2
     low, high = (np.array([each[i] for each in window]) for i in (1, 2))
-    inside = ((middle >= low) & (middle < high)).all(axis=1) & (corners[:, dimensions:] > corners[:, :dimensions]).all(axis=1)
-    return Findings(corners, found.labels, found.scores).some(inside)
+    own = (middle >= low) & (middle < high) & (corners[:, dimensions:] > corners[:, :dimensions])
+    return Findings(corners, found.labels, found.scores).some(np.asarray(own.all(axis=1)))
 
 
 def windows(size: int, edge: int, reach: float) -> list[tuple[int, float, float]]:
