@@ -46,7 +46,7 @@ def run(tmp_path_factory):
     for number, split in enumerate(split for split, count in SPLITS.items() for _ in range(count)):
         several = number % 2
         seed = 1 if number == sum(SPLITS.values()) - 1 else number
-        image, labels, _ = scene(seed, (32, 36, 1), count=1 + several, kinds=1 + several)
+        image, labels, _ = scene(seed, (32, 36, 1), 1 + several, 1 + several)
         for role, array in (("image", image + 8 * several), ("labels", labels)):
             write_nifti(folder / "scans" / f"{number}_{role}.nii.gz", array, (1.0, 1.0, 1.0))
             rows.append(f"{number:02d}\tT2w\tscans/{number}_{role}.nii.gz\t{role}\t{split}")
