@@ -23,14 +23,18 @@ GAP = 6
 def pictures_of_sets(board: Board, scored: Sequence[Scored], about: int) -> dict[str, dict[str, np.ndarray]]:
     """Return 8-bit pictures in colours, (rows, columns, 3), of about so many pixels.
 
-    Of `classify` each scan with what the systems say of it, by scan; of `recognize` each image with the boxes, truth first, by system.
+    Of `classify` each scan with what the systems say of it, by class; of `recognize` each image with the boxes, truth first, by system.
     """
     by_name = {str(each.about["system"]): each for each in scored if each.pictures}
     scans: dict[str, np.ndarray] = {}
     for each in by_name.values():
         scans |= {key.removeprefix("scan_"): array for key, array in each.pictures.items() if key.startswith("scan_")}
     if board.task == "classify":
-        return {image: {"scan": _told(image, plane, board, by_name, about)} for image, plane in scans.items()}
+        truth = {row["image"]: row["truth"] for each in by_name.values() for row in each.answers if row["image"] in scans}
+        return {
+            name: {image: _told(image, plane, board, by_name, about) for image, plane in scans.items() if truth[image] == name}
+            for name in sorted(set(truth.values()))
+        }
     any_of = {image: next(each for each in by_name.values() if f"true_{image}" in each.pictures) for image in scans}
     shown = {"truth": {image: _boxed(plane, [], any_of[image].pictures[f"true_{image}"], about) for image, plane in scans.items()}}
     for line in board.lines:
@@ -42,11 +46,8 @@ def pictures_of_sets(board: Board, scored: Sequence[Scored], about: int) -> dict
 
 
 def sheet(shown: Mapping[str, Mapping[str, np.ndarray]], board: Board) -> np.ndarray:
-    """Return all pictures as one: of `classify` three scans a row, of `recognize` a row a system with its figure above."""
-    if board.task == "classify":
-        panels = [_titled([some["scan"]], name) for name, some in shown.items()]
-        return np.asarray(_stacked([_beside(panels[k : k + 3]) for k in range(0, len(panels), 3)]))
-    known = {line.system: line.means.get(board.ranked_by) for line in board.lines}
+    """Return all pictures as one: of `classify` a row a class, of `recognize` a row a system with its figure above."""
+    known = {line.system: line.means.get(board.ranked_by) for line in board.lines} if board.task == "recognize" else {}
     digits = board.kind.measures[board.ranked_by].digits
     rows = []
     for name, some in shown.items():

@@ -7,7 +7,7 @@ from typing import Any
 
 PICTURES = {
     "classify": (
-        "Some {split} scans, one of each class in turn: a slice, its class, and what each system holds for most probable, with its "
+        "Some {split} scans of each class: a slice, its class, and what each system holds for most probable, with its "
         "probability: green where that is the truth, red where it is not. What is not for a scan says nothing of it."
     ),
     "recognize": (
@@ -57,6 +57,6 @@ def of_truth(config: Mapping[str, Any], task: str) -> list[str]:
         "mAP is the mean over classes of the average precision, a box being right from an overlap (intersection over union) of "
         f"{overlap:g}. Sensitivity is read off the FROC curve at one false positive an image, and CPM is its mean at 1/8 to 8 of them; "
         "there a box is right whose centre lies in a true one, whatever its class.",
-        "blobs are the maxima of the scale-normalised Laplacian of Gaussian, as large as what is labelled in training subjects; all "
-        "have the class that is most frequent there.",
+        "blobs are the maxima of the scale-normalised Laplacian of Gaussian, as large as what is labelled in training subjects unless "
+        "settings say it; all have the class that is most frequent there.",
     ]

@@ -204,7 +204,7 @@ def test_validation_subjects_choose_and_test_subjects_give_the_figures(config, t
     columns, rows = table(board)
     assert set(rows[0]) <= set(columns) and rows[0]["validation_auc"] == 1.0 and rows[0]["auc_ill"] == 0.75
     shown = pictures_of_sets(board, systems, 60)
-    assert list(shown) == ["a0", "c0"] and shown["a0"]["scan"].shape[2] == 3
+    assert {name: list(some) for name, some in shown.items()} == {"ill": ["a0"], "well": ["c0"]} and shown["ill"]["a0"].shape[2] == 3
     folder = tmp_path / "board"
     written = page.html(board, config, None, shown, 1.0) + page.markdown(board, config, None, 1.0)
     assert not folder.exists() and "none is a mean over subjects" in written and "failed: it is lost" in written
