@@ -1,4 +1,4 @@
-"""Bake-offs: `snakemake bakeoff_<task>` compares systems on the user's own cohort: denoise, superresolve, segment, regseg."""
+"""Bake-offs: `snakemake bakeoff_<task>` compares systems on the user's own cohort."""
 
 
 include: "bakeoff_common.smk"
@@ -147,3 +147,15 @@ rule bakeoff_regseg:
     """The bake-off of registration and segmentation."""
     input:
         "<results>/bakeoff/regseg/leaderboard.tsv",
+
+
+rule bakeoff_classify:
+    """The bake-off of classification."""
+    input:
+        "<results>/bakeoff/classify/leaderboard.tsv",
+
+
+rule bakeoff_recognize:
+    """The bake-off of recognition."""
+    input:
+        "<results>/bakeoff/recognize/leaderboard.tsv",

@@ -7,6 +7,7 @@ from cohortex.bakeoff.systems import (
     adjusted,
     ask_bakeoff,
     check_splits,
+    classes_of,
     system_named,
     systems_of,
 )
@@ -85,7 +86,9 @@ def bakeoff_config(wildcards):
     depends = SECTIONS.get(wildcards.task, ("denoise", "superresolve"))
     sections = {stage: config[stage] for stage in depends}
     own = {wildcards.task: config["bakeoff"][wildcards.task]}
-    return canonical({"bakeoff": own, "seed": config["seed"], **sections})
+    # the classes of the subjects are in no file that a job is given
+    known = {"classes": classes_of(config)} if wildcards.task == "classify" else {}
+    return canonical({"bakeoff": own, "seed": config["seed"], **sections, **known})
 
 
 def system_config(wildcards):

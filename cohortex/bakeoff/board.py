@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cohortex.bakeoff import sets
 from cohortex.bakeoff.kinds import KINDS, LABEL_MEASURES, Kind
 from cohortex.measures.intervals import paired_interval
 from cohortex.tables import column_word, read_table
@@ -33,6 +34,8 @@ class Scored:
     lesions: Sequence[Mapping[str, str]]
     pictures: Mapping[str, np.ndarray]
     labels: Sequence[Mapping[str, str]] = ()
+    answers: Sequence[Mapping[str, str]] = ()
+    """See `cohortex.bakeoff.sets.ANSWERS`."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Line:
     Attributes
     ----------
     means : mapping
-        Mean over subjects of each measure and of what is further told (`kinds.Kind`), on the subjects of the board.
+        Mean over subjects of each measure and of what is further told (`kinds.Kind`), on the subjects of the board; of all images
+        together where the measures are such.
     gains : mapping
         Of each measure: mean difference to the system that all are held against, on the images that both did, low, high (NaN where there
         are too few subjects).
@@ -55,7 +59,7 @@ class Line:
     recovery : mapping
         Share of planted contrast that was kept, by (diameter, contrast).
     labels : mapping
-        Of each label by its name: means over subjects of `kinds.LABEL_MEASURES`.
+        Of each label or class by its name: means over subjects of `kinds.Kind.of_each`.
     """
 
     system: str
@@ -113,11 +117,12 @@ def read_scores(folder: Path) -> Scored:
     with np.load(folder / "pictures.npz", allow_pickle=False) as pictures:
         kept = {name: pictures[name] for name in pictures.files}
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    lesions, labels = (read_table(file) if (file := folder / f"{name}.tsv").is_file() else [] for name in ("lesions", "labels"))
-    return Scored(about, read_table(folder / "measures.tsv"), lesions, kept, labels)
+    names = ("lesions", "labels", "answers")
+    lesions, labels, answers = (read_table(file) if (file := folder / f"{name}.tsv").is_file() else [] for name in names)
+    return Scored(about, read_table(folder / "measures.tsv"), lesions, kept, labels, answers)
 
 
-def leaderboard(scored: Sequence[Scored], task: str, against: str) -> Board:
+def leaderboard(scored: Sequence[Scored], task: str, against: str, overlap: float = 0.5) -> Board:
     """Return the leaderboard.
 
     Parameters
@@ -127,14 +132,19 @@ def leaderboard(scored: Sequence[Scored], task: str, against: str) -> Board:
     task : str
     against : str
         The system that all are held against. Where it failed there are no intervals.
+    overlap : float
+        Of `recognize`: from which a box counts as right.
     """
     subjects = {split: sorted({row["subject"] for each in scored for row in each.rows if row["split"] == split}) for split in SPLITS}
     split = "test" if subjects["test"] else "validation"
     baseline = next((each for each in scored if each.about["system"] == against and each.about["status"] == "ok"), None)
     kind = KINDS[task]
-    known = [name for name in kind.ranked_by if any(row.get(name) for each in scored for row in each.rows)]
-    ranked_by = (known or kind.ranked_by)[0]
-    lines = [_line(each, split, baseline, kind, ranked_by) for each in scored]
+    if kind.of_set:
+        lines, ranked_by = _of_sets(scored, task, split, baseline, overlap)
+    else:
+        known = [name for name in kind.ranked_by if any(row.get(name) for each in scored for row in each.rows)]
+        ranked_by = (known or kind.ranked_by)[0]
+        lines = [_line(each, split, baseline, kind, ranked_by) for each in scored]
     whole = max((line.validation_images for line in lines), default=0)
     # Means over other images do not compare. A stable sort: equally good systems stay in the order of the configuration.
     lines.sort(key=lambda line: (line.about["status"] != "ok", line.validation_images < whole, -_order(line, ranked_by)))
@@ -168,7 +178,7 @@ def table(board: Board) -> tuple[list[str], list[dict[str, Any]]]:
     columns += [ranked, "against", *kind.further]
     sizes = sorted({size for line in board.lines for size in line.recovery})
     columns += [f"recovery_{diameter:g}mm_{contrast:g}" for diameter, contrast in sizes]
-    of_labels = {f"{measure}_{column_word(name)}": (name, measure) for name in labels_of(board) for measure in LABEL_MEASURES}
+    of_labels = {f"{measure}_{column_word(name)}": (name, measure) for name in labels_of(board) for measure in kind.of_each}
     columns += list(of_labels)
     columns += [kind.cost_column, "score_threads", "score_device", "parameters", "training_wall_s", "training_cpu_s", "threads"]
     columns += ["training_device", "seed", "steps", "minutes", "steps_done", "stopped", "reason"]
@@ -252,6 +262,45 @@ def _line(each: Scored, split: str, baseline: Scored | None, kind: Kind, ranked_
         {size: float(np.mean(values)) for size, values in sorted(groups.items())},
         _by_label(each.labels, split),
     )
+
+
+def _of_sets(scored: Sequence[Scored], task: str, split: str, baseline: Scored | None, overlap: float) -> tuple[list[Line], str]:
+    """Return the lines of systems whose measures are of all images together, and what validation subjects rank them by."""
+    kind = KINDS[task]
+
+    def said(each: Scored, of: str, only: set[str] | None = None) -> sets.Said:
+        return sets.said_of(task, each.rows, each.answers, each.about["classes"], overlap, only, of)
+
+    usable = [each for each in scored if each.about["status"] == "ok"]
+    chosen_by = {id(each): sets.figures(said(each, "validation")) for each in usable}
+    ranked_by = next((name for name in kind.ranked_by if any(name in values for values in chosen_by.values())), kind.ranked_by[0])
+    lines = []
+    for each in scored:
+        name = str(each.about["system"])
+        if each.about["status"] != "ok":
+            lines.append(Line(name, each.about))
+            continue
+        gains = {}
+        if baseline is not None and baseline is not each:
+            common = {row["image"] for row in each.rows} & {row["image"] for row in baseline.rows}
+            gains = sets.differences(said(each, split, common), said(baseline, split, common))
+        whole, own = said(each, split), [row for row in each.rows if row["split"] == split]
+        lines.append(
+            Line(
+                name,
+                each.about,
+                sets.figures(whole),
+                gains,
+                len(set(whole.subjects)),
+                len(own),
+                chosen_by[id(each)].get(ranked_by),
+                sum(row["split"] == "validation" for row in each.rows),
+                sum(float(row["cpu_s"]) for row in each.rows) / len(each.rows) if each.rows else None,
+                {},
+                sets.of_each(whole),
+            )
+        )
+    return lines, ranked_by
 
 
 def _by_label(rows: Sequence[Mapping[str, str]], split: str) -> dict[str, dict[str, float]]:

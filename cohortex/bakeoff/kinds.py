@@ -6,7 +6,7 @@ The leaderboard and the page are made from this, so that they are the same for a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,12 @@ class Kind:
     each : {"megavoxels", "thing"}
         What the CPU seconds are counted for.
     labels : bool
-        Whether it has figures of each label.
+        Whether it has figures of each label, and pictures of labels.
+    of_each : mapping
+        What is told of each label or class, the first of it on the page.
+    of_set : bool
+        Whether its measures are of all images of a split together (an area under a curve has no value of one image), by
+        `cohortex.bakeoff.sets`, and not means over subjects.
     """
 
     title: str
@@ -46,6 +51,8 @@ class Kind:
     further: tuple[str, ...] = ()
     each: str = "thing"
     labels: bool = False
+    of_each: Mapping[str, Measure] = field(default_factory=dict)
+    of_set: bool = False
 
     @property
     def cost(self) -> str:
@@ -60,7 +67,8 @@ class Kind:
     @property
     def columns(self) -> tuple[str, ...]:
         """Return the columns of what the scoring of a system leaves."""
-        return ("subject", "image", "modality", "split", *self.measures, "cpu_s", "megavoxels", *self.further)
+        measures = () if self.of_set else tuple(self.measures)
+        return ("subject", "image", "modality", "split", *measures, "cpu_s", "megavoxels", *self.further)
 
 
 _IMAGE = {
@@ -72,6 +80,9 @@ _IMAGE = {
 }
 
 _STRUCTURE = ("image_correlation", "edge_correlation")
+
+LABEL_MEASURES = {"dice": Measure("Dice", True), "iou": Measure("IoU", True), "hd95": Measure("HD95 mm", False, 2)}
+"""What is told of each label of a segmentation."""
 
 KINDS: dict[str, Kind] = {
     "denoise": Kind(
@@ -104,6 +115,7 @@ KINDS: dict[str, Kind] = {
         },
         ("dice",),
         labels=True,
+        of_each=LABEL_MEASURES,
     ),
     "regseg": Kind(
         "Bake-off: registration and segmentation",
@@ -121,9 +133,34 @@ KINDS: dict[str, Kind] = {
         ("labels_dice", "mi"),
         ("labels_dice_before", "displacement_p95_mm"),
         labels=True,
+        of_each=LABEL_MEASURES,
+    ),
+    "classify": Kind(
+        "Bake-off: classification",
+        "scan",
+        {
+            "auc": Measure("AUC", True),
+            "accuracy": Measure("accuracy", True),
+            "balanced_accuracy": Measure("balanced accuracy", True),
+            "brier": Measure("Brier score", False),
+            "calibration_error": Measure("calibration error", False),
+            "log_loss": Measure("log loss", False),
+        },
+        ("auc", "accuracy"),
+        of_each={"auc": Measure("AUC", True), "sensitivity": Measure("sensitivity", True), "specificity": Measure("specificity", True)},
+        of_set=True,
+    ),
+    "recognize": Kind(
+        "Bake-off: recognition",
+        "image",
+        {
+            "map": Measure("mAP", True),
+            "sensitivity_at_1": Measure("sensitivity at 1 false positive", True),
+            "cpm": Measure("CPM", True),
+        },
+        ("map",),
+        of_each={"ap": Measure("average precision", True)},
+        of_set=True,
     ),
 }
 """By task."""
-
-LABEL_MEASURES = {"dice": Measure("Dice", True), "iou": Measure("IoU", True), "hd95": Measure("HD95 mm", False, 2)}
-"""What the table has of each label, of what is known."""

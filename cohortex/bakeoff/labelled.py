@@ -291,14 +291,16 @@ def score(
     return rows, of_labels, pictures, left_out
 
 
-def shown(image: Image, labels: Mapping[str, np.ndarray], truth: np.ndarray | None, warped: Volume | None = None) -> dict[str, np.ndarray]:
+def shown(
+    image: Image, labels: Mapping[str, np.ndarray], truth: np.ndarray | None, warped: Volume | None = None, place: int | None = None
+) -> dict[str, np.ndarray]:
     """Return a slice of an image within 0 and 1, of label maps and of a warped image on its grid, upright, with square pixels.
 
-    It is the slice across the third axis that meets most of the labels of the truth, of those the one with most voxels of them; the
-    middle one where there is no truth.
+    It is the slice across the third axis that meets most of the labels of the truth, of those the one with most voxels of them; where
+    there is no truth that of number `place`, else the middle one.
     """
     array = image.volume.array(np.float32)
-    number = array.shape[2] // 2
+    number = array.shape[2] // 2 if place is None else place
     if truth is not None and truth.any():
         kinds = [len(np.unique(truth[:, :, k])) for k in range(truth.shape[2])]
         filled = np.count_nonzero(truth, axis=(0, 1))

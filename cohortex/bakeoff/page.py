@@ -32,7 +32,8 @@ def write_page(scores: Sequence[Path], adjust: Path | None, folder: Path, config
     task : str
     """
     scored = [read_scores(each) for each in scores]
-    board = leaderboard(scored, task, config["bakeoff"][task]["against"])
+    asked = config["bakeoff"][task]
+    board = leaderboard(scored, task, asked["against"], float(asked.get("overlap", 0.5)))
     searched = json.loads((adjust / "evaluation.json").read_text(encoding="utf-8")) if adjust else None
     folder.mkdir(parents=True, exist_ok=True)
     write_table(folder / "leaderboard.tsv", *table(board))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cohortex.bakeoff.board import Board, Scored
+from cohortex.bakeoff.set_pictures import pictures_of_sets, sheet
 from cohortex.bakeoff.systems import NOTHING
 
 ENLARGED, SMALL = 220, 130
@@ -24,11 +25,14 @@ WRONG, LACKING = np.array([255, 60, 60], np.float32), np.array([70, 130, 255], n
 def pictures_of(board: Board, scored: Sequence[Scored], about: int) -> tuple[dict[str, dict[str, np.ndarray]], float]:
     """Return 8-bit pictures of about so many pixels by system, the truth first, and the factor of the errors.
 
-    Of each, as far as there are such, ``result``, ``error`` and ``change``; of `regseg` ``warped`` in place of the change.
+    Of each, as far as there are such, ``result``, ``error`` and ``change``; of `regseg` ``warped`` in place of the change. Of `classify`
+    and `recognize` see `pictures_of_sets`.
     """
     by_name = {str(each.about["system"]): each.pictures for each in scored if each.pictures}
     if not by_name:
         return {}, 1.0
+    if board.kind.of_set:
+        return pictures_of_sets(board, scored, about), 1.0
     if board.kind.labels:
         return _outlined(board, by_name, about), 1.0
     first = next(iter(by_name.values()))
@@ -108,6 +112,8 @@ def mistaken(picture: np.ndarray, truth: np.ndarray, labels: np.ndarray, about: 
 
 def montage(shown: Mapping[str, Mapping[str, np.ndarray]], board: Board) -> np.ndarray:
     """Return all pictures as one, two systems a row, each with its name and its figure above what it has."""
+    if board.kind.of_set:
+        return sheet(shown, board)
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(13)

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from cohortex.allocator import keep_freed_memory
-from cohortex.bakeoff import labelled, page, registered
+from cohortex.bakeoff import classified, labelled, page, recognized, registered
 from cohortex.bakeoff.adjust import Material, run_search
 from cohortex.bakeoff.kinds import KINDS
 from cohortex.bakeoff.pairs import Pair, boxed, chosen, make_pair
 from cohortex.bakeoff.restore import restorer
 from cohortex.bakeoff.score import LESION_COLUMNS, score
+from cohortex.bakeoff.sets import ANSWERS
 from cohortex.bakeoff.systems import System, adjusted, system_from
 from cohortex.bakeoff.train import told_of_model, train_system
 from cohortex.blocks import Plan, planned
@@ -68,20 +69,25 @@ def run_bakeoff(snakemake: Any) -> None:
         use_team(team)
 
 
-def cohort_images(folders: Sequence[str], records: Sequence[str], work: Path) -> list[Image]:
-    """Return all images of some batches, of every split."""
+def cohort_images(folders: Sequence[str], records: Sequence[str], work: Path, classes: Mapping[str, str] | None = None) -> list[Image]:
+    """Return all images of some batches, of every split; of subjects with a class it stands as ``label`` in their rows."""
     images = []
     for folder, record in zip(map(Path, folders), map(Path, records), strict=True):
         table = {row["image"]: row for row in read_table(work / "cohort" / "batches" / f"{record.name}.tsv")}
         images += images_of(folder, record, table)
-    return images
+    if classes is None:
+        return images
+    return [replace(image, row={**image.row, "label": classes.get(image.subject, "")}) for image in images]
 
 
 def looked_at(images: Sequence[Image], system: System, asked: Mapping[str, Any]) -> list[Image]:
     """Return the images of a training: of validation subjects those boxes alone that the bake-off looks at, which is what its time is for.
 
-    A network that looks at a further contrast has that of their subjects, too, whole. Of `segment` it is labelled scans, and labels.
+    A network that looks at a further contrast has that of their subjects, too, whole. Of `segment` it is labelled scans, and labels; a
+    training of `classify` or `recognize` looks at all of them.
     """
+    if KINDS[system.task].of_set:
+        return list(images)
     if system.task == "regseg":
         return registered.with_labels_of_use(images)
     if system.task == "segment":
@@ -99,6 +105,8 @@ def compared(images: Sequence[Image], config: dict[str, Any], task: str, seed: i
         return labelled.cases_of(images, config["bakeoff"][task])
     if task == "regseg":
         return registered.cases_of(images, config["regseg"], config["bakeoff"][task])
+    if KINDS[task].of_set:
+        return (classified if task == "classify" else recognized).cases_of(images, config[task], config["bakeoff"][task])
     return pairs_of(images, config, task, seed)
 
 
@@ -131,7 +139,7 @@ def score_system(
     about : dict
         `trained`, with ``status`` ok or failed, ``reason``, and ``left_out``, the images that it is not for.
     rows, details, pictures
-        See `score` of `cohortex.bakeoff.score`, `labelled` and `registered`; empty where it failed.
+        See `score` of `cohortex.bakeoff.score`, `labelled`, `registered`, `classified` and `recognized`; empty where it failed.
     """
     about = {"system": system.name, "kind": system.kind, "status": "ok", "reason": "", **trained}
     if about["status"] != "ok":
@@ -146,6 +154,12 @@ def score_system(
             rows, details, pictures, left_out = labelled.score(pairs, label, asked["labels"])
         elif system.task == "regseg":
             rows, details, pictures, left_out = registered.score(pairs, system, folder, device, seed)
+        elif system.task == "classify":
+            about |= {"classes": list(pairs[0].frequency)}
+            rows, details, pictures, left_out = classified.score(pairs, classified.teller(system, folder, pairs, device, seed))
+        elif system.task == "recognize":
+            about |= {"classes": list(pairs[0].classes)}
+            rows, details, pictures, left_out = recognized.score(pairs, recognized.finder(system, folder, pairs, device, seed))
         else:
             for_pair = restorer(system, folder, device, int(asked.get("factor", 1)), seed)
             rows, details, pictures, left_out = score(pairs, for_pair, asked, seed)
@@ -161,11 +175,12 @@ def score_system(
 def _train(snakemake: Any, config: dict[str, Any], task: str, work: Path) -> None:
     system = system_from(snakemake.params.system)
     listen_now()
-    images = training_images(list(snakemake.input.images), list(snakemake.input.before), work)
+    target = config["classify"]["default"]["target"] if task == "classify" else ""
+    images = training_images(list(snakemake.input.images), list(snakemake.input.before), work, target)
     images = looked_at(images, system, config["bakeoff"][task])
     running = work / "training" / f"bakeoff-{task}-{system.name}"
     become_owner(running, f"bakeoff {task} {system.name}", LOG.warning)
-    device = choose_device(snakemake.resources.get("device", "auto"))
+    device = choose_device(snakemake.resources.get("device", "auto")) if system.kind == "network" else "cpu"
     # One seed for all systems.
     told = train_system(system, images, seed_for(config["seed"], task, "bakeoff"), device, running, snakemake.threads)
     with atomic_path(Path(snakemake.output[0])) as temporary:
@@ -182,10 +197,10 @@ def _score(snakemake: Any, config: dict[str, Any], task: str, work: Path) -> Non
     if system.trains:
         place = Path(given["model"][0] if isinstance(given["model"], list) else str(given["model"]))
         trained, folder = json.loads((place / "training.json").read_text(encoding="utf-8")), place / "model"
-    elif system.kind == "network":
+    elif system.weights:
         folder = Path(snakemake.params.model)
     seed = seed_for(config["seed"], task, "bakeoff")
-    images = cohort_images(list(snakemake.input.images), list(snakemake.input.before), work)
+    images = cohort_images(list(snakemake.input.images), list(snakemake.input.before), work, config.get("classes"))
     pairs, without = compared(images, config, task, seed)
     device = choose_device(snakemake.resources.get("device", "auto")) if system.kind == "network" else "cpu"
     about, rows, details, pictures = score_system(system, folder, trained, pairs, config, seed, device)
@@ -196,7 +211,9 @@ def _score(snakemake: Any, config: dict[str, Any], task: str, work: Path) -> Non
         temporary.mkdir()
         write_json(temporary / "about.json", about)
         write_table(temporary / "measures.tsv", KINDS[task].columns, rows)
-        if KINDS[task].labels:
+        if task in ANSWERS:
+            write_table(temporary / "answers.tsv", ANSWERS[task], details)
+        elif KINDS[task].labels:
             write_table(temporary / "labels.tsv", labelled.LABEL_COLUMNS, details)
         else:
             write_table(temporary / "lesions.tsv", LESION_COLUMNS, details)

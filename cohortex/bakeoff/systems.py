@@ -17,21 +17,28 @@ from typing import Any, Literal
 from cohortex.config import canonical, settings_for
 from cohortex.errors import Refused
 from cohortex.models.registry import entries
-from cohortex.resources import MARGIN_MB, MARGIN_S, Ask, Load, needs
+from cohortex.resources import MARGIN_MB, MARGIN_S, ROOMY_MB, Ask, Load, needs
 from cohortex.schema import read_schema
 from cohortex.tables import read_table
 
-TASKS = ("denoise", "superresolve", "segment", "regseg")
+TASKS = ("denoise", "superresolve", "segment", "regseg", "classify", "recognize")
 """The tasks that have a bake-off."""
 
-NOTHING = {"denoise": "noisy", "superresolve": "linear", "regseg": "affine"}
-"""What doing nothing is called: the noisy image, the slices interpolated along straight lines, the affine start alone."""
+NOTHING = {"denoise": "noisy", "superresolve": "linear", "regseg": "affine", "classify": "prior"}
+"""What doing nothing is called: the noisy image, the slices interpolated along straight lines, the affine start alone, the frequencies of
+the classes among training subjects."""
+
+RADIOMICS, BLOBS = "radiomics", "blobs"
+"""Of `classify` the regression on radiomic features, of `recognize` the detector of blobs, which is not trained."""
 
 PLANNED = "planned_unet"
 """The network that configures itself by the images: in a bake-off of `segment` it always runs."""
 
-SECTIONS = {"segment": ("regseg",), "regseg": ("regseg",)}
+SECTIONS = {"segment": ("regseg",), "regseg": ("regseg",), "classify": ("classify",), "recognize": ("recognize",)}
 """Sections of the configuration that a task's systems depend on; of the others those of both restorations."""
+
+LABELLED = ("segment", "regseg", "recognize")
+"""Tasks whose trainings learn from images of role labels."""
 
 Kind = Literal["network", "method", "filter", "nothing"]
 
@@ -50,7 +57,8 @@ class System:
     ----------
     task, name : str
     kind : {"network", "method", "filter", "nothing"}
-        A network of the registry, a method of the stage that needs no weights, a filter of `cohortex.filters`, or nothing.
+        A network of the registry, a method of the stage that needs no weights (of `classify`: no network), a filter of
+        `cohortex.filters`, or nothing.
     section : mapping
         Settings of the stage (``default`` and entries by modality) for networks and methods, parameters of a filter. Of `segment`, which is
         no stage, what `cohortex.training.segment.train_segment` takes.
@@ -63,8 +71,9 @@ class System:
 
     @property
     def weights(self) -> str:
-        """Return what a network's weights are called: ``train``, or a model folder; empty without a network."""
-        return str(self.section["default"]["weights"]) if self.kind == "network" else ""
+        """Return what a system's weights are called: ``train``, or a model folder; empty where it has none."""
+        has = self.kind == "network" or (self.task, self.kind) == ("classify", "method")
+        return str(self.section["default"]["weights"]) if has else ""
 
     @property
     def trains(self) -> bool:
@@ -88,7 +97,8 @@ def systems_of(config: Mapping[str, Any], task: str) -> list[System]:
     ----------
     config : mapping
         The whole checked configuration.
-    task : {"denoise", "superresolve", "segment", "regseg"}
+    task : str
+        One of `TASKS`.
 
     Raises
     ------
@@ -97,7 +107,7 @@ def systems_of(config: Mapping[str, Any], task: str) -> list[System]:
     """
     asked = config["bakeoff"][task]
     baselines, own = asked.get("baselines", []), {_name(entry) for entry in asked["candidates"]}
-    always = [NOTHING[task]] if task in NOTHING else [PLANNED] if PLANNED not in own else []
+    always = [NOTHING[task]] if task in NOTHING else [PLANNED] if task == "segment" and PLANNED not in own else []
     against = asked["against"]
     named = [*baselines, *([against] if against not in {*map(_name, baselines), *always} | own else [])]
     found: dict[str, System] = {}
@@ -139,8 +149,9 @@ def _name(entry: str | Mapping[str, Any]) -> str:
 def _system(config: Mapping[str, Any], task: str, entry: str | Mapping[str, Any]) -> System:
     name = _name(entry)
     own = dict((entry[name] if isinstance(entry, Mapping) else None) or {})
-    if task in ("segment", "regseg"):
-        return (_segmenter if task == "segment" else _joint)(config, name, own)
+    special = {"segment": _segmenter, "regseg": _joint, "classify": _classifier, "recognize": _detector}
+    if task in special:
+        return special[task](config, name, own)
     networks, filters = {each.name for each in entries(task)}, set(filter_names()) if task == "denoise" else set()
     methods = set(read_schema(f"stages/{task}.json")["properties"]["method"]["enum"]) - networks - {"none"}
     if name == NOTHING[task] and not own:
@@ -212,6 +223,55 @@ def _joint(config: Mapping[str, Any], name: str, own: Mapping[str, Any]) -> Syst
     return System("regseg", name, "network", {**section, "default": {**found, "network": mine, "training": training}})
 
 
+def _classifier(config: Mapping[str, Any], name: str, own: Mapping[str, Any]) -> System:
+    """Return a classifier that is trained as the stage trains it, a model folder, or the frequencies of the classes."""
+    base, known = config["classify"]["default"], {each.name for each in entries("classify")}
+    if name == NOTHING["classify"] and not own:
+        return System("classify", name, "nothing", {})
+    _same_truth("classify", name, own, base, {"target": own.get("target"), "modalities": own.get("modalities", base["modalities"])[:1]})
+    # Of a bake-off's models nothing is asked but the probabilities.
+    base = {**base, "features": False, "why": None}
+    if own.get("weights", "train") != "train":
+        return System("classify", name, "network", {"default": {**base, **own, "features": False, "why": None}})
+    given = own.get("network", {}).get("name", name if name in known else "")
+    if not (given or own or name == RADIOMICS):
+        raise _unknown("classify", name, {*known, RADIOMICS, NOTHING["classify"]})
+    if given and given not in known:
+        raise _unknown("classify", given, known)
+    parts = own.get("parts", ["radiomics"] if name == RADIOMICS and not given else ["cnn"])
+    mine = {"name": given, "options": own.get("network", {}).get("options", {})} if given else base["network"]
+    training = {**base["training"], **own.get("training", {}), **config["bakeoff"]["classify"]["training"]}
+    found = {**_over(base, own), "weights": "train", "parts": parts, "network": mine, "training": training}
+    return System("classify", name, "network" if "cnn" in parts else "method", {"default": {**found, "features": False, "why": None}})
+
+
+def _detector(config: Mapping[str, Any], name: str, own: Mapping[str, Any]) -> System:
+    """Return a network of the task `recognize`, trained, a model folder, or the detector of blobs."""
+    base, known = config["recognize"]["default"], {each.name for each in entries("recognize")}
+    _same_truth("recognize", name, own, base, {key: own.get(key) for key in ("labels", "modality")})
+    of_blobs = {"diameters_mm": None, "bright": None}
+    if name == BLOBS or set(own) & set(of_blobs):
+        return System("recognize", name, "method", {"default": {**base, **of_blobs, **own, "weights": None}})
+    if own.get("weights", "train") != "train":
+        return System("recognize", name, "network", {"default": {**base, **own}})
+    given = own.get("network", name if name in known or not own else base["network"])
+    if given not in known:
+        raise _unknown("recognize", given, {*known, BLOBS})
+    training = {**base["training"], **own.get("training", {}), **config["bakeoff"]["recognize"]["training"]}
+    return System("recognize", name, "network", {"default": {**base, **own, "weights": "train", "network": given, "training": training}})
+
+
+def _same_truth(task: str, name: str, own: Mapping[str, Any], base: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Refuse settings of a system that would give it another truth than the others have."""
+    for key, value in asked.items():
+        usual = base[key][:1] if isinstance(value, list) else base[key]
+        if key in own and value != usual:
+            raise Refused(
+                f"bakeoff.{task} gives {name} {'other' if key == 'labels' else 'another'} {key} than {task}.default has; all systems are "
+                f"compared on the same truth: say it there."
+            )
+
+
 def _over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings laid over others, mapping by mapping."""
     found = dict(base)
@@ -260,12 +320,48 @@ def check_splits(config: Mapping[str, Any], task: str) -> None:
         raise Refused(f"the bake-off of {task} trains {', '.join(trained)}, but the cohort has no training subjects; {mend}.")
     if not splits & {"validation", "test"}:
         raise Refused(f"the bake-off of {task} compares on validation and test subjects, and the cohort has none; {mend}.")
+    if task == "classify":
+        check_classes(config, {row["subject"]: row["split"] for row in rows}, trained)
     labelled = {row["split"] for row in rows if row["role"] == "labels"}
     add = "list labels in the cohort's table (role labels), or as BIDS derivatives (of the demo: demo.labelled)"
-    if task in SECTIONS and trained and "train" not in labelled:
+    if task in LABELLED and trained and "train" not in labelled:
         raise Refused(f"the bake-off of {task} trains {', '.join(trained)}, but no training subject has labels; {add}.")
-    if task == "segment" and not labelled & {"validation", "test"}:
-        raise Refused(f"the bake-off of segment compares with labels, and no validation or test subject has any; {add}.")
+    if task in ("segment", "recognize") and not labelled & {"validation", "test"}:
+        raise Refused(f"the bake-off of {task} compares with labels, and no validation or test subject has any; {add}.")
+
+
+def check_classes(config: Mapping[str, Any], splits: Mapping[str, str], trained: Sequence[str]) -> None:
+    """Check that subjects have classes to learn and to be compared with.
+
+    Parameters
+    ----------
+    config : mapping
+    splits : mapping
+        Of each subject of the cohort.
+    trained : sequence of str
+        The systems that are trained.
+
+    Raises
+    ------
+    Refused
+        Naming the column, and what is missing.
+    """
+    target, classes = config["classify"]["default"]["target"], classes_of(config)
+    mend = "name another column under classify.default.target, or give a table of the subjects under labels"
+    for asked, among in ((2 if trained else 0, ("train",)), (1, ("validation", "test"))):
+        found = {classes[subject] for subject, split in splits.items() if split in among and classes.get(subject)}
+        if len(found) < asked:
+            raise Refused(
+                f"the bake-off of classify needs {'two classes' if asked == 2 else 'a class'} in the column {target} among "
+                f"{' and '.join(among)} subjects, and there {'is' if len(found) == 1 else 'are'} {len(found) or 'none'}; {mend}."
+            )
+
+
+def classes_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the class of each subject that has one, by the column that stage `classify` learns."""
+    file, target = Path(config["work"]) / "cohort" / "participants.tsv", config["classify"]["default"]["target"]
+    people = read_table(file) if file.is_file() else []
+    return {row["subject"]: row[target] for row in people if row.get(target, "") not in ("", "n/a")}
 
 
 # --- what its jobs ask for ---------------------------------------------------------------------------------------
@@ -287,19 +383,24 @@ def ask_bakeoff(config: Mapping[str, Any], task: str, load: Load, trained: float
         How many trainings it makes, and how often it restores all the images that are looked at.
     """
     # `segment` holds what the joint training does of its labelled images.
-    asked, need = config["bakeoff"][task], needs()["train", "regseg" if task in SECTIONS else task]
-    looked = 2 * asked["images"]
+    asked, need = config["bakeoff"][task], needs()["train", "regseg" if task == "segment" else task]
     every = sum(part.images for part in load.parts)
+    of_set = task in ("classify", "recognize")
+    looked = min(2 * asked["images"], every) if of_set else 2 * asked["images"]
+    # the training of a classifier reads every image, one after the other
     held_mb = sum(part.total_mb for part in load.parts) * min(1.0, 48 / max(every, 1)) if trained else 0.0
     largest_mb = max((part.largest_mb for part in load.parts), default=0.0)
     edge = asked.get("edge")
     voxels = prod(edges_of(edge)) if edge is not None else 1e6 * largest_mb / 4
     cut_mb = 4e-6 * voxels
-    memory = need.base_mb + need.held * held_mb + 12 * largest_mb + 40 * cut_mb
+    # what was measured is of small networks
+    base_mb = max(need.base_mb, ROOMY_MB) if of_set and trained else need.base_mb
+    memory = base_mb + need.held * held_mb + 12 * largest_mb + 40 * cut_mb
     # The slowest systems take some 200 s a million voxels on one core; each image is restored with and without lesions.
-    score_s = scored * looked * (5 + 400 * voxels / 1e6)
-    training_s = trained * (need.start_s + need.item_s * min(every, 48) + 60 * float(asked["training"]["minutes"]))
-    disk = 500 + 8 * looked * cut_mb
+    score_s = scored * (looked * (5 + 100 * voxels / 1e6) + every if of_set else looked * (5 + 400 * voxels / 1e6))
+    read = every if task == "classify" else min(every, 48)
+    training_s = trained * (need.start_s + need.item_s * read + 60 * float(asked["training"]["minutes"]))
+    disk = 500 + (0.0 if of_set else 8 * looked * cut_mb)
     return Ask(MARGIN_MB * memory, MARGIN_S * (START_S + training_s + score_s), disk)
 
 

@@ -6,14 +6,14 @@ import importlib
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cohortex.bakeoff.systems import System
 from cohortex.items import Image
 from cohortex.models import registry
-from cohortex.models.folder import load_network, read_card
+from cohortex.models.folder import load_network, read_card, read_model
 from cohortex.publish import write_json
 from cohortex.training.limit import Interrupted
 
@@ -63,6 +63,8 @@ def told_of_model(folder: Path) -> dict[str, Any]:
         done = recipe.get("run", {}).get("steps", {}).get("register")
         ended = "minutes" if recipe.get("out_of_time") else ""
         parameters = sum(each.numel() for part in card.get("parts", {}) for each in load_network(folder, "cpu", part).parameters())
+    elif card["task"] == "classify":
+        done, ended, parameters = _of_classifier(folder, recipe)
     else:
         parameters = registry.count_parameters(registry.build(card["task"], card["network"], **card.get("options", {})))
     return {
@@ -71,6 +73,15 @@ def told_of_model(folder: Path) -> dict[str, Any]:
         "stopped": ended,
         "sha256": card["sha256"],
     }
+
+
+def _of_classifier(folder: Path, recipe: Mapping[str, Any]) -> tuple[int | None, str, int]:
+    """Return steps, what ended them, and parameters of a classifier: of its networks, and of its regression."""
+    _, tensors = read_model(folder)
+    parameters = sum(each.numel() for part in read_card(folder).get("parts", {}) for each in load_network(folder, "cpu", part).parameters())
+    parameters += sum(value.size for name, value in tensors.items() if name in ("logistic.coef", "logistic.intercept"))
+    done, asked = recipe.get("steps"), recipe.get("training", {}).get("steps")
+    return done, "minutes" if done is not None and asked is not None and done < asked else "", parameters
 
 
 def train_system(system: System, images: Sequence[Image], seed: int, device: str, running: Path, threads: int) -> dict[str, Any]:

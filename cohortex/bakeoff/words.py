@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cohortex.bakeoff import set_words
 from cohortex.bakeoff.board import Board, Line, labels_of
 
 STARTS = {"denoise": "noisy", "superresolve": "straight lines between slices"}
@@ -45,14 +46,21 @@ def facts(board: Board, config: Mapping[str, Any]) -> list[str]:
     subjects = board.test_subjects if board.split == "test" else board.validation_subjects
     place = "" if kind.labels else ", in the foreground"
     said = [
-        f"Figures are means over {_subjects(subjects, board.split)}{place}. Differences are those to {board.against} on the same "
+        set_words.of_figures(board.task, board.images, _subjects(subjects, board.split), board.against)
+        if kind.of_set
+        else f"Figures are means over {_subjects(subjects, board.split)}{place}. Differences are those to {board.against} on the same "
         f"{kind.thing}s, in brackets the paired bootstrap 95 % interval over subjects.",
     ]
     if subjects == 1:
         said.append("Of one subject there is no interval: nothing is known of how the differences vary.")
     if any(line.about.get("simulated") for line in board.lines):
         said.insert(0, "Simulated data: images of the demo's generator. No figure here says how well a method works on a patient.")
-    of_use = {"segment": "have labels of use", "regseg": "have a pair of use"}.get(board.task, "make a pair")
+    of_use = {
+        "segment": "have labels of use",
+        "regseg": "have a pair of use",
+        "classify": "have a scan and a class",
+        "recognize": "have labels of use",
+    }.get(board.task, "make a pair")
     if board.split != "test":
         lacking = f"The cohort has no test subjects that {of_use}: "
         said.append(f"{lacking}these are the figures of those that the choice was made by.")
@@ -65,7 +73,8 @@ def facts(board: Board, config: Mapping[str, Any]) -> list[str]:
     else:
         said.append(f"The cohort has no validation subjects that {of_use}, so nothing was chosen.")
     said += _of_training(board, asked["training"])
-    said += {"denoise": _of_denoising, "superresolve": _of_slices, "segment": _of_labels, "regseg": _of_pairs}[board.task](asked)
+    told = {"denoise": _of_denoising, "superresolve": _of_slices, "segment": _of_labels, "regseg": _of_pairs}
+    said += set_words.of_truth(config, board.task) if kind.of_set else told[board.task](asked)
     thing = "scans" if board.task == "segment" else kind.thing + "s"
     said += [
         f"{line.system} is not for {len(line.about['left_out'])} of the {thing}, such as {_first(line.about['left_out'])}"
@@ -73,12 +82,19 @@ def facts(board: Board, config: Mapping[str, Any]) -> list[str]:
         if line.about.get("left_out")
     ]
     if board.without:
-        what = {"segment": "Labelled scans left out", "regseg": "Pairs left out"}.get(board.task, "Images that make no pair")
+        what = {
+            "segment": "Labelled scans left out",
+            "regseg": "Pairs left out",
+            "classify": "Scans left out",
+            "recognize": "Images left out",
+        }.get(board.task, "Images that make no pair")
         said.append(f"{what}: {len(board.without)}, such as {_first(board.without)}.")
     return said
 
 
 def _of_training(board: Board, budget: Mapping[str, Any]) -> list[str]:
+    if board.kind.of_set:
+        return [set_words.of_training(board.task, budget["steps"], _time(budget["minutes"]), _alike(board))]
     if board.task != "regseg":
         return [
             f"Every network was trained with the same budget: {budget['steps']} steps, at most {_time(budget['minutes'])}{_alike(board)}."
@@ -181,6 +197,8 @@ def trained(line: Line) -> str:
     about = line.about
     if "wall_s" not in about:
         return "model folder" if about.get("kind") == "network" else "none"
+    if about.get("kind") == "method":
+        return f"fitted, {about['wall_s']:.0f} s, {about['cpu_s']:.0f} CPU s"
     steps, budget = about.get("steps_done"), about["budget"]["steps"]
     # a joint training goes on after the steps that its registration learns alone
     done = "not finished" if steps is None else f"{steps} of {budget} steps" if steps <= budget else f"{steps} steps"
@@ -199,15 +217,24 @@ def beside(board: Board) -> list[Beside]:
     names = labels_of(board)
     if names:
         said = ["system", *(name.replace("_", " ") for name in names)]
-        rows = [[line.system, *(figure(line.labels.get(name, {}).get("dice"), 3) for name in names)] for line in board.lines if line.labels]
-        what = "Dice of each label" + (" that was carried over." if board.task == "regseg" else ".")
-        found.append(Beside("labels", "Labels", f"{what} Further measures of each are in leaderboard.tsv.", said, rows))
+        first = next(iter(board.kind.of_each))
+        rows = [[line.system, *(figure(line.labels.get(name, {}).get(first), 3) for name in names)] for line in board.lines if line.labels]
+        title = "Classes" if board.kind.of_set else "Labels"
+        found.append(Beside("labels", title, f"{_of_each(board)} Further measures of each are in leaderboard.tsv.", said, rows))
     further = board.kind.further
     if further:
         title, about = _further(board.task)
         rows = [[line.system, *(figure(line.means.get(name), 3) for name in further)] for line in board.lines if line.means]
         found.append(Beside("honest", title, about, ["system", *(name.replace("_", " ") for name in further)], rows))
     return found
+
+
+def _of_each(board: Board) -> str:
+    return {
+        "regseg": "Dice of each label that was carried over.",
+        "classify": "AUC of each class against the rest.",
+        "recognize": "Average precision of each class.",
+    }.get(board.task, "Dice of each label.")
 
 
 def _further(task: str) -> tuple[str, str]:
@@ -233,6 +260,8 @@ def _further(task: str) -> tuple[str, str]:
 
 def caption(board: Board, factor: float) -> str:
     """Return what the pictures show."""
+    if board.kind.of_set:
+        return set_words.PICTURES[board.task].format(split=board.split)
     if board.task == "segment":
         return (
             f"One slice of a {board.split} subject: outlines of a system's labels, and where it errs: red where it has another label than "

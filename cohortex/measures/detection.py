@@ -8,7 +8,7 @@ at all) is NaN.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -325,6 +325,21 @@ def detection_summary(
     units = np.arange(images) if groups is None else np.asarray(groups)
     if len(units) != images:
         raise ValueError(f"there are {len(units)} groups for {images} images")
+    functions = detection_statistics(found, truth, classes, overlap, rule)
+    return {name: grouped_bootstrap(function, units, level, resamples, seed) for name, function in functions.items()}
+
+
+def detection_statistics(
+    found: Sequence[Any], truth: Sequence[Any], classes: int, overlap: float = 0.5, rule: Rule = "centre"
+) -> dict[str, Callable[[np.ndarray], float]]:
+    """Return what `detection_summary` tells as functions of (m,) image numbers, some of them several times; matching is done once.
+
+    Parameters
+    ----------
+    found, truth, classes, overlap, rule
+        See `detection_summary`.
+    """
+    images = len(truth)
     every = [match(found, truth, overlap, k) for k in range(classes)]
     free = match(found, truth, rule, repeats="ignored")
 
@@ -334,8 +349,7 @@ def detection_summary(
     functions = {"map": lambda i: _mean_of_known(np.array([_area(m, weights(i), "all") for m in every]))}
     functions |= {f"ap_{k}": lambda i, m=m: _area(m, weights(i), "all") for k, m in enumerate(every)}
     functions |= {"cpm": lambda i: float(_froc(free, weights(i)).at().mean())}
-    functions |= {"sensitivity_at_1": lambda i: float(_froc(free, weights(i)).at([1.0])[0])}
-    return {name: grouped_bootstrap(function, units, level, resamples, seed) for name, function in functions.items()}
+    return functions | {"sensitivity_at_1": lambda i: float(_froc(free, weights(i)).at([1.0])[0])}
 
 
 # --- curves with weights: an image drawn twice counts twice, without sorting anew ----------------------------------
