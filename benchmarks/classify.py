@@ -25,9 +25,9 @@ from cohortex.io.pictures import read_picture
 from cohortex.items import Image
 from cohortex.measures.classification import accuracy, auc, rates
 from cohortex.measures.intervals import bootstrap_interval, paired_interval
+from cohortex.measures.resampling import grouped_folds
 from cohortex.models.classify.classifier import network_logits
 from cohortex.models.classify.inputs import input_for
-from cohortex.models.classify.logistic import grouped_folds
 from cohortex.training.checkpoint import Journal
 from cohortex.training.classify import DEFAULTS
 from cohortex.training.classify_examples import examples_of

@@ -23,9 +23,9 @@ from benchmarks.proofs import Found, Statements, rows_of, try_all
 from benchmarks.radiomics_data import Cases, lesions, moles, nodules
 from benchmarks.record import Run, add_save
 from cohortex.measures.classification import delong_interval, delong_test
+from cohortex.measures.resampling import grouped_folds
 from cohortex.models.classify.estimators import fit_estimator, predict_logits
 from cohortex.models.classify.fusion import compare_parts, fit_fusion, fuse, log_softmax
-from cohortex.models.classify.logistic import grouped_folds
 from cohortex.models.classify.pictures import PICTURE_NAMES, picture_features, picture_names
 from cohortex.models.classify.radiomics import radiomics
 from cohortex.models.classify.selection import select

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from cohortex.errors import Refused
-from cohortex.models.classify.logistic import grouped_folds
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """From (m,) row numbers to (m, classes) probabilities."""
@@ -38,6 +37,27 @@ class Nested:
     fold: np.ndarray
     chosen: list[list[int]]
     inner_loss: np.ndarray
+
+
+def grouped_folds(y: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Cut subjects into folds with about the same classes; return (training rows, held-out rows) of each.
+
+    There are never more folds than the smallest class has subjects, so every training side has every class where
+    that is possible at all.
+    """
+    rng = np.random.default_rng(seed)
+    names, first = np.unique(groups, return_index=True)
+    label = y[first]
+    smallest = int(np.bincount(label)[np.unique(label)].min())
+    number = max(2, min(folds, smallest))
+    fold = np.empty(len(names), dtype=np.int64)
+    start = 0
+    for each in np.unique(label):
+        members = rng.permutation(np.flatnonzero(label == each))
+        fold[members] = (start + np.arange(len(members))) % number
+        start += len(members)
+    row_fold = fold[np.searchsorted(names, groups)]
+    return [(np.flatnonzero(row_fold != k), np.flatnonzero(row_fold == k)) for k in range(number)]
 
 
 def log_loss(y: np.ndarray, probability: np.ndarray) -> float:

@@ -13,13 +13,14 @@ import numpy as np
 from cohortex.errors import Refused
 from cohortex.items import DEMO_SITE, Image, settings_for
 from cohortex.measures.classification import MEASURES, summary
+from cohortex.measures.resampling import grouped_folds
 from cohortex.models.classify.classifier import Classifier, network_logits, part_names, save_classifier
 from cohortex.models.classify.committee import one_view
 from cohortex.models.classify.estimators import Estimator, fit_estimator, predict_logits
 from cohortex.models.classify.features import TEXTURE_FAMILIES
 from cohortex.models.classify.fusion import Fusion, fit_fusion, fuse
 from cohortex.models.classify.inputs import Input, input_for
-from cohortex.models.classify.logistic import Logistic, grouped_folds
+from cohortex.models.classify.logistic import Logistic
 from cohortex.models.classify.scans import Grain, plain_scans
 from cohortex.models.classify.why_sanity import for_card
 from cohortex.training import cards

@@ -13,14 +13,13 @@ from cohortex.errors import Refused
 from cohortex.models.classify.classifier import network_logits
 from cohortex.models.classify.committee import as_one
 from cohortex.models.classify.inputs import Input, network_options
-from cohortex.models.classify.transfer import class_tensors
 from cohortex.training.augment import ranges_of
 from cohortex.training.checkpoint import Journal
 from cohortex.training.classify_examples import Examples
 from cohortex.training.classify_network import Budget, Start, train_network
 from cohortex.training.curriculum import losses_of
 from cohortex.training.decompose import subclasses
-from cohortex.training.transfer import BATCH, features_of, fit_head, head_of, taken_over
+from cohortex.training.transfer import BATCH, class_tensors, features_of, fit_head, head_of, taken_over
 
 ANOTHER = 1_000_003
 """Between the seeds of two members."""

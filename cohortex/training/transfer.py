@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cohortex.errors import Refused
-from cohortex.models.classify.logistic import grouped_folds
-from cohortex.models.classify.transfer import class_tensors
+from cohortex.measures.resampling import grouped_folds
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,6 +18,32 @@ STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 """Inverse weights of the penalty of a regression on frozen features."""
 BATCH = 32
 """Examples at once where nothing is learned."""
+
+
+def class_tensors(name: str, options: Mapping[str, Any]) -> list[str]:
+    """Return the names of the tensors of a network whose shape depends on the number of classes: its heads.
+
+    Parameters
+    ----------
+    name : str
+        Of a network of the task ``classify``.
+    options : mapping
+        Overlay the registry's.
+
+    Raises
+    ------
+    Refused
+        When the network has no option ``classes``, and as `registry.build`.
+    """
+    import torch
+
+    from cohortex.models import registry
+
+    if "classes" not in registry.entry("classify", name).options:
+        raise Refused(f"The network {name} is for classes of its own; it cannot be trained further for others.")
+    with torch.device("meta"):
+        one, other = (registry.build("classify", name, **{**options, "classes": n}).state_dict() for n in (5, 7))
+    return [key for key in one if one[key].shape != other[key].shape]
 
 
 def taken_over(folder: Path, network: str, options: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -5,13 +5,12 @@ import pytest
 import torch
 
 from cohortex.models.classify.committee import Committee, as_one, composed
-from cohortex.models.classify.transfer import class_tensors
 from cohortex.models.registry import build, count_parameters
 from cohortex.training.balance import BALANCES, loss_for, one_pass
 from cohortex.training.classify_network import Budget, Start, train_network
 from cohortex.training.curriculum import easiest, losses_of
 from cohortex.training.decompose import subclasses
-from cohortex.training.transfer import fit_head
+from cohortex.training.transfer import class_tensors, fit_head
 
 Y = np.array([0] * 90 + [1] * 10)
 

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cohortex.errors import BadInput
+from cohortex.measures.resampling import grouped_folds
 from cohortex.models.classify.features import scan_features, scan_names, vector_names
 from cohortex.models.classify.fusion import Fusion, fit_fusion, fit_temperature, fuse, log_softmax
-from cohortex.models.classify.logistic import Logistic, _fit, fit_logistic, grouped_folds, predict_logits
+from cohortex.models.classify.logistic import Logistic, _fit, fit_logistic, predict_logits
 from cohortex.models.classify.regrid import LESION_GAIN, axis_weights, isotropic, network_input
 from cohortex.models.classify.scans import Grain, Vectors, labels_of
 from cohortex.models.classify.selection import f_statistics

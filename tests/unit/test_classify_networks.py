@@ -18,10 +18,10 @@ from cohortex.models.classify.layerwise import DeepBelief, StackedAutoencoder
 from cohortex.models.classify.network import ClassificationNetwork
 from cohortex.models.classify.slices import TimeLSTM
 from cohortex.models.classify.streams import MultiStream, zoomed
-from cohortex.models.classify.transfer import class_tensors, features, freeze_all_but, transferred, transferred_from
 from cohortex.models.classify.vit import ViT
 from cohortex.models.folder import write_model
 from cohortex.models.segment.transformer import Attention
+from cohortex.training.transfer import class_tensors, features_of, taken_over
 
 TINY: dict[str, dict] = {
     "alexnet": {"features": [4, 4, 6, 4, 4], "hidden": 8, "grid": 2, "stem": "small", "norm": "batch"},
@@ -149,14 +149,12 @@ def test_a_network_gives_logits_of_images_of_any_size_and_its_losses_reach_every
 
 
 @pytest.mark.parametrize(("name", "options"), TINY.items(), ids=list(TINY))
-def test_the_features_of_a_network_are_what_its_last_layer_sees_and_leave_it_as_it_was(name, options):
-    network = built(name, options).train()
-    state = {key: value.clone() for key, value in network.state_dict().items()}
+def test_the_features_of_a_network_are_what_its_last_layer_sees(name, options):
+    network = built(name, options)
     x = image(name, options)
-    found = features(network, x)
-    assert network.training and all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+    found = features_of(network, network.head, x.numpy(), "cpu")
     with torch.inference_mode():
-        torch.testing.assert_close(network.eval().head(found), network(x))
+        torch.testing.assert_close(network.head(torch.from_numpy(found).float()), network(x), rtol=1e-4, atol=1e-5)
 
 
 def learned(network, make: Callable[[torch.Generator, int], tuple[torch.Tensor, torch.Tensor]], steps, rate=3e-3):
@@ -554,12 +552,6 @@ def test_weights_serve_a_network_for_other_classes_all_but_its_heads(tmp_path):
     assert set(class_tensors("googlenet", options)) == {
         *("head.weight", "head.bias", "auxiliary.0.6.weight", "auxiliary.0.6.bias", "auxiliary.1.6.weight", "auxiliary.1.6.bias")
     }
-    network, fresh = transferred(trained.state_dict(), "googlenet", options, 5)
-    x = image("googlenet", {})
-    torch.testing.assert_close(features(network, x), features(trained, x))
-    assert network.eval()(x).shape == (2, 5) and len(fresh) == 6
-    freeze_all_but(network, fresh)
-    assert {name for name, value in network.named_parameters() if value.requires_grad} == set(fresh)
     card = {
         "name": "tiny",
         "task": "classify",
@@ -579,15 +571,15 @@ def test_weights_serve_a_network_for_other_classes_all_but_its_heads(tmp_path):
     }
     tensors = {f"cnn.{key}": value for key, value in trained.state_dict().items()}
     write_model(tmp_path / "model", card, {**tensors, "fusion.weights": torch.ones(1)})
-    loaded, _ = transferred_from(tmp_path / "model", 2)
-    torch.testing.assert_close(features(loaded, x), features(trained, x))
-    with pytest.raises(Refused, match=r"stem.* of the model tiny|the model tiny"):
-        write_model(tmp_path / "other", {**card, "parts": {"cnn": {"network": "googlenet", "options": {**options, "width": 0.1}}}}, tensors)
-        transferred_from(tmp_path / "other", 2)
+    taken = taken_over(tmp_path / "model", "googlenet", {**options, "classes": 2})
+    assert set(taken) == set(trained.state_dict()) - set(class_tensors("googlenet", options))
+    assert all(torch.equal(torch.from_numpy(value), trained.state_dict()[key]) for key, value in taken.items())
+    with pytest.raises(Refused, match="of the model tiny is of shape"):
+        taken_over(tmp_path / "model", "googlenet", {**options, "classes": 2, "width": 0.1})
+    with pytest.raises(Refused, match="the model tiny has the network googlenet"):
+        taken_over(tmp_path / "model", "alexnet", TINY["alexnet"])
 
 
-def test_networks_without_a_last_layer_or_a_number_of_classes_are_refused():
-    with pytest.raises(Refused, match="head"):
-        features(torch.nn.Conv2d(1, 1, 1), torch.rand(1, 1, 2, 2))
+def test_networks_without_a_number_of_classes_are_refused():
     with pytest.raises(Refused, match="classes of its own"):
         class_tensors("motioncnn2d", {})

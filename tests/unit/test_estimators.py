@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from cohortex.measures.classification import auc
+from cohortex.measures.resampling import grouped_folds
 from cohortex.models.classify import estimators
 from cohortex.models.classify.estimators import ESTIMATORS, Estimator, fit_estimator, fit_platt, from_tensors, predict_logits, used_features
 from cohortex.models.classify.forest import fit_forest, forest_shares, from_grown
 from cohortex.models.classify.fusion import log_softmax
-from cohortex.models.classify.logistic import Logistic, grouped_folds
+from cohortex.models.classify.logistic import Logistic
 from cohortex.models.classify.manifold import METHODS, Embedding, embed, place
 from cohortex.models.classify.preparation import fit_preparation, prepare
 from cohortex.models.classify.selection import SELECTIONS, mutual_information, select

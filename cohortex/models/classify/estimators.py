@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from cohortex.measures.resampling import grouped_folds
 from cohortex.models.classify import logistic
 from cohortex.models.classify.forest import Forest, fit_forest, forest_scores
 from cohortex.models.classify.fusion import log_softmax, soft_targets
-from cohortex.models.classify.logistic import Logistic, fit_logistic, grouped_folds
+from cohortex.models.classify.logistic import Logistic, fit_logistic
 from cohortex.models.classify.nearest import Nearest, fit_nearest, nearest_scores
 from cohortex.models.classify.preparation import Preparation, fit_preparation, prepare, speechless
 from cohortex.models.classify.svm import Svm, fit_svm, svm_scores

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cohortex.measures.resampling import grouped_folds
 from cohortex.models.classify.fusion import fit_temperature, log_softmax
 from cohortex.models.classify.preparation import absences
 from cohortex.models.classify.selection import by_variance, columns_that_vary
@@ -126,27 +127,6 @@ def fit_logistic(
     _, count, strength, out = best
     fitted = _fit(x, y, classes, count, strength)
     return Logistic(**{**fitted.__dict__, "temperature": fit_temperature(out, y)})
-
-
-def grouped_folds(y: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Cut subjects into folds with about the same classes; return (training rows, held-out rows) of each.
-
-    There are never more folds than the smallest class has subjects, so every training side has every class where
-    that is possible at all.
-    """
-    rng = np.random.default_rng(seed)
-    names, first = np.unique(groups, return_index=True)
-    label = y[first]
-    smallest = int(np.bincount(label)[np.unique(label)].min())
-    number = max(2, min(folds, smallest))
-    fold = np.empty(len(names), dtype=np.int64)
-    start = 0
-    for each in np.unique(label):
-        members = rng.permutation(np.flatnonzero(label == each))
-        fold[members] = (start + np.arange(len(members))) % number
-        start += len(members)
-    row_fold = fold[np.searchsorted(names, groups)]
-    return [(np.flatnonzero(row_fold != k), np.flatnonzero(row_fold == k)) for k in range(number)]
 
 
 def _fit(x: np.ndarray, y: np.ndarray, classes: int, count: int, strength: float) -> Logistic:
