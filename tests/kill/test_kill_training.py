@@ -48,7 +48,7 @@ TRAININGS = {"denoise": denoise, "adversarial": adversarial, "classify": classes
 def prepared_once():
     """What a training prepares is the same in every attempt; in this process it is prepared once."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((regseg, "gather"), (classify, "_examples")):
+        for module, name in ((regseg, "gather"), (classify, "examples_of")):
             patch.setattr(module, name, once(getattr(module, name)))
         yield
 
