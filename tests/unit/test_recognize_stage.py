@@ -199,7 +199,7 @@ def cases():
     yield Case("not-finite", "NaN", wrong, model_of(how))
 
 
-@pytest.mark.parametrize("case", cases(), ids=lambda case: f"{case.code} {case.words}")
+@pytest.mark.parametrize("case", list(cases()), ids=lambda case: f"{case.code} {case.words}")
 def test_what_cannot_be_searched_is_skipped_or_set_aside_with_the_reason(case):
     with pytest.raises((Skip, BadInput), match=case.words) as error:
         recognize(case.image, {"weights": "m" if case.model else None}, case.model, 0)
