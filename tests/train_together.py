@@ -17,7 +17,7 @@ from cohortex.training.checkpoint import Checkpoint
 from cohortex.training.classify_network import Budget, train_network
 from cohortex.training.limit import Interrupted, Limit
 from cohortex.training.objectives.pixel import squared_error
-from cohortex.training.team import Team, meet, part, team, use_team
+from cohortex.training.team import Team, end, meet, part, team, use_team
 from tests.workflow import ROOT
 
 BATCH, STEPS = 5, 6
@@ -158,3 +158,4 @@ def main(rank: int, place: Path, out: Path) -> None:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
+    end(0)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cohortex.bakeoff.labelled import shown
-from cohortex.bakeoff.score import timed
+from cohortex.bakeoff.score import each_answer
 from cohortex.bakeoff.sets import seen_before, some_left
 from cohortex.bakeoff.systems import System
 from cohortex.errors import Refused, Skip
@@ -152,13 +152,8 @@ def score(
     left_out: dict[str, str] = {}
     pictured = {case.image.id for case in in_turn([case for case in cases if case.split == "test"] or cases)}
     pictures: dict[str, np.ndarray] = {}
-    for case in cases:
+    for case, probability, cpu_s in each_answer(cases, tell, lambda case: case.image.id, "scan", left_out):
         image = case.image
-        try:
-            probability, cpu_s = timed(lambda case=case: tell(case), first=not rows)
-        except Skip as reason:
-            left_out[image.id] = str(reason)
-            continue
         about = {"subject": image.subject, "image": image.id, "split": case.split}
         rows.append({**about, "modality": image.modality, "cpu_s": cpu_s, "megavoxels": np.prod(image.volume.shape) / 1e6})
         answers += [
@@ -169,8 +164,6 @@ def score(
             pictures[f"scan_{image.id}"] = shown(image, {}, None)["image"]
         for each in (image, *case.beside):
             each.__dict__.pop("content", None)
-    if left_out and not rows:
-        raise Refused(f"it is for none of the {len(left_out)} scans: {next(iter(left_out.values()))}")
     return rows, answers, pictures, left_out
 
 

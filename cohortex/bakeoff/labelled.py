@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cohortex.bakeoff.pairs import box_of, moved
-from cohortex.bakeoff.score import timed
+from cohortex.bakeoff.score import each_answer
 from cohortex.bakeoff.systems import ALONE, System
 from cohortex.errors import Refused, Skip
 from cohortex.items import Image
@@ -272,12 +272,7 @@ def score(
     left_out: dict[str, str] = {}
     known = range(1, 1 + max(int(case.labels.max()) for case in cases))
     pictured = next((case for case in cases if case.split == "test"), cases[0])
-    for case in cases:
-        try:
-            result, cpu_s = timed(lambda image=case.image: label(image), first=not rows)
-        except Skip as reason:
-            left_out[case.image.id] = str(reason)
-            continue
+    for case, result, cpu_s in each_answer(cases, lambda case: label(case.image), lambda case: case.image.id, "scan", left_out):
         found, each = measured(case, result, known, names)
         image = case.image
         about = {"subject": image.subject, "image": image.id, "modality": image.modality, "split": case.split}
@@ -286,8 +281,6 @@ def score(
         if case is pictured:
             pictures = shown(image, {"truth": case.labels, "result": result}, case.labels)
         LOG.info("%s (%s): mean Dice %.4f, %.2f CPU s", image.id, case.split, found.get("dice", float("nan")), cpu_s)
-    if left_out and not rows:
-        raise Refused(f"it is for none of the {len(left_out)} scans: {next(iter(left_out.values()))}")
     return rows, of_labels, pictures, left_out
 
 

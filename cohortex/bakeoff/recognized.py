@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from cohortex.bakeoff.labelled import shown
-from cohortex.bakeoff.score import timed
+from cohortex.bakeoff.score import each_answer
 from cohortex.bakeoff.sets import CORNERS, seen_before, some_left
 from cohortex.bakeoff.systems import System
-from cohortex.errors import Refused, Skip
+from cohortex.errors import Refused
 from cohortex.items import Image
 from cohortex.models.recognize.findings import Findings, joined, without_doubles
 from cohortex.training.patches import chosen
@@ -238,13 +238,8 @@ def score(
     tested = [case for case in full if case.split == "test"] or full
     pictured = {tested[int(k)].image.id for k in np.linspace(0, len(tested) - 1, min(PICTURED, len(tested))).round()}
     pictures: dict[str, np.ndarray] = {}
-    for case in cases:
+    for case, found, cpu_s in each_answer(cases, find, lambda case: case.image.id, "image", left_out):
         image = case.image
-        try:
-            found, cpu_s = timed(lambda case=case: find(case), first=not rows)
-        except Skip as reason:
-            left_out[image.id] = str(reason)
-            continue
         about = {"subject": image.subject, "image": image.id, "split": case.split}
         rows.append({**about, "modality": image.modality, "cpu_s": cpu_s, "megavoxels": np.prod(image.volume.shape) / 1e6})
         for what, some in (("true", case.truth), ("found", found)):
@@ -254,8 +249,6 @@ def score(
         if image.id in pictured:
             pictures |= pictures_of(image, case.truth, found)
         image.__dict__.pop("content", None)
-    if left_out and not rows:
-        raise Refused(f"it is for none of the {len(left_out)} images: {next(iter(left_out.values()))}")
     return rows, answers, pictures, left_out
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from cohortex.bakeoff.labelled import shown, trouble
-from cohortex.bakeoff.score import timed
+from cohortex.bakeoff.score import each_answer
 from cohortex.bakeoff.systems import System
 from cohortex.errors import Refused, Skip
 from cohortex.items import Image, Made
@@ -164,14 +164,17 @@ def score(
     pictures: dict[str, np.ndarray] = {}
     left_out: dict[str, str] = {}
     pictured = next((case for case in cases if case.split == "test"), cases[0])
-    for case in cases:
-        given = [case.moving, case.fixed, *case.labels]
-        made, cpu_s = timed(lambda given=given: stage.regseg(given, section, models, seed), not rows, LONG_S)
-        try:
-            found, each = measured(case, made, system.kind == "network", system.section["default"].get("labels", {}))
-        except Skip as reason:
-            left_out[case.moving.id] = str(reason)
-            continue
+    names = system.section["default"].get("labels", {})
+
+    def register(case: Case) -> list[Made]:
+        made = stage.regseg([case.moving, case.fixed, *case.labels], section, models, seed)
+        if system.kind == "network" and not str(_word(case, made).measures.get("deformed_by", "")).startswith("network"):
+            kinds = f"{case.moving.modality} to {case.fixed.modality}"
+            raise Skip("no-fit", f"the model has no registration of {kinds} of this body part or spacing")
+        return made
+
+    for case, made, cpu_s in each_answer(cases, register, lambda case: case.moving.id, "pair", left_out, LONG_S):
+        found, each = measured(case, made, names)
         about = {"subject": case.moving.subject, "image": case.moving.id, "modality": case.moving.modality, "split": case.split}
         rows.append({**about, **found, "cpu_s": cpu_s, "megavoxels": float(np.prod(case.fixed.volume.shape)) / 1e6})
         of_labels += each
@@ -182,34 +185,20 @@ def score(
         LOG.info(
             "%s (%s): Dice of labels carried over %.4f, %.2f CPU s", case.moving.id, case.split, found.get("labels_dice", np.nan), cpu_s
         )
-    if left_out and not rows:
-        raise Refused(f"it is for none of the {len(left_out)} pairs: {next(iter(left_out.values()))}")
     return rows, of_labels, pictures, left_out
 
 
-def measured(case: Case, made: Sequence[Made], learned: bool, names: Mapping[str, str]) -> tuple[dict[str, float], list[dict[str, Any]]]:
+def measured(case: Case, made: Sequence[Made], names: Mapping[str, str]) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Return the measures of what the stage made of a pair, and a row of each label that was carried over.
 
     Parameters
     ----------
     case : Case
     made : sequence of Made
-    learned : bool
-        Whether the system is a network.
     names : mapping
         Of labels by value.
-
-    Raises
-    ------
-    Skip
-        When it is, and did not deform the pair.
     """
-    word = next(each for each in made if each.of == case.moving.id and not each.tag and each.content is None)
-    said = dict(word.measures)
-    if learned and not str(said.get("deformed_by", "")).startswith("network"):
-        raise Skip(
-            "no-fit", f"the model has no registration of {case.moving.modality} to {case.fixed.modality} of this body part or spacing"
-        )
+    said = dict(_word(case, made).measures)
     found = {name: float(said[name]) for name in OWN if name in said}
     found |= {"mi": float(said["mi_after"]), "folding_percent": float(said.get("folding_percent", 0.0)), "jacobian_min": 1.0}
     field = _volume(made, "field")
@@ -231,6 +220,11 @@ def measured(case: Case, made: Sequence[Made], learned: bool, names: Mapping[str
         ]
         found["labels_dice"] = mean_of({label: each["dice"] for label, each in of_each.items()})
     return _finite(found), rows
+
+
+def _word(case: Case, made: Sequence[Made]) -> Made:
+    """Return what the stage says of the moving image itself."""
+    return next(each for each in made if each.of == case.moving.id and not each.tag and each.content is None)
 
 
 def _labels(*maps: np.ndarray) -> range:

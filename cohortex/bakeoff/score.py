@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -120,14 +120,10 @@ def score(
     left_out: dict[str, str] = {}
     # Soft tissue is flat in the range of values of CT: another modality shows more.
     pictured = next((pair for pair in tested if pair.image.modality != "CT"), tested[0] if tested else None)
-    for number, pair in enumerate(pairs):
-        restore = for_pair(pair)
-        degraded = pair.image.volume.array(np.float32)
-        try:
-            result, cpu_s = timed(lambda run=restore, given=degraded: run(given), first=not rows)
-        except Skip as reason:
-            left_out[pair.image.id] = str(reason)
-            continue
+    given = ((number, pair, for_pair(pair), pair.image.volume.array(np.float32)) for number, pair in enumerate(pairs))
+    for (number, pair, restore, _), result, cpu_s in each_answer(
+        given, lambda case: case[2](case[3]), lambda case: case[1].image.id, "image", left_out
+    ):
         about = {"subject": pair.image.subject, "image": pair.image.id, "modality": pair.image.modality, "split": pair.split}
         rows.append({**about, **measured(pair, result), "cpu_s": cpu_s, "megavoxels": result.size / 1e6})
         if any(pair is each for each in tested):
@@ -135,9 +131,53 @@ def score(
         if pair is pictured:
             pictures = {name: shown(pair, array) for name, array in (("truth", pair.truth), ("start", pair.start), ("result", result))}
         LOG.info("%s (%s): PSNR %.2f dB, %.2f CPU s", pair.image.id, pair.split, rows[-1]["psnr"], cpu_s)
-    if left_out and not rows:
-        raise Refused(f"it is for none of the {len(left_out)} images: {next(iter(left_out.values()))}")
     return rows, lesions, pictures, left_out
+
+
+Case = TypeVar("Case")
+Answer = TypeVar("Answer")
+
+
+def each_answer(
+    cases: Iterable[Case],
+    ask: Callable[[Case], Answer],
+    name_of: Callable[[Case], str],
+    thing: str,
+    left_out: dict[str, str],
+    long_s: float | None = None,
+) -> Iterator[tuple[Case, Answer, float]]:
+    """Ask a system about each case; yield the case, what it said, and its CPU seconds (`timed`).
+
+    Parameters
+    ----------
+    cases : iterable
+    ask : callable
+        From a case to the answer; raises Skip where the system is not for it.
+    name_of : callable
+        From a case to its image's name.
+    thing : str
+        What a case is, in the singular.
+    left_out : dict
+        Gets the names of those that it is not for, with the reason.
+    long_s : float, optional
+        See `timed`.
+
+    Raises
+    ------
+    Refused
+        When it is for none.
+    """
+    answered = False
+    for case in cases:
+        try:
+            answer, cpu_s = timed(lambda case=case: ask(case), not answered, long_s)
+        except Skip as reason:
+            left_out[name_of(case)] = str(reason)
+            continue
+        answered = True
+        yield case, answer, cpu_s
+    if left_out and not answered:
+        raise Refused(f"it is for none of the {len(left_out)} {thing}s: {next(iter(left_out.values()))}")
 
 
 def timed(work: Callable[[], Any], first: bool, long_s: float | None = None) -> tuple[Any, float]:

@@ -92,6 +92,41 @@ class Entry:
     slower: Mapping[str, float] = field(default_factory=dict)
 
 
+def of_classes(
+    task: str,
+    name: str,
+    paper: str,
+    dimensions: int,
+    channels: int,
+    classes: int,
+    options: Mapping[str, Any],
+    parameters: int | None = None,
+    *,
+    loss: str,
+    factory: str | None = None,
+    fixed: bool = False,
+) -> Entry:
+    """Return the entry of a network whose options ``channels``, ``classes`` and ``dimensions`` a training sets.
+
+    Parameters
+    ----------
+    factory : str, optional
+        ``module:function`` in the task's package; the module and function of the network's name if it is not given.
+    fixed : bool
+        It is fixed in its dimensions, and has no option for them.
+    """
+    return Entry(
+        task=task,
+        name=name,
+        paper=paper,
+        factory=f"cohortex.models.{task}.{factory or f'{name}:{name}'}",
+        expects=Expects(dimensions=dimensions, channels=channels),
+        options={**({} if fixed else {"dimensions": dimensions}), "channels": channels, "classes": classes, **options},
+        parameters=parameters,
+        training={"objective": loss},
+    )
+
+
 def expected(found: Entry, options: Mapping[str, Any]) -> Expects:
     """Return what a network takes with these options laid over its own.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cohortex.threads import die_with_parent
 from cohortex.training.run import train_as_member
+from cohortex.training.team import end
 
 
 def main(words: list[str]) -> int:
@@ -18,4 +19,4 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end(main(sys.argv[1:]))

@@ -5,48 +5,27 @@ are those of the paper, photographs and all, so that its count can be checked; a
 pictures of some tens of pixels.
 """
 
-from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from cohortex.models.registry import Entry, Expects
+from cohortex.models.registry import Entry, Expects, of_classes
 
 _RESNET = "He K. et al., Deep residual learning for image recognition, CVPR 2016, doi:10.1109/CVPR.2016.90"
 _VGG = "Simonyan K., Zisserman A., Very deep convolutional networks for large-scale image recognition, ICLR 2015, arXiv:1409.1556"
 _FEATURES = {"features": [64, 128, 256, 512, 512]}
 
 
-def _entry(
-    name: str,
-    paper: str,
-    dimensions: int,
-    channels: int,
-    classes: int,
-    options: Mapping[str, Any],
-    parameters: int | None = None,
-    factory: str | None = None,
-    fixed: bool = False,
-) -> Entry:
-    """Return an entry; a network that is `fixed` in its dimensions has no option for them."""
-    return Entry(
-        task="classify",
-        name=name,
-        paper=paper,
-        factory=f"cohortex.models.classify.{factory or f'{name}:{name}'}",
-        expects=Expects(dimensions=dimensions, channels=channels),
-        options={**({} if fixed else {"dimensions": dimensions}), "channels": channels, "classes": classes, **options},
-        parameters=parameters,
-        training={"objective": "cross_entropy"},
-    )
+_entry = partial(of_classes, "classify", loss="cross_entropy")
 
 
 def _vgg(depth: int, parameters: int) -> Entry:
     options = {"depth": depth, **_FEATURES, "hidden": 4096, "grid": 7, "norm": "none", "dropout": 0.5}
-    return _entry(f"vgg{depth}", _VGG, 2, 3, 1000, options, parameters, "vgg:vgg")
+    return _entry(f"vgg{depth}", _VGG, 2, 3, 1000, options, parameters, factory="vgg:VGG")
 
 
 def _resnet(depth: int, parameters: int) -> Entry:
     options = {"depth": depth, "width": 64, "stem": "plain", "bottleneck": None, "dropout": 0.0}
-    return _entry(f"resnet{depth}", _RESNET, 2, 3, 1000, options, parameters, "resnet:resnet")
+    return _entry(f"resnet{depth}", _RESNET, 2, 3, 1000, options, parameters, factory="resnet:ResNet")
 
 
 _RECURRENT = {"depth": [1, 1, 1, 1], "width": 16, "stem": "plain", "dropout": 0.2}
@@ -83,6 +62,7 @@ ENTRIES = [
         1000,
         {"features": [64, 192, 384, 256, 256], "hidden": 4096, "grid": 6, "stem": "paper", "norm": "none", "dropout": 0.5},
         61_100_840,
+        factory="alexnet:AlexNet",
     ),
     _vgg(11, 132_863_336),
     _vgg(16, 138_357_544),
@@ -97,7 +77,7 @@ ENTRIES = [
         1000,
         {"growth": 32, "blocks": [6, 12, 24, 16], "width": 64, "bottleneck": 4, "compression": 0.5, "stem": "paper", "dropout": 0.0},
         7_978_856,
-        "densenet:densenet",
+        factory="densenet:DenseNet",
     ),
     _entry(
         "googlenet",
@@ -107,6 +87,7 @@ ENTRIES = [
         1000,
         {"width": 1.0, "stem": "paper", "norm": "none", "large": 5, "auxiliary": False, "dropout": 0.4},
         6_998_552,
+        factory="googlenet:GoogLeNet",
     ),
     _entry(
         "vit_b16",
@@ -116,7 +97,7 @@ ENTRIES = [
         1000,
         {"size": 224, "patch": 16, "width": 768, "hidden": 3072, "heads": 12, "layers": 12, "dropout": 0.0, "skip": 0.0},
         86_567_656,
-        "vit:vit",
+        factory="vit:ViT",
     ),
     _entry(
         "swin_t",
@@ -127,7 +108,7 @@ ENTRIES = [
         1000,
         {"patch": 4, "width": 96, "depths": [2, 2, 6, 2], "heads": [3, 6, 12, 24], "window": 7, "ratio": 4, "skip": 0.2},
         28_288_354,
-        "swin:swin",
+        factory="swin:Swin",
     ),
     _entry(
         "multi_stream",
@@ -145,7 +126,7 @@ ENTRIES = [
             "norm": "batch",
             "dropout": 0.5,
         },
-        factory="streams:multi_stream",
+        factory="streams:MultiStream",
     ),
     _entry(
         "ag_cnn",
@@ -155,7 +136,7 @@ ENTRIES = [
         3,
         2,
         {"width": 32, "hidden": 256, "stem": "plain", "attention": True, "dropout": 0.2},
-        factory="attention:ag_cnn",
+        factory="attention:AttentionGuided",
     ),
     _entry(
         "lacnn",
@@ -165,7 +146,7 @@ ENTRIES = [
         1,
         4,
         {"depth": 16, **_FEATURES, "norm": "batch", "weighting": True, "dropout": 0.5},
-        factory="attention:lacnn",
+        factory="attention:LesionAware",
     ),
     _entry(
         "browse_focus",
@@ -184,7 +165,7 @@ ENTRIES = [
             "threshold": 0.7,
             "dropout": 0.0,
         },
-        factory="focus:browse_focus",
+        factory="focus:BrowseFocus",
     ),
     _entry(
         "stacked_autoencoder",
@@ -194,7 +175,7 @@ ENTRIES = [
         1,
         10,
         {"grid": 28, "widths": [1000, 1000, 1000], "noise": 0.25, "dropout": 0.0},
-        factory="layerwise:stacked_autoencoder",
+        factory="layerwise:StackedAutoencoder",
     ),
     _entry(
         "deep_belief",
@@ -203,7 +184,7 @@ ENTRIES = [
         1,
         10,
         {"grid": 28, "widths": [500, 500, 2000], "dropout": 0.0},
-        factory="layerwise:deep_belief",
+        factory="layerwise:DeepBelief",
     ),
     _entry(
         "slice_rnn",
@@ -214,7 +195,7 @@ ENTRIES = [
         1,
         2,
         {"cell": "lstm", "hidden": 128, "layers": 1, "both": True, **_RECURRENT},
-        factory="slices:slice_rnn",
+        factory="slices:SliceRNN",
         fixed=True,
     ),
     _entry(
@@ -225,7 +206,7 @@ ENTRIES = [
         1,
         2,
         {"modulation": "gates", "hidden": 128, "reports": 0, **_RECURRENT},
-        factory="slices:time_lstm",
+        factory="slices:ExamLSTM",
         fixed=True,
     ),
     Entry(

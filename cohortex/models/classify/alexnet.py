@@ -71,18 +71,3 @@ class AlexNet(ClassificationNetwork):
     def vector(self, x: torch.Tensor) -> torch.Tensor:
         """Return the features (n, hidden)."""
         return self.dense(self.convolutions(x).flatten(1))
-
-
-def alexnet(
-    dimensions: int = 2,
-    channels: int = 3,
-    classes: int = 1000,
-    features: Sequence[int] = FEATURES,
-    hidden: int = 4096,
-    grid: int = 6,
-    stem: str = "paper",
-    norm: str = "none",
-    dropout: float = 0.5,
-) -> AlexNet:
-    """Build AlexNet."""
-    return AlexNet(dimensions, channels, classes, features, hidden, grid, stem, norm, dropout)

@@ -280,31 +280,3 @@ class LesionAware(ClassificationNetwork):
                 x = attended(x, where)
             x = self.pool(x)
         return averaged(x)
-
-
-def ag_cnn(
-    dimensions: int = 2,
-    channels: int = 3,
-    classes: int = 2,
-    width: int = 32,
-    hidden: int = 256,
-    stem: str = "plain",
-    attention: bool = True,
-    dropout: float = 0.2,
-) -> AttentionGuided:
-    """Build the attention-guided network."""
-    return AttentionGuided(dimensions, channels, classes, width, hidden, stem, attention, dropout)
-
-
-def lacnn(
-    dimensions: int = 2,
-    channels: int = 1,
-    classes: int = 4,
-    depth: int = 16,
-    features: Sequence[int] = FEATURES,
-    norm: str = "batch",
-    weighting: bool = True,
-    dropout: float = 0.5,
-) -> LesionAware:
-    """Build the lesion-aware network."""
-    return LesionAware(dimensions, channels, classes, depth, features, norm, weighting, dropout)

@@ -92,19 +92,3 @@ def _step(dimensions: int, inward: int, outward: int, size: int) -> list[nn.Modu
 def _halved(dimensions: int) -> nn.Module:
     """Return the transition's mean over 2 along each axis, which leaves one value of however small a map."""
     return (nn.AvgPool3d if dimensions == 3 else nn.AvgPool2d)(2, ceil_mode=True, count_include_pad=False)
-
-
-def densenet(
-    dimensions: int = 2,
-    channels: int = 3,
-    classes: int = 1000,
-    growth: int = 32,
-    blocks: Sequence[int] = (6, 12, 24, 16),
-    width: int = 64,
-    bottleneck: int = 4,
-    compression: float = 0.5,
-    stem: str = "paper",
-    dropout: float = 0.0,
-) -> DenseNet:
-    """Build a DenseNet."""
-    return DenseNet(dimensions, channels, classes, growth, blocks, width, bottleneck, compression, stem, dropout)

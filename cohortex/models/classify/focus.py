@@ -126,20 +126,3 @@ def cropped(x: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
     places = torch.cat([torch.diag_embed(half.flip(1)), middle.flip(1)[:, :, None]], 2)
     grid = functional.affine_grid(places, list(x.shape), align_corners=False)
     return functional.grid_sample(x, grid, align_corners=False, padding_mode="border")
-
-
-def browse_focus(
-    dimensions: int = 2,
-    channels: int = 3,
-    classes: int = 14,
-    backbone: str = "densenet",
-    growth: int = 32,
-    blocks: Sequence[int] = (6, 12, 24, 16),
-    width: int = 64,
-    stem: str = "paper",
-    bottleneck: bool = True,
-    threshold: float = 0.7,
-    dropout: float = 0.0,
-) -> BrowseFocus:
-    """Build the network that browses, then focuses."""
-    return BrowseFocus(dimensions, channels, classes, backbone, growth, blocks, width, stem, bottleneck, threshold, dropout)

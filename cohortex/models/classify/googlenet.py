@@ -164,18 +164,3 @@ class GoogLeNet(MapsNetwork):
 def _same_pool(dimensions: int) -> nn.Module:
     """Return a maximum over 3 along each axis, as large as its input."""
     return (nn.MaxPool3d if dimensions == 3 else nn.MaxPool2d)(3, stride=1, padding=1)
-
-
-def googlenet(
-    dimensions: int = 2,
-    channels: int = 3,
-    classes: int = 1000,
-    width: float = 1.0,
-    stem: str = "paper",
-    norm: str = "none",
-    large: int = 5,
-    auxiliary: bool = False,
-    dropout: float = 0.4,
-) -> GoogLeNet:
-    """Build a GoogLeNet."""
-    return GoogLeNet(dimensions, channels, classes, width, stem, norm, large, auxiliary, dropout)

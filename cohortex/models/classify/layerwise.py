@@ -192,28 +192,3 @@ class DeepBelief(LayeredNetwork):
             if machine is not machines[0]:
                 state = machine.drawn(state, generator)
         return state
-
-
-def stacked_autoencoder(
-    dimensions: int = 2,
-    channels: int = 1,
-    classes: int = 10,
-    grid: int = 28,
-    widths: Sequence[int] = (1000, 1000, 1000),
-    noise: float = 0.25,
-    dropout: float = 0.0,
-) -> StackedAutoencoder:
-    """Build a stacked denoising autoencoder."""
-    return StackedAutoencoder(dimensions, channels, classes, grid, widths, noise, dropout)
-
-
-def deep_belief(
-    dimensions: int = 2,
-    channels: int = 1,
-    classes: int = 10,
-    grid: int = 28,
-    widths: Sequence[int] = (500, 500, 2000),
-    dropout: float = 0.0,
-) -> DeepBelief:
-    """Build a deep belief network."""
-    return DeepBelief(dimensions, channels, classes, grid, widths, dropout)

@@ -50,17 +50,3 @@ class ResNet(MapsNetwork):
     def maps(self, x: torch.Tensor) -> torch.Tensor:
         """Return the last feature maps (n, width, ...)."""
         return self.body(x)[-1]
-
-
-def resnet(
-    dimensions: int = 2,
-    channels: int = 3,
-    classes: int = 1000,
-    depth: int | Sequence[int] = 18,
-    width: int = 64,
-    stem: str = "plain",
-    bottleneck: bool | None = None,
-    dropout: float = 0.0,
-) -> ResNet:
-    """Build a residual network."""
-    return ResNet(dimensions, channels, classes, depth, width, stem, bottleneck, dropout)

@@ -192,34 +192,3 @@ class ExamLSTM(ClassificationNetwork):
             What the report of the exam before said; zeros where it is not known, and everywhere when absent.
         """
         return self.head(self.dropout(self.vector(x, gaps, reports)))
-
-
-def slice_rnn(
-    channels: int = 1,
-    classes: int = 2,
-    cell: str = "lstm",
-    hidden: int = 128,
-    layers: int = 1,
-    both: bool = True,
-    depth: int | Sequence[int] = (1, 1, 1, 1),
-    width: int = 16,
-    stem: str = "plain",
-    dropout: float = 0.2,
-) -> SliceRNN:
-    """Build a recurrent network over slices."""
-    return SliceRNN(channels, classes, cell, hidden, layers, both, depth, width, stem, dropout)
-
-
-def time_lstm(
-    channels: int = 1,
-    classes: int = 2,
-    modulation: str = "gates",
-    hidden: int = 128,
-    reports: int = 0,
-    depth: int | Sequence[int] = (1, 1, 1, 1),
-    width: int = 16,
-    stem: str = "plain",
-    dropout: float = 0.2,
-) -> ExamLSTM:
-    """Build a time-modulated LSTM over exams."""
-    return ExamLSTM(channels, classes, modulation, hidden, reports, depth, width, stem, dropout)

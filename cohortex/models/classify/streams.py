@@ -98,19 +98,3 @@ def zoomed(x: torch.Tensor, scale: float, size: int) -> torch.Tensor:
     eye = torch.eye(2, 3, dtype=x.dtype, device=x.device) * scale
     grid = functional.affine_grid(eye.expand(len(x), 2, 3), [len(x), x.shape[1], size, size], align_corners=False)
     return functional.grid_sample(x, grid, align_corners=False, padding_mode="border")
-
-
-def multi_stream(
-    dimensions: int = 3,
-    channels: int = 1,
-    classes: int = 6,
-    scales: Sequence[float] = (0.25, 0.5, 1.0),
-    size: int = 64,
-    features: Sequence[int] = (32, 64, 128),
-    hidden: int = 256,
-    shared: bool = False,
-    norm: str = "batch",
-    dropout: float = 0.5,
-) -> MultiStream:
-    """Build the multi-stream multi-scale network."""
-    return MultiStream(dimensions, channels, classes, scales, size, features, hidden, shared, norm, dropout)

@@ -72,19 +72,3 @@ class Swin(MapsNetwork):
         """Return the last tokens (n, width, ...)."""
         tokens = self.first_norm(self.embed(to_multiple(x, self.patch)).movedim(1, -1))
         return self.norm(self.body(tokens)).movedim(-1, 1)
-
-
-def swin(
-    dimensions: int = 2,
-    channels: int = 3,
-    classes: int = 1000,
-    patch: int = 4,
-    width: int = 96,
-    depths: Sequence[int] = (2, 2, 6, 2),
-    heads: Sequence[int] = (3, 6, 12, 24),
-    window: int = 7,
-    ratio: int = 4,
-    skip: float = 0.2,
-) -> Swin:
-    """Build a Swin transformer."""
-    return Swin(dimensions, channels, classes, patch, width, depths, heads, window, ratio, skip)

@@ -57,18 +57,3 @@ class VGG(ClassificationNetwork):
         for stage in self.stages:
             x = self.pool(stage(x))
         return self.dense(self.grid(x).flatten(1))
-
-
-def vgg(
-    dimensions: int = 2,
-    channels: int = 3,
-    classes: int = 1000,
-    depth: int = 16,
-    features: Sequence[int] = FEATURES,
-    hidden: int = 4096,
-    grid: int = 7,
-    norm: str = "none",
-    dropout: float = 0.5,
-) -> VGG:
-    """Build a VGG."""
-    return VGG(dimensions, channels, classes, depth, features, hidden, grid, norm, dropout)

@@ -84,20 +84,3 @@ class ViT(ClassificationNetwork):
             made.append(layer.attention.weights(layer.first_norm(tokens)))
             tokens = layer(tokens)
         return made
-
-
-def vit(
-    dimensions: int = 2,
-    channels: int = 3,
-    classes: int = 1000,
-    size: int = 224,
-    patch: int = 16,
-    width: int = 768,
-    hidden: int = 3072,
-    heads: int = 12,
-    layers: int = 12,
-    dropout: float = 0.0,
-    skip: float = 0.0,
-) -> ViT:
-    """Build a vision transformer."""
-    return ViT(dimensions, channels, classes, size, patch, width, hidden, heads, layers, dropout, skip)

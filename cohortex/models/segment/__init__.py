@@ -4,39 +4,14 @@ Every one has the options ``channels`` (of the input) and ``classes`` (of the ou
 paper, pictures of three colours and all, so that its count can be checked; a training sets both.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from functools import partial
 
-from cohortex.models.registry import Entry, Expects
+from cohortex.models.registry import of_classes
 
 _VGG = {"features": [64, 128, 256, 512, 512], "norm": "none", "dropout": 0.5}
 _3D_UNET = "Cicek O. et al., 3D U-Net: learning dense volumetric segmentation from sparse annotation, MICCAI 2016, arXiv:1606.06650"
 
-
-def _entry(
-    name: str,
-    paper: str,
-    dimensions: int,
-    channels: int,
-    classes: int,
-    options: Mapping[str, Any],
-    parameters: int | None = None,
-    loss: str = "dice_cross_entropy",
-    factory: str | None = None,
-    fixed: bool = False,
-) -> Entry:
-    """Return an entry; a network that is `fixed` in its dimensions has no option for them."""
-    return Entry(
-        task="segment",
-        name=name,
-        paper=paper,
-        factory=f"cohortex.models.segment.{factory or f'{name}:{name}'}",
-        expects=Expects(dimensions=dimensions, channels=channels),
-        options={**({} if fixed else {"dimensions": dimensions}), "channels": channels, "classes": classes, **options},
-        parameters=parameters,
-        training={"objective": loss},
-    )
-
+_entry = partial(of_classes, "segment", loss="dice_cross_entropy")
 
 ENTRIES = [
     _entry(
@@ -65,7 +40,7 @@ ENTRIES = [
         2,
         {"features": [64, 128, 256, 512, 1024], "valid": True, "norm": "none", "dropout": 0.5},
         31_030_658,
-        "cross_entropy",
+        loss="cross_entropy",
     ),
     _entry(
         "unetplusplus",
@@ -103,7 +78,7 @@ ENTRIES = [
         3,
         {"features": [64, 128, 256, 512], "growing": True, "upsampling": "transposed", "norm": "batch", "norm_affine": False},
         19_069_955,
-        "weighted_cross_entropy",
+        loss="weighted_cross_entropy",
         fixed=True,
     ),
     _entry(
@@ -125,7 +100,7 @@ ENTRIES = [
         12,
         {"features": [64, 128, 256, 512, 512], "unpooling": "indices"},
         29_449_932,
-        "weighted_cross_entropy",
+        loss="weighted_cross_entropy",
     ),
     _entry(
         "fcn",
@@ -144,8 +119,8 @@ ENTRIES = [
         21,
         {**_VGG, "hidden": 1024, "rate": 12},
         20_505_429,
-        "cross_entropy",
-        "deeplab:deeplab_v1",
+        loss="cross_entropy",
+        factory="deeplab:deeplab_v1",
     ),
     _entry(
         "deeplab_v2",
