@@ -23,6 +23,7 @@ def read(
     name: str | None = None,
     spacing_mm: Sequence[float] | None = None,
     missing_chunks: str = "refuse",
+    burned_in: str = "refuse",
 ) -> list[Volume]:
     """Read what is at a path: NIfTI, DICOM (a file, a folder, a list of files), OME-Zarr, TIFF, NRRD, MetaImage, raw data, a picture, .ozx.
 
@@ -41,6 +42,8 @@ def read(
         Voxel size of OME-Zarr images and TIFF stacks that do not say it themselves, and of projections.
     missing_chunks : {"refuse", "fill"}
         Whether chunks that an OME-Zarr folder lacks may stand for its fill value.
+    burned_in : {"refuse", "take"}
+        What to do with DICOM pictures that say to have text in their pixels, and with captures of screens.
 
     Returns
     -------
@@ -66,7 +69,7 @@ def read(
             return read_ome_zarr(path, role, frames, name, spacing_mm, missing_chunks)
         from cohortex.io.dicom import read_dicom
 
-        return read_dicom(path, role, frames, name)
+        return read_dicom(path, role, frames, name, burned_in)
     last = path.suffix.lower()
     if path.name.lower().endswith((".nii", ".nii.gz")):
         from cohortex.io.nifti import read_nifti_series
@@ -81,7 +84,7 @@ def read(
 
         check_file(path, name)
         files = [path.parent / line for line in path.read_text(encoding="utf-8").splitlines() if line]
-        return read_dicom(files, role, frames, name)
+        return read_dicom(files, role, frames, name, burned_in)
     if last == ".nrrd":
         from cohortex.io.nrrd import read_nrrd
 
@@ -109,7 +112,7 @@ def read(
     if start[128:132] == b"DICM":
         from cohortex.io.dicom import read_dicom
 
-        return read_dicom(path, role, frames, name)
+        return read_dicom(path, role, frames, name, burned_in)
     raise BadInput(
         "unknown-format",
         f"{name} is {what_it_is(start)} with an ending that no reader takes: "

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cohortex.errors import BadInput
+from cohortex.io.dicom_deflated import check_inflated
 from cohortex.io.dicom_geometry import Slice, arrange, by_orientation
 from cohortex.io.dicom_pixels import check_decoder, check_size, in_units, number, numbers, pixels, quiet, text
 from cohortex.io.geometry import centred_affine, check_affine
@@ -51,6 +52,8 @@ NEVER_DICOM = (
     ".zip",
 )
 MOST_FILES = 100_000
+CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+"""Secondary captures, of one frame and (below it) of several."""
 # fmt: off
 TAGS = (
     "SOPClassUID", "SeriesInstanceUID", "PatientID", "Modality", "BodyPartExamined", "ImageType", "Rows", "Columns",
@@ -58,7 +61,7 @@ TAGS = (
     "PixelPaddingValue", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "ImagePositionPatient",
     "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "InstanceNumber",
     "TemporalPositionIdentifier", "EchoTime", "DiffusionBValue", "TriggerTime", "AcquisitionNumber",
-    "SequenceOfUltrasoundRegions", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "SequenceOfUltrasoundRegions", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "BurnedInAnnotation",
 )
 # fmt: on
 ORDER = ("TemporalPositionIdentifier", "EchoTime", "DiffusionBValue", "TriggerTime", "AcquisitionNumber", "InstanceNumber")
@@ -84,12 +87,15 @@ class Found:
         return int(number(self.header, "NumberOfFrames") or 1)
 
 
-def read_dicom(path: Path | Sequence[Path], role: str = "image", frames: Frames = "skip", name: str | None = None) -> list[Volume]:
+def read_dicom(
+    path: Path | Sequence[Path], role: str = "image", frames: Frames = "skip", name: str | None = None, burned_in: str = "refuse"
+) -> list[Volume]:
     """Read a DICOM file, a folder with its subfolders, or a list of files as one series.
 
     Of several series the one with most slices is taken, and a note says so. Slices are sorted by their position along the
     slice normal and checked for gaps, copies, uneven distances, tilt and mixed geometry, all by their headers. Radiographs and
-    ultrasound frames become pictures of shape (x, y, 1).
+    ultrasound frames become pictures of shape (x, y, 1). Pictures that say to have text burned in and captures of screens are refused
+    unless `burned_in` is ``take``: nobody can tell whose name stands in them.
 
     Returns
     -------
@@ -100,7 +106,7 @@ def read_dicom(path: Path | Sequence[Path], role: str = "image", frames: Frames 
     ------
     BadInput
         ``not-dicom``, ``empty``, ``truncated``, ``corrupt``, ``not-an-image``, ``mixed-patients``, ``mosaic``,
-        ``no-affine``, ``bad-tag``, ``no-decoder`` and those of `cohortex.io.dicom_geometry.arrange`; while slices are decoded
+        ``no-affine``, ``bad-tag``, ``no-decoder``, ``burned-in``, ``too-large`` and those of `cohortex.io.dicom_geometry.arrange`; while slices are decoded
         ``truncated``, ``corrupt-pixels``, ``no-hu``, ``unsupported-type``.
     Skip
         ``four-d``: several volumes (time points, echoes), by policy.
@@ -108,10 +114,10 @@ def read_dicom(path: Path | Sequence[Path], role: str = "image", frames: Frames 
     paths = [path] if isinstance(path, Path) else list(path)
     # tags are converted when they are looked at, so the whole reading is kept quiet, and `pixels` while a slice is worked on
     with quiet():
-        return _read(paths, role, frames, name or shown_name(paths[0]))
+        return _read(paths, role, frames, name or shown_name(paths[0]), burned_in)
 
 
-def _read(paths: Sequence[Path], role: str, frames: Frames, name: str) -> list[Volume]:
+def _read(paths: Sequence[Path], role: str, frames: Frames, name: str, burned_in: str) -> list[Volume]:
     notes: list[Note] = []
     found = _chosen_series(_headers(paths, name, notes), name, notes)
     first = found[0]
@@ -122,6 +128,8 @@ def _read(paths: Sequence[Path], role: str, frames: Frames, name: str) -> list[V
         )
     if "MOSAIC" in text(first.header, "ImageType").upper():
         raise BadInput("mosaic", f"{name} keeps all slices in one mosaic picture: convert it with dcm2niix.")
+    if burned_in != "take":
+        _check_burned_in(found)
     for item in found:
         check_size(item.header, item.path.stat().st_size, item.name)
     check_decoder(first.header, first.name)
@@ -148,11 +156,14 @@ def _headers(paths: Sequence[Path], name: str, notes: list[Note]) -> list[Found]
             if len(paths) == 1 and path == paths[0]:
                 raise BadInput("not-dicom", f"{name} is {what_it_is(start)}, not DICOM (no mark at byte 128): give DICOM files.")
             continue
+        check_inflated(path, start, shown)
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
             syntax = header.file_meta.TransferSyntaxUID
             image = "Rows" in header and "Columns" in header
-            whole = "SeriesInstanceUID" in header and not (image and "BitsAllocated" not in header)
+            # cut before its rows it is a lost slice, not an object of another kind
+            cut = not image and "Image Storage" in header.file_meta.MediaStorageSOPClassUID.name
+            whole = "SeriesInstanceUID" in header and not cut and not (image and "BitsAllocated" not in header)
         except (RecursionError, MemoryError):
             raise BadInput("corrupt", f"{shown} has a header that is nested too deeply or too large: take it out of the folder.") from None
         except Exception as error:
@@ -170,6 +181,21 @@ def _headers(paths: Sequence[Path], name: str, notes: list[Note]) -> list[Found]
     if not found:
         raise BadInput("not-dicom", f"{name} holds no DICOM image: give a folder with the files of a series.")
     return found
+
+
+def _check_burned_in(found: Sequence[Found]) -> None:
+    """Refuse pictures whose header says, or whose kind means, that there is text in them."""
+    for item in found:
+        if text(item.header, "BurnedInAnnotation").upper() == "YES":
+            what = "says that text is burned into its pixels"
+        elif text(item.header, "SOPClassUID").startswith(CAPTURE):
+            what = "is the capture of a screen (secondary capture)"
+        else:
+            continue
+        raise BadInput(
+            "burned-in",
+            f"{item.name} {what}, which may name the patient: give the original image, or set acquire.default.burned_in to take.",
+        )
 
 
 def _files(paths: Sequence[Path], name: str) -> list[tuple[Path, str]]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
 from pathlib import Path
 
 from cohortex.errors import BadInput
@@ -20,15 +25,57 @@ def shown_name(path: Path, root: Path | None = None) -> str:
     return "/".join(part for part in path.parts[-2:] if part != path.anchor)
 
 
+_ROOT: ContextVar[Path | None] = ContextVar("root", default=None)
+
+
+@contextmanager
+def confined(root: Path | None) -> Iterator[None]:
+    """Let no link below a dataset's folder lead out of it while files are opened; None lets them lead anywhere."""
+    token = _ROOT.set(root)
+    try:
+        yield
+    finally:
+        _ROOT.reset(token)
+
+
+@lru_cache(maxsize=4096)
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def check_inside(path: Path, name: str) -> None:
+    """Refuse a path below the dataset's folder that a link leads out of it; what a table names elsewhere is the user's own choice.
+
+    Raises
+    ------
+    BadInput
+        ``outside``.
+    """
+    root = _ROOT.get()
+    if root is None:
+        return
+    top, there = os.path.abspath(root), os.path.abspath(path)  # noqa: PTH100 - links stay as they are
+    if not there.startswith(f"{top}/"):
+        return
+    # folders hold many files, and few of these are links
+    real = os.path.realpath(there) if os.path.islink(there) else f"{_real(os.path.dirname(there))}/{os.path.basename(there)}"
+    if not real.startswith(f"{_real(top)}/"):
+        raise BadInput(
+            "outside",
+            f"{name} is a link that leads out of the dataset's folder: put its target there, or set acquire.default.links to follow.",
+        )
+
+
 def check_file(path: Path, name: str) -> int:
     """Return the size of a regular, non-empty file whose content is really here.
 
     Raises
     ------
     BadInput
-        ``missing-file``, ``not-fetched`` (a git-annex link or pointer, a git-lfs pointer), ``not-a-file``
+        ``outside`` (see `check_inside`), ``missing-file``, ``not-fetched`` (a git-annex link or pointer, a git-lfs pointer), ``not-a-file``
         (a pipe, a device, a folder), ``empty``.
     """
+    check_inside(path, name)
     try:
         status = path.stat()
     except FileNotFoundError:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from cohortex.errors import BadInput
+from cohortex.io.paths import check_inside
 from cohortex.io.stored import Reader
 from cohortex.io.zarr_codecs import Chain, Damaged, chain_v2, chain_v3, native
 
@@ -144,6 +145,7 @@ def read_json(path: Path, name: str) -> dict[str, Any] | None:
     BadInput
         ``bad-metadata``.
     """
+    check_inside(path, f"{name} ({path.name})")
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ValueError
@@ -251,9 +253,9 @@ def complete(array: ZarrArray, wanted: Mapping[int, int], fill: bool = False) ->
     Raises
     ------
     BadInput
-        ``missing-chunks``, naming the first that is not there and how many they are; ``corrupt`` for the index of a shard.
+        ``outside``; ``missing-chunks``, naming the first that is not there and how many they are; ``corrupt`` for the index of a shard.
     """
-    sizes = _files(array.path / array.key)
+    sizes = _files(array.path / array.key, array.name)
     inner = array.shards.counts if array.shards else (1,) * len(array.shape)
     outer = [c * n for c, n in zip(array.chunk, inner, strict=True)]
     ranges = [
@@ -300,8 +302,9 @@ def _inside(array: ZarrArray, index: tuple[int, ...], counts: tuple[int, ...], w
     return product(*ranges)
 
 
-def _files(folder: Path) -> dict[str, int]:
-    """Return the sizes of all regular files below a folder by their relative paths."""
+def _files(folder: Path, name: str) -> dict[str, int]:
+    """Return the sizes of all regular files below a folder by their relative paths; a link may lead to a file inside the dataset only."""
+    check_inside(folder, name)
     found: dict[str, int] = {}
     todo = [""]
     while todo:
@@ -311,6 +314,8 @@ def _files(folder: Path) -> dict[str, int]:
                 if entry.is_dir(follow_symlinks=False):
                     todo.append(f"{below}{entry.name}/")
                 elif entry.is_file():
+                    if entry.is_symlink():
+                        check_inside(folder / below / entry.name, f"{name} (the chunk {below}{entry.name})")
                     found[below + entry.name] = entry.stat().st_size
     return found
 

@@ -15,7 +15,7 @@ from cohortex.blocks import Box, at_hand
 from cohortex.errors import BadInput
 from cohortex.io import read
 from cohortex.io.geometry import FINEST_MICROSCOPY_MM, check_affine, to_ras
-from cohortex.io.paths import shown_name
+from cohortex.io.paths import confined, shown_name
 from cohortex.io.series import Note, notes_of, settled
 from cohortex.items import Image, Made
 from cohortex.lazy import Elementwise
@@ -39,7 +39,8 @@ def acquire(image: Image, settings: Mapping[str, Any], model: Any, seed: int) ->
         messages name it. Its role says whether it is an image, a mask or labels.
     settings : mapping
         ``volume``: what to do with a series of volumes (skip | first | mean | each). The others are
-        those of `cohortex.io.read`: ``spacing_mm``, ``missing_chunks``.
+        those of `cohortex.io.read`: ``spacing_mm``, ``missing_chunks``, ``burned_in``; and ``links``:
+        whether a link may lead out of the dataset's folder (refuse | follow).
     model, seed
         Not used.
 
@@ -63,7 +64,9 @@ def acquire(image: Image, settings: Mapping[str, Any], model: Any, seed: int) ->
     root = image.row.get("root")
     name = shown_name(path, Path(root) if root else None)
     missing = settings.get("missing_chunks", "refuse")
-    volumes = read(path, image.role, settings.get("volume", "skip"), name, settings.get("spacing_mm"), missing)
+    burned_in = settings.get("burned_in", "refuse")
+    with confined(Path(root) if root and settings.get("links", "refuse") == "refuse" else None):
+        volumes = read(path, image.role, settings.get("volume", "skip"), name, settings.get("spacing_mm"), missing, burned_in)
     finish = _made_image if image.role == "image" else _made_labels
     if len(volumes) == 1:
         return finish(volumes[0], image, name)
