@@ -45,6 +45,7 @@ class Job:
     last_attempt: bool = False
     deadline_s: float = float("inf")
     blocks: Mapping[str, Any] = field(default_factory=dict)
+    memory_mb: float = 0.0
 
 
 def job_from(snakemake: Any) -> Job:
@@ -76,6 +77,7 @@ def job_from(snakemake: Any) -> Job:
         deadline_s=0.9 * runtime_s if runtime_s else float("inf"),
         # no part of params: how a volume is cut changes no result
         blocks=dict(getattr(snakemake, "config", {}).get("blocks", {})),
+        memory_mb=float(resources.get("mem_mb", 0) or 0),
     )
 
 

@@ -99,6 +99,7 @@ def run_job(job: Job, function: Callable[..., Any], load: Callable[..., Any] | N
         running=job.running,
         log=log.write,
         blocks=job.blocks,
+        memory_mb=job.memory_mb,
     )
     done = work_through(job, task, items, log)
     publish(job, images, items, done)

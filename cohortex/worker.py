@@ -28,6 +28,8 @@ from cohortex.records import geometry, row_of
 from cohortex.tables import cell, read_table, table_text
 from cohortex.volume import Volume
 
+FOREIGN = 2.0
+"""What readers of foreign files may take, as a multiple of what their job asks for: a file that blows up ends in an error of its own."""
 SUFFIX = {"image": ".ozx", "labels": ".ozx", "field": ".ozx", "transform": ".json", "table": ".tsv"}
 
 
@@ -57,6 +59,7 @@ class Task:
     running: Path
     log: Callable[[str], None]
     blocks: Mapping[str, Any] = field(default_factory=dict)
+    memory_mb: float = 0.0
 
 
 def seed_for(seed: int, name: str, stage: str) -> int:
@@ -215,6 +218,9 @@ def attempt(task: Task, item: Item, function: Callable[[], Any]) -> tuple[Any, l
         return None, set_aside(item, "quarantined", bad.code, bad.sentence)
     except NoWorkers:
         raise
+    except MemoryError:
+        sentence = f"the stage {task.stage} needed more memory for it than the job had; give the stage more (docs/cluster.md) or leave it out."
+        return None, set_aside(item, "failed", "out-of-memory", sentence)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             raise
@@ -319,7 +325,7 @@ def serve_ahead(task: Task, items: Sequence[Item], model: Any, connection: Any) 
 
 def work(task: Task, items: Sequence[Item], connection: Any) -> None:
     """Serve items by index until the parent closes the connection (runs in the child process)."""
-    from cohortex.allocator import keep_freed_memory
+    from cohortex.allocator import keep_freed_memory, limit_memory
     from cohortex.blocks import Plan, set_plan
     from cohortex.threads import die_with_parent, set_threads
 
@@ -329,6 +335,8 @@ def work(task: Task, items: Sequence[Item], connection: Any) -> None:
     set_threads(task.threads)
     given = {key: task.blocks[key] for key in ("memory_mb", "scheduler", "workers", "minutes") if key in task.blocks}
     set_plan(Plan(threads=task.threads, scratch=task.running, **given))
+    if task.stage == "acquire" and task.memory_mb:
+        limit_memory(FOREIGN * task.memory_mb)
     model = None
     try:
         load = task.load

@@ -17,7 +17,7 @@ import numpy as np
 from cohortex.errors import BadInput
 from cohortex.io.dicom_deflated import check_inflated
 from cohortex.io.dicom_geometry import Slice, arrange, by_orientation
-from cohortex.io.dicom_pixels import check_decoder, check_size, in_units, number, numbers, pixels, quiet, text
+from cohortex.io.dicom_pixels import UNREADABLE, check_decoder, check_size, in_units, number, numbers, pixels, quiet, text
 from cohortex.io.geometry import centred_affine, check_affine
 from cohortex.io.paths import check_file, shown_name, what_it_is
 from cohortex.io.series import Frames, Note, chosen_frames, framed, read_step
@@ -160,6 +160,9 @@ def _headers(paths: Sequence[Path], name: str, notes: list[Note]) -> list[Found]
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
             syntax = header.file_meta.TransferSyntaxUID
+            for keyword in TAGS:
+                # values are converted when they are looked at: here, where their errors are met
+                header.get(keyword)
             image = "Rows" in header and "Columns" in header
             # cut before its rows it is a lost slice, not an object of another kind
             cut = not image and "Image Storage" in header.file_meta.MediaStorageSOPClassUID.name
@@ -291,7 +294,10 @@ def _group(sequence: Any, index: int) -> Any:
 
 
 def _inner(group: Any, keyword: str) -> Any:
-    return None if group is None else _group(group.get(keyword), 0)
+    try:
+        return None if group is None else _group(group.get(keyword), 0)
+    except UNREADABLE:
+        return None
 
 
 def _volumes(

@@ -20,6 +20,8 @@ QUANTITIES = ("CT", "PT", "NM")
 """Modalities whose values mean something: MONOCHROME1 is then only a wish about the display."""
 MAX_COMPRESSION = 5000
 AIR_HU = -1024.0
+UNREADABLE = (ValueError, TypeError, LookupError, OverflowError, NotImplementedError, AttributeError)
+"""What pydicom raises on a tag whose value, or kind of value, cannot be."""
 
 
 _SILENCE = threading.RLock()
@@ -65,7 +67,7 @@ def numbers(dataset: Any, keyword: str, count: int = 0) -> tuple[float, ...] | N
         if value is None or value == "":
             return None
         values = tuple(float(v) for v in value) if isinstance(value, list | tuple) or hasattr(value, "__iter__") else (float(value),)
-    except (ValueError, TypeError, OverflowError):
+    except UNREADABLE:
         return None
     if not values or (count and len(values) != count) or not np.isfinite(values).all():
         return None
@@ -76,7 +78,7 @@ def text(dataset: Any, keyword: str) -> str:
     """Return a tag as text, empty where it is absent or unreadable; for comparing with known words, never for messages."""
     try:
         return str(dataset.get(keyword) or "")
-    except (ValueError, TypeError, LookupError):
+    except UNREADABLE:
         return ""
 
 
@@ -143,7 +145,9 @@ def pixels(path: Path, file: str, frames: Sequence[int], dataset: Any) -> Iterat
                 note = ("extra-bytes", f"{file} has more pixel data than it declares; the rest was not used.") if told else None
                 done += 1
                 yield _grey(array, dataset, file), note
-        except (AttributeError, KeyError, EOFError):
+        except (AttributeError, KeyError, EOFError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
             raise BadInput("truncated", f"{file} has no complete pixel data: copy it again from its source.") from None
         except (ValueError, RuntimeError, NotImplementedError, TypeError, IndexError, OverflowError) as error:
             if not compressed and isinstance(error, ValueError):

@@ -93,10 +93,25 @@ def member(group: Any, key: str, name: str) -> Any:
     return found
 
 
+def _check_length(dataset: Any, name: str, most: int) -> None:
+    """Refuse a text whose length is absurd, before the library allocates it: the reference to it begins with four bytes of length."""
+    import h5py
+
+    at = dataset.id.get_offset()
+    if h5py.check_string_dtype(dataset.dtype) is None or h5py.check_string_dtype(dataset.dtype).length is not None or at is None:
+        return
+    with Path(dataset.file.filename).open("rb") as file:
+        file.seek(at)
+        length = int.from_bytes(file.read(4), "little")
+    if length > most:
+        raise BadInput("bad-header", f"{name} has an XML header of {length} bytes: write it again.")
+
+
 def text_of(dataset: Any, name: str, most: int = 16 * 2**20) -> bytes:
     """Return a short text dataset as bytes."""
     if dataset.shape not in ((), (1,)):
         raise BadInput("bad-header", f"{name} has an XML header that is not one text: write it again.")
+    _check_length(dataset, name, most)
     value = dataset[()] if dataset.shape == () else dataset[0]
     data = value.encode() if isinstance(value, str) else bytes(value)
     if len(data) > most:

@@ -93,7 +93,8 @@ def _npy(path: Path, name: str) -> np.ndarray:
     check_file(path, name)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:
+        # a damaged header fails in the parser of Python's literals in many ways
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise BadInput("corrupt", f"{name} is no complete .npy array of numbers: save it again.") from None

@@ -153,7 +153,7 @@ def _place(path: Path, told: Mapping[str, str], begin: int, size: int, name: str
     where = told["ElementDataFile"]
     if where.upper() == "LOCAL":
         return path, begin, size, name
-    if where.upper().startswith("LIST") or "%" in where or Path(where).name != where or where in ("", ".", ".."):
+    if where.upper().startswith("LIST") or "%" in where or "\0" in where or Path(where).name != where or where in ("", ".", ".."):
         raise BadInput("detached-data", f"{name} keeps its voxels in several files or in another folder: write it as one .mha.")
     shown = name[: len(name) - len(path.name)] + where
     size = check_file(path.with_name(where), shown)

@@ -175,7 +175,8 @@ def _header(file: Any, name: str, most: int) -> Header:
         raise BadInput("not-nifti", f"{name} is {what_it_is(start)}, not NIfTI: give a .nii or .nii.gz file.")
     length = int.from_bytes(start[:4], word)
     start += _exactly(file, length - 348, name)
-    fields = found(start, endianness=order, check=False)
+    with np.errstate(all="ignore"):
+        fields = found(start, endianness=order, check=False)
     magic = bytes(fields["magic"])[:3]
     if magic in (b"ni1", b"ni2"):
         raise BadInput("not-nifti", f"{name} is one half of a .hdr/.img pair: convert it to a single .nii file.")
@@ -226,6 +227,8 @@ def _affine(fields: Any, exact: np.ndarray | None, shape: tuple[int, ...], name:
         notes.append(("units", f"{name} gives its geometry in {'metres' if unit > 1 else 'micrometres'}; it was turned into millimetres."))
     if scode <= 0 and qcode <= 0:
         raise BadInput("no-affine", f"{name} does not say where its voxels lie (sform_code and qform_code are 0): write its geometry.")
+    from nibabel.spatialimages import HeaderDataError
+
     qform = None
     if qcode > 0:
         zooms = np.asarray(fields["pixdim"], dtype=np.float64)[1:4]
@@ -233,7 +236,7 @@ def _affine(fields: Any, exact: np.ndarray | None, shape: tuple[int, ...], name:
             raise BadInput("non-finite-affine", f"{name} has NaN or infinite voxel sizes (pixdim): write its geometry again.")
         try:
             qform = scale * np.asarray(fields.get_qform(), dtype=np.float64)
-        except ValueError:
+        except (ValueError, HeaderDataError):
             qform = np.full((4, 4), np.nan)
         if scode <= 0:
             return check_affine(qform, name), notes

@@ -6,6 +6,7 @@ ImageJ's or OME's metadata (Schneider et al., Nature Methods 9, 2012; Goldberg e
 
 from __future__ import annotations
 
+import logging
 import re
 import struct
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ from cohortex.io.slices import Slices
 from cohortex.volume import Volume
 
 HEADERS = {b"II*\0": ("<", 4), b"MM\0*": (">", 4), b"II+\0": ("<", 8), b"MM\0+": (">", 8)}
+# what is odd about a file is said in one sentence, not once a tag
+logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
 MAX_PAGES = 2**20
 MAX_PAGE_BYTES = 2**32
 OWN_CODECS = (1, 8, 32946)

@@ -1,5 +1,5 @@
 """All cases, in the order of their names."""
 
-from tests.battery import dicom, kspace, nifti, zarr_folders
+from tests.battery import dicom, kspace, models, nifti, tables, zarr_folders
 
-CASES = [*nifti.CASES, *dicom.CASES, *kspace.CASES, *zarr_folders.CASES]
+CASES = [*nifti.CASES, *dicom.CASES, *kspace.CASES, *zarr_folders.CASES, *tables.CASES, *models.CASES]

@@ -1,0 +1,1 @@
+"""Files spoiled by chance: whatever comes, a reader gives an image or a sentence."""
