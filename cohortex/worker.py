@@ -219,7 +219,9 @@ def attempt(task: Task, item: Item, function: Callable[[], Any]) -> tuple[Any, l
     except NoWorkers:
         raise
     except MemoryError:
-        sentence = f"the stage {task.stage} needed more memory for it than the job had; give the stage more (docs/cluster.md) or leave it out."
+        sentence = (
+            f"the stage {task.stage} needed more memory for it than the job had; give the stage more (docs/cluster.md) or leave it out."
+        )
         return None, set_aside(item, "failed", "out-of-memory", sentence)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in NO_SPACE:

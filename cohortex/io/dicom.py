@@ -106,8 +106,8 @@ def read_dicom(
     ------
     BadInput
         ``not-dicom``, ``empty``, ``truncated``, ``corrupt``, ``not-an-image``, ``mixed-patients``, ``mosaic``,
-        ``no-affine``, ``bad-tag``, ``no-decoder``, ``burned-in``, ``too-large`` and those of `cohortex.io.dicom_geometry.arrange`; while slices are decoded
-        ``truncated``, ``corrupt-pixels``, ``no-hu``, ``unsupported-type``.
+        ``no-affine``, ``bad-tag``, ``no-decoder``, ``burned-in``, ``too-large`` and those of
+        `cohortex.io.dicom_geometry.arrange`; while slices are decoded ``truncated``, ``corrupt-pixels``, ``no-hu``, ``unsupported-type``.
     Skip
         ``four-d``: several volumes (time points, echoes), by policy.
     """

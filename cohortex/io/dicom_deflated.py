@@ -45,7 +45,8 @@ def check_inflated(path: Path, start: bytes, name: str) -> None:
                 made += len(pump.decompress(given, STEP))
                 if made > most:
                     raise BadInput(
-                        "too-large", f"{name} ({size / 2**20:.1f} MB) unpacks to more than {most >> 20} MB, which no image does: leave it out."
+                        "too-large",
+                        f"{name} ({size / 2**20:.1f} MB) unpacks to more than {most >> 20} MB, which no image does: leave it out.",
                     )
     except zlib.error:
         raise BadInput("truncated", f"{name} has damaged compressed data: copy it again from its source.") from None

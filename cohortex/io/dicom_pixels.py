@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,8 +21,8 @@ QUANTITIES = ("CT", "PT", "NM")
 """Modalities whose values mean something: MONOCHROME1 is then only a wish about the display."""
 MAX_COMPRESSION = 5000
 AIR_HU = -1024.0
-UNREADABLE = (ValueError, TypeError, LookupError, OverflowError, NotImplementedError, AttributeError)
-"""What pydicom raises on a tag whose value, or kind of value, cannot be."""
+UNREADABLE = (ValueError, TypeError, LookupError, OverflowError, NotImplementedError, AttributeError, struct.error, OSError)
+"""What pydicom raises on a tag whose value, or kind of value, cannot be; it lies in memory, so an OSError is none of the disk."""
 
 
 _SILENCE = threading.RLock()

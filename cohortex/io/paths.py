@@ -58,7 +58,8 @@ def check_inside(path: Path, name: str) -> None:
     if not there.startswith(f"{top}/"):
         return
     # folders hold many files, and few of these are links
-    real = os.path.realpath(there) if os.path.islink(there) else f"{_real(os.path.dirname(there))}/{os.path.basename(there)}"
+    folder, _, last = there.rpartition("/")
+    real = os.path.realpath(there) if path.is_symlink() else f"{_real(folder)}/{last}"
     if not real.startswith(f"{_real(top)}/"):
         raise BadInput(
             "outside",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import resource
 import time
 from collections.abc import Callable, Mapping
@@ -79,7 +78,7 @@ def tree(folder: Path) -> dict[str, str]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
-            found[name] = f"-> {os.readlink(path)}"
+            found[name] = f"-> {path.readlink()}"
         elif path.is_file():
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         else:
@@ -151,13 +150,13 @@ def refusal(case: Case, folder: Path) -> Judged:
         wrong.append(f"the sentence says none of {', '.join(case.codes)}: {sentence}")
     if SECRET in sentence:
         wrong.append("the sentence holds a value of the input")
-    return Judged(verdict, "", sentence, seconds, grown, tuple([*wrong, *limits(seconds, grown)]))
+    return Judged(verdict, "", sentence, seconds, grown, (*wrong, *limits(seconds, grown)))
 
 
 def words(sentence: str, path: Path, folder: Path) -> list[str]:
     """Return what is wrong with a sentence: it names the file, says what to do, and holds neither a patient's data nor a place."""
     wrong = []
-    if path.name not in sentence and not any(name in sentence for name in os.listdir(path) if path.is_dir()):
+    if path.name not in sentence and not (path.is_dir() and any(each.name in sentence for each in path.iterdir())):
         wrong.append(f"the sentence names no file: {sentence}")
     if SECRET in sentence.replace(path.name, ""):
         wrong.append(f"the sentence holds a value of the input: {sentence}")

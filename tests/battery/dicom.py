@@ -243,14 +243,20 @@ GAP = tuple(i for i in range(SLICES) if i not in (4, 5))
 CT = {"modality": "CT"}
 CASES = [
     Case("D01", "two of ten slices missing", "8 slices, 1.29 mm apart", "set aside", ("missing-slices",), of(heights=GAP), **CT),
-    Case("D02a", "a copy of a slice under another UID", "half the spacing", "warned", ("duplicate-slices",), lambda d: copied(d, False), **CT),
-    Case("D02b", "two different slices at one place", "half the spacing", "set aside", ("duplicate-slices",), lambda d: copied(d, True), **CT),
+    Case(
+        "D02a", "a copy of a slice under another UID", "half the spacing", "warned", ("duplicate-slices",), lambda d: copied(d, False), **CT
+    ),
+    Case(
+        "D02b", "two different slices at one place", "half the spacing", "set aside", ("duplicate-slices",), lambda d: copied(d, True), **CT
+    ),
     Case("D03", "slices at 0, 1, 2 and 4.5 mm", "evenly spaced", "set aside", ("varying-spacing",), of(heights=[0, 1, 2, 4.5]), **CT),
     Case("D04", "gantry tilted by 15 degrees", "an upright volume", "set aside", ("gantry-tilt",), of(tilted), **CT),
     Case("D05", "a scout beside the volume", "", "warned", ("several-series",), two_series, **CT),
     Case("D06a", "one slice of another pixel size", "", "set aside", ("mixed-geometry",), tags(3, PixelSpacing=[1.0, 1.1]), **CT),
     Case("D06b", "one slice moved", "", "set aside", ("mixed-geometry",), tags(3, ImagePositionPatient=[3, 0, 3]), **CT),
-    Case("D07", "two patients in one folder", "one volume of both", "set aside", ("mixed-patients",), tags(3, PatientID=f"{SECRET}2"), **CT),
+    Case(
+        "D07", "two patients in one folder", "one volume of both", "set aside", ("mixed-patients",), tags(3, PatientID=f"{SECRET}2"), **CT
+    ),
     Case(
         "D08",
         "CT without RescaleSlope and RescaleIntercept",
@@ -273,12 +279,22 @@ CASES = [
     Case("D10a", "a file cut in half", "a header without pixels", "set aside", ("truncated",), content(half), **CT),
     Case("D10b", "a file cut at 400 bytes", "a header without pixels", "set aside", ("truncated",), content(lambda b: b[:400]), **CT),
     Case("D11", "100 bytes of pixels of 448", "read by SimpleITK", "set aside", ("truncated",), tags(3, PixelData=b"\1" * 100), **CT),
-    Case("D12", "488 bytes of pixels too many", "", "warned", ("extra-bytes",), of(lambda i, d: d.update({"PixelData": d.PixelData + bytes(488)})), **CT),
+    Case(
+        "D12",
+        "488 bytes of pixels too many",
+        "",
+        "warned",
+        ("extra-bytes",),
+        of(lambda i, d: d.update({"PixelData": d.PixelData + bytes(488)})),
+        **CT,
+    ),
     Case("D13a", "a text among the slices", "", "warned", ("not-dicom",), text_beside, **CT),
     Case("D13b", "files without preamble", "read when forced", "set aside", ("not-dicom",), bare, **CT),
     Case("D13c", "gzip-compressed files", "", "set aside", ("not-dicom",), zipped, **CT),
     Case("D14", "a thickness that is no number, a text too long", "an error", "taken", (), content(inserted), check=hounsfield, **CT),
-    Case("D15", "65535 rows and columns in a small file", "allocate 8 GB", "set aside", ("truncated",), tags(Rows=65535, Columns=65535), **CT),
+    Case(
+        "D15", "65535 rows and columns in a small file", "allocate 8 GB", "set aside", ("truncated",), tags(Rows=65535, Columns=65535), **CT
+    ),
     Case("D16a", "deflated, 200 MB out of 200 kB", "inflated", "set aside", ("too-large",), lambda d: bomb(d, 200), **CT),
     Case("D16b", "deflated, 2 GB out of 2 MB", "inflated", "set aside", ("too-large",), lambda d: bomb(d, 2048), **CT),
     Case("D17", "5000 sequences in each other", "RecursionError", "set aside", ("corrupt", "truncated"), content(nested), **CT),
@@ -286,9 +302,13 @@ CASES = [
     Case("D19", "junk inside a JPEG 2000 stream", "", "set aside", ("corrupt-pixels", "truncated"), junk, modality="MR"),
     Case("D20a", "enhanced multi-frame", "", "taken", (), lambda d: enhanced(range(SLICES), d), check=hounsfield, **CT),
     Case("D20b", "enhanced multi-frame with a gap", "evenly spaced", "set aside", ("missing-slices",), lambda d: enhanced(GAP, d), **CT),
-    Case("D10c", "the last file of a series cut in half", "a slice less", "set aside", ("truncated",), content(half, file="s009.dcm"), **CT),
+    Case(
+        "D10c", "the last file of a series cut in half", "a slice less", "set aside", ("truncated",), content(half, file="s009.dcm"), **CT
+    ),
     Case("D21a", "burned-in text, the header says", "", "set aside", ("burned-in",), tags(BurnedInAnnotation="YES"), **CT),
-    Case("D21c", "the same, where the user takes it", "", "taken", (), tags(BurnedInAnnotation="YES"), settings={"burned_in": "take"}, **CT),
+    Case(
+        "D21c", "the same, where the user takes it", "", "taken", (), tags(BurnedInAnnotation="YES"), settings={"burned_in": "take"}, **CT
+    ),
     Case(
         "D21b",
         "a secondary capture",
@@ -298,6 +318,23 @@ CASES = [
         tags(SOPClassUID="1.2.840.10008.5.1.4.1.1.7", ConversionType="WSD"),
         **CT,
     ),
-    Case("D25a", "MONOCHROME1", "inverted contrast", "taken", (), tags(Modality="MR", PhotometricInterpretation="MONOCHROME1", RescaleIntercept=0), modality="MR", check=inverted),
-    Case("D26", "RLE with its stream cut", "", "set aside", ("truncated", "corrupt-pixels"), content(lambda b: b[:-60], change=lambda i, d: d.compress(RLELossless)), **CT),
+    Case(
+        "D25a",
+        "MONOCHROME1",
+        "inverted contrast",
+        "taken",
+        (),
+        tags(Modality="MR", PhotometricInterpretation="MONOCHROME1", RescaleIntercept=0),
+        modality="MR",
+        check=inverted,
+    ),
+    Case(
+        "D26",
+        "RLE with its stream cut",
+        "",
+        "set aside",
+        ("truncated", "corrupt-pixels"),
+        content(lambda b: b[:-60], change=lambda i, d: d.compress(RLELossless)),
+        **CT,
+    ),
 ]

@@ -11,8 +11,8 @@ import ismrmrd
 import numpy as np
 
 from cohortex.items import Made
-from cohortex.physics.fourier import centred_fft
 from cohortex.physics.ct import radon
+from cohortex.physics.fourier import centred_fft
 from tests.battery.case import SECRET, Case
 
 NX, NY, COILS, SLICES = 24, 20, 3, 10
@@ -209,7 +209,9 @@ CASES = [
     Case("K06b", "a group that holds itself", "walk for ever", "set aside", ("bad-shape", "not-kspace", "bad-header"), raw(hard_cycle)),
     Case("K07a", "one axis", "", "set aside", ("bad-shape",), raw(kspace=coils()[0, 0, 0])),
     Case("K07b", "no coils", "", "set aside", ("bad-shape",), raw(kspace=coils()[:, :0])),
-    Case("K07c", "a matrix that is not that of the readouts", "", "set aside", ("bad-shape",), acquisitions(header(matrix=(NX, NY // 2, 1)))),
+    Case(
+        "K07c", "a matrix that is not that of the readouts", "", "set aside", ("bad-shape",), acquisitions(header(matrix=(NX, NY // 2, 1)))
+    ),
     Case("K07d", "a spiral", "", "set aside", ("non-cartesian",), acquisitions(header(trajectory="spiral"))),
     Case("K08a", "a dead coil", "", "warned", ("dead-coils", "dead-coil"), raw(kspace=dead(coils()))),
     Case("K08b", "all zero", "", "set aside", ("all-zero",), raw(kspace=coils() * 0)),

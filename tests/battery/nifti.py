@@ -165,12 +165,16 @@ COMPLEX = VALUES.astype(np.complex64)
 CASES = [
     Case("N01", "half of a .nii.gz", "the header loads", "set aside", TRUNCATED, bytes_of("a_T1w.nii.gz", lambda b: b[: len(b) // 2])),
     Case("N02", "half of a .nii", "the header loads", "set aside", TRUNCATED, bytes_of("a_T1w.nii", lambda b: b[: len(b) // 2])),
-    Case("N03", "another checksum at the end of the gzip", "read silently", "set aside", ("corrupt",), bytes_of("a_T1w.nii.gz", flipped(-6))),
+    Case(
+        "N03", "another checksum at the end of the gzip", "read silently", "set aside", ("corrupt",), bytes_of("a_T1w.nii.gz", flipped(-6))
+    ),
     Case("N04", "another byte in the middle", "", "set aside", ("corrupt", "truncated"), bytes_of("a_T1w.nii.gz", flipped(50))),
     Case("N05a", "0 bytes", "", "set aside", ("empty",), content_of("a_T1w.nii.gz", b"")),
     Case("N05b", "100 bytes", "", "set aside", TRUNCATED, bytes_of("a_T1w.nii", lambda b: b[:100])),
     Case("N06a", "a web page", "", "set aside", ("not-gzip",), content_of("a_T1w.nii.gz", b"<!DOCTYPE html><html>404</html>" * 60)),
-    Case("N06b", "no gzip, whatever its name says", "", "set aside", ("not-gzip",), lambda d: nifti(d / "b.nii").rename(d / "a_T1w.nii.gz")),
+    Case(
+        "N06b", "no gzip, whatever its name says", "", "set aside", ("not-gzip",), lambda d: nifti(d / "b.nii").rename(d / "a_T1w.nii.gz")
+    ),
     Case("N07a", "a link of git-annex without its content", "", "set aside", ("not-fetched",), link(".git/annex/objects/none")),
     Case(
         "N07b",
@@ -258,7 +262,14 @@ CASES = [
     Case("N24a", "datatype 4242", "", "set aside", ("unsupported-type",), header_of(datatype=4242)),
     Case("N24b", "colours", "", "set aside", ("unsupported-type",), header_of(datatype=128, bitpix=24)),
     Case("N24c", "complex numbers", "the real part, with a warning", "set aside", ("unsupported-type",), voxels_of(COMPLEX)),
-    Case("N25", "garbage in place of an extension", "read silently", "set aside", (), voxels_of(VALUES, extension=b"\1\0\0\0" + b"garbage!" * 4)),
+    Case(
+        "N25",
+        "garbage in place of an extension",
+        "read silently",
+        "set aside",
+        (),
+        voxels_of(VALUES, extension=b"\1\0\0\0" + b"garbage!" * 4),
+    ),
     Case("N26a", "label 70000", "another label", "set aside", (), voxels_of(MANY, "a_dseg.nii.gz"), role="labels"),
     Case("N26b", "label 1.5", "cut to 1", "set aside", (), voxels_of(FEW, "a_dseg.nii.gz"), role="labels"),
     Case("N26c", "label -1", "another label", "set aside", (), voxels_of(NEGATIVE, "a_dseg.nii.gz"), role="labels"),

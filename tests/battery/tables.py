@@ -54,7 +54,11 @@ def folder_named(name: str) -> Callable[[Path], None]:
 
 def config(**changes: Any) -> Callable[[Path], None]:
     """Return what checks a configuration."""
-    return lambda folder: None if check_config({"input": "demo", "work": "w", "output": "r", **changes}) else None
+
+    def make(folder: Path) -> None:
+        check_config({"input": "demo", "work": "w", "output": "r", **changes})
+
+    return make
 
 
 def written(text: str) -> Callable[[Path], None]:
@@ -118,7 +122,14 @@ CASES = [
     Case("T08c", "true for a number", "1", REFUSED, ("truth value",), config(batch_size=True)),
     Case("T08d", "012 for a subject", "10", REFUSED, ("in quotes",), written("select:\n  subject: [012]\n")),
     Case("T09", "a key twice", "the last one", REFUSED, ("already stands on line",), written("seed: 1\nseed: 2\n")),
-    Case("T10a", "YAML that runs a command", "run by yaml.load", REFUSED, ("is not allowed",), written("seed: !!python/object/apply:os.system ['touch FOLDER/P']\n")),
+    Case(
+        "T10a",
+        "YAML that runs a command",
+        "run by yaml.load",
+        REFUSED,
+        ("is not allowed",),
+        written("seed: !!python/object/apply:os.system ['touch FOLDER/P']\n"),
+    ),
     Case("T10b", "aliases upon aliases", "10^37 words", REFUSED, (), written(BOMB)),
     Case("T13a", "no rows", "", REFUSED, ("has no rows",), nobody),
     Case("T13b", "a subject that is not there", "nothing is done, exit 0", REFUSED, ("999",), none_selected),

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.battery.cases import CASES
 from tests.battery.case import Case, judge
+from tests.battery.cases import CASES
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)

@@ -57,7 +57,11 @@ def manifest(folder: Path) -> dict[str, dict[str, str]]:
 
 def files_of(folder: Path, subject: str) -> dict[str, str]:
     place = folder / "results" / f"sub-{subject}"
-    return {path.relative_to(place).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(place.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(place).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(place.rglob("*"))
+        if path.is_file()
+    }
 
 
 @pytest.mark.parametrize("subject", GOOD)

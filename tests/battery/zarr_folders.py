@@ -142,7 +142,14 @@ CASES = [
     Case("Z02a", "a chunk is cut", "", "set aside", BROKEN, chunk(cut)),
     Case("Z02b", "a chunk is empty", "", "set aside", LOST, chunk(lambda p: p.write_bytes(b""))),
     Case("Z03a", "another bit in a chunk with checksum", "", "set aside", BROKEN, chunk(flip, compressors=[ZstdCodec(), Crc32cCodec()])),
-    Case("Z03b", "another bit in a chunk without checksum, which nothing can tell", "read silently", "warned", ("orientation-assumed",), chunk(flip, compressors=[])),
+    Case(
+        "Z03b",
+        "another bit in a chunk without checksum, which nothing can tell",
+        "read silently",
+        "warned",
+        ("orientation-assumed",),
+        chunk(flip, compressors=[]),
+    ),
     Case(
         "Z04",
         "pickle among the filters",

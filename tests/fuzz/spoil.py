@@ -69,7 +69,9 @@ def good_npy(folder: Path) -> Path:
 
 
 def good_table(folder: Path) -> Path:
-    (folder / "a.tsv").write_text("subject\tsession\tmodality\tpath\tage\n" + "".join(f"{i:03d}\t1\tT1w\ta{i}.nii\t{i}.5\n" for i in range(6)))
+    (folder / "a.tsv").write_text(
+        "subject\tsession\tmodality\tpath\tage\n" + "".join(f"{i:03d}\t1\tT1w\ta{i}.nii\t{i}.5\n" for i in range(6))
+    )
     return folder / "a.tsv"
 
 
