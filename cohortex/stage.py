@@ -209,10 +209,10 @@ def model_sha256(model: Mapping[str, str]) -> str:
 # --- doing it --------------------------------------------------------------------------------------------------
 
 
-def done_record(job: Job, item: Item) -> dict[str, Any] | None:
+def done_record(job: Job, item: Item, just_now: bool = False) -> dict[str, Any] | None:
     """Return the done-record of an item if it is there under the item's key, and all that it names is there, too.
 
-    What an attempt had no time for is not done: a later one may have it.
+    What an attempt had no time or memory for is not done: a later one may have it. `just_now` takes it for this attempt.
     """
     try:
         record = json.loads((job.running / f"{item.name}.done.json").read_text(encoding="utf-8"))
@@ -222,7 +222,7 @@ def done_record(job: Job, item: Item) -> dict[str, Any] | None:
     files += [Path(job.section["results"]) / row["exported"] for row in record["rows"] if row.get("exported")]
     there = all(file.exists() for file in files)
     late = any(row["status"] == "failed" for row in record["rows"])
-    return record if record["key"] == item.key and there and not late else None
+    return record if record["key"] == item.key and there and (just_now or not late) else None
 
 
 def starts(running: Path, item: Item, add: str = "") -> dict[str, int]:
@@ -286,7 +286,7 @@ def work_through(job: Job, task: Task, items: Sequence[Item], log: Log) -> dict[
                 worker = None
                 record = given_up(job.running, item, "failed", "time-limit", TOO_LATE, timing)
             else:
-                record = done_record(job, item) if alive else None
+                record = done_record(job, item, just_now=True) if alive else None
             if record is not None:
                 done[item.name] = record
                 log.progress(number + 1, len(items), item.name, record)

@@ -6,6 +6,7 @@ import pytest
 
 from tests.battery.case import Case, judge
 from tests.battery.cases import CASES
+from tests.battery.elsewhere import PROVED
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
@@ -16,3 +17,12 @@ def test_a_bad_input_ends_as_it_must(case: Case, tmp_path: Path) -> None:
 
 def test_every_case_stands_once() -> None:
     assert len({case.id for case in CASES}) == len(CASES)
+
+
+def test_what_other_tests_prove_is_proved_by_tests_that_there_are() -> None:
+    tests = Path(__file__).resolve().parents[1]
+    for case in PROVED:
+        for name in case.tests:
+            file, _, function = name.partition("::")
+            assert f"def {function}(" in (tests / file).read_text(), f"{case.id}: there is no {name}"
+    assert not {case.id for case in PROVED} & {case.id for case in CASES}
