@@ -234,6 +234,16 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         "prostate_dice_gain": (">=", 0),
         "rigid_error_mm": ("<=", 0.5),
     },
+    "robustness": {
+        "cases_right": None,
+        "cases_total": None,
+        **{f"{part}_{of}{kind}": None for part in ("battery", "tests") for of in ("", "of_") for kind in "NDKZTMRGSP"},
+        "odd_as_listed": None,
+        "odd_files": None,
+        "fuzz_files": (">=", 1_600_000),
+        "fuzz_crashes": ("<=", 0),
+        "strict_overhead": ("<=", 0.15),
+    },
 }
 """The figures of every benchmark, in the order in which its last line has them, and what is asked of them if anything is."""
 

@@ -57,7 +57,7 @@ CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 # fmt: off
 TAGS = (
     "SOPClassUID", "SeriesInstanceUID", "PatientID", "Modality", "BodyPartExamined", "ImageType", "Rows", "Columns",
-    "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "PixelRepresentation",
+    "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "PixelPaddingValue", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "ImagePositionPatient",
     "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "InstanceNumber",
     "TemporalPositionIdentifier", "EchoTime", "DiffusionBValue", "TriggerTime", "AcquisitionNumber",
@@ -75,11 +75,12 @@ FRAME_ORDER = (
 
 @dataclass(frozen=True)
 class Found:
-    """A DICOM image file: its path, its name in messages, its header without pixels."""
+    """A DICOM image file: its path, its name in messages, its header without pixels, and the byte at which that ends."""
 
     path: Path
     name: str
     header: Any
+    end: int
 
     @property
     def frames(self) -> int:
@@ -158,7 +159,9 @@ def _headers(paths: Sequence[Path], name: str, notes: list[Note]) -> list[Found]
             continue
         check_inflated(path, start, shown)
         try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
+            with path.open("rb") as file:
+                header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS))
+                end = file.tell()
             syntax = header.file_meta.TransferSyntaxUID
             for keyword in TAGS:
                 # values are converted when they are looked at: here, where their errors are met
@@ -177,7 +180,7 @@ def _headers(paths: Sequence[Path], name: str, notes: list[Note]) -> list[Found]
         if not whole or not str(syntax):
             raise BadInput("truncated", f"{shown} ends inside its header: copy it again from its source.")
         if image:
-            found.append(Found(path, shown, header))
+            found.append(Found(path, shown, header, end))
     if strangers:
         more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
         notes.append(("not-dicom", f"{name} holds files that are not DICOM and were left out ({strangers[0]}{more})."))
@@ -284,7 +287,7 @@ def _slices(item: Found) -> list[Slice]:
             order,
         )
         one.extra["rescale"] = (slope[0] if slope else None, intercept[0] if intercept else None)
-        one.extra["pixels"] = lambda one=one: next(raw for raw, _ in pixels(item.path, item.name, [one.frame], header))
+        one.extra["pixels"] = lambda one=one: next(raw for raw, _ in pixels(item.path, item.name, [one.frame], header, item.end))
         slices.append(one)
     return slices
 
@@ -338,7 +341,9 @@ def _decoded(line: Sequence[Slice], size: tuple[int, int], role: str, modality: 
         for _, group in groupby(wanted, key=lambda z: id(line[z].data)):
             numbers = list(group)
             item = line[numbers[0]].data
-            for z, (raw, note) in zip(numbers, pixels(item.path, item.name, [line[z].frame for z in numbers], item.header), strict=True):
+            for z, (raw, note) in zip(
+                numbers, pixels(item.path, item.name, [line[z].frame for z in numbers], item.header, item.end), strict=True
+            ):
                 if note is not None:
                     odd[z] = note
                 one = line[z]

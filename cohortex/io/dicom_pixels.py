@@ -121,8 +121,51 @@ def check_decoder(dataset: Any, file: str) -> None:
         raise BadInput("no-decoder", f"{file} is compressed as {what}, which cannot be decoded here: install pylibjpeg or convert it.")
 
 
-def pixels(path: Path, file: str, frames: Sequence[int], dataset: Any) -> Iterator[tuple[np.ndarray, Note | None]]:
+def plain_pixels(path: Path, dataset: Any, end: int) -> tuple[np.ndarray, int] | None:
+    """Return the one grey frame of a file that is not compressed, (rows, columns) as stored, and how many bytes follow it in its element.
+
+    None where there is anything to it: frames, colours, packed bits, compression, an element that is not where the header ends.
+
+    Parameters
+    ----------
+    end : int
+        Where the header ends and the element of the pixels begins.
+    """
+    syntax = dataset.file_meta.TransferSyntaxUID
+    bits, rows, columns = (number(dataset, key) or 0 for key in ("BitsAllocated", "Rows", "Columns"))
+    single = (number(dataset, "NumberOfFrames") or 1) <= 1 and (number(dataset, "SamplesPerPixel") or 1) == 1
+    if not single or bits not in (8, 16, 32) or syntax.is_compressed or syntax.is_deflated or not syntax.is_little_endian:
+        return None
+    if text(dataset, "PhotometricInterpretation") not in ("MONOCHROME1", "MONOCHROME2"):
+        return None
+    wanted = int(rows * columns) * int(bits) // 8
+    with path.open("rb") as file:
+        file.seek(end)
+        head = file.read(8 if syntax.is_implicit_VR else 12)
+        if head[:4] != b"\xe0\x7f\x10\x00" or not (syntax.is_implicit_VR or head[4:6] in (b"OW", b"OB")):
+            return None
+        length = int.from_bytes(head[-4:], "little")
+        data = file.read(min(length, wanted))
+    if length < wanted or len(data) < wanted:
+        return None
+    stored = int(number(dataset, "BitsStored") or bits)
+    if stored < bits and (number(dataset, "HighBit") or stored - 1) != stored - 1:
+        return None
+    values = np.frombuffer(data, f"<{'i' if number(dataset, 'PixelRepresentation') else 'u'}{int(bits) // 8}")
+    if stored < bits:
+        # what overlays left in the bits above is not part of the value
+        shift = int(bits) - stored
+        values = (values << shift) >> shift
+    return values.reshape(int(rows), int(columns)), length - wanted - wanted % 2
+
+
+def pixels(path: Path, file: str, frames: Sequence[int], dataset: Any, end: int) -> Iterator[tuple[np.ndarray, Note | None]]:
     """Decode frames of a file one by one as stored, with axes (row, column), colours as grey; with each what is odd about it.
+
+    Parameters
+    ----------
+    end : int
+        Where the header ends (see `plain_pixels`).
 
     Raises
     ------
@@ -133,6 +176,10 @@ def pixels(path: Path, file: str, frames: Sequence[int], dataset: Any) -> Iterat
     from pydicom.pixels.processing import apply_color_lut
     from pydicom.pixels.utils import iter_pixels
 
+    plain = plain_pixels(path, dataset, end)
+    if plain is not None:
+        yield plain[0], _extra(file) if plain[1] > 0 else None
+        return
     compressed = dataset.file_meta.TransferSyntaxUID.is_compressed
     done = 0
     with quiet() as caught:
@@ -143,7 +190,7 @@ def pixels(path: Path, file: str, frames: Sequence[int], dataset: Any) -> Iterat
                 if text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
                     array = apply_color_lut(array, pydicom.dcmread(path, stop_before_pixels=True))
                 told = any("excess padding" in str(warning.message) or "extra frames" in str(warning.message) for warning in caught)
-                note = ("extra-bytes", f"{file} has more pixel data than it declares; the rest was not used.") if told else None
+                note = _extra(file) if told else None
                 done += 1
                 yield _grey(array, dataset, file), note
         except (AttributeError, KeyError, EOFError, OSError) as error:
@@ -156,6 +203,10 @@ def pixels(path: Path, file: str, frames: Sequence[int], dataset: Any) -> Iterat
             raise BadInput("corrupt-pixels", f"{file} has pixel data that cannot be decoded: copy it again from its source.") from None
     if done != len(frames):
         raise BadInput("truncated", f"{file} has {done} of {len(frames)} frames: copy it again from its source.")
+
+
+def _extra(file: str) -> Note:
+    return "extra-bytes", f"{file} has more pixel data than it declares; the rest was not used."
 
 
 def _grey(array: np.ndarray, dataset: Any, file: str) -> np.ndarray:

@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
+from pydicom.pixels.utils import iter_pixels
 from pydicom.sequence import Sequence
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless, generate_uid
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless, generate_uid
 from scipy.spatial.transform import Rotation
 
 from cohortex.errors import BadInput, Skip
 from cohortex.io.dicom import read_dicom
+from cohortex.io.dicom_pixels import plain_pixels
 from cohortex.io.series import notes_of, settled
 
 ROWS, COLUMNS = 12, 10
@@ -405,3 +407,23 @@ def test_every_file_of_pydicom_is_read_or_refused() -> None:
             [volume.array() for volume in read_dicom(path, frames="first")]
         except BadInput as error:
             assert path.name in error.sentence
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32])
+@pytest.mark.parametrize("stored", [0, 1, 4])
+@pytest.mark.parametrize("signed", [0, 1])
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+def test_plain_pixels_are_those_that_pydicom_decodes(tmp_path: Path, bits: int, stored: int, signed: int, syntax: Any) -> None:
+    rng = np.random.default_rng(bits + stored)
+    values = rng.integers(0, 2**bits, (5, 7), dtype=np.uint64).astype(f"<u{bits // 8}").tobytes()
+    made = dataset(np.zeros((5, 7), np.uint16), (0, 0, 0))
+    made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelRepresentation = bits, bits - stored, bits - stored - 1, signed
+    made.PixelData, made.file_meta.TransferSyntaxUID = values + b"\0" * (len(values) % 2), syntax
+    made["PixelData"].VR = "OW"
+    pydicom.dcmwrite(tmp_path / "a.dcm", made, implicit_vr=syntax.is_implicit_VR, little_endian=True, enforce_file_format=True)
+    with (tmp_path / "a.dcm").open("rb") as file:
+        header, end = pydicom.dcmread(file, stop_before_pixels=True), file.tell()
+    ours, theirs = plain_pixels(tmp_path / "a.dcm", header, end), next(iter_pixels(pydicom.dcmread(tmp_path / "a.dcm")))
+    assert ours is not None
+    assert np.array_equal(ours[0], theirs)
+    assert (ours[0].dtype, ours[1]) == (theirs.dtype, 0)

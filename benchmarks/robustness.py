@@ -1,0 +1,273 @@
+"""Bad, odd and spoiled input: is every case judged as it must be, and what does it cost to look so closely?
+
+    python -m benchmarks.robustness [--only battery,tests,odd,fuzz,overhead] [--files 100000] [--cores 2] [--save FILE]
+
+``battery``: every case of `tests.battery.cases` through the checker alone. ``tests``: the cases that whole runs, faults and pages make,
+by the tests that `tests.battery.elsewhere` names (those that need Slurm or a GPU are not counted where there is none). ``odd``: the files
+that pydicom and nibabel ship and those of the optional folder of test data, against the list `tests/battery/odd_files.tsv`. ``fuzz``: so
+many files of every format, each spoiled by a seed of its own (`tests.fuzz.spoil`), read in child processes whose memory is limited:
+anything but an image or a sentence, a crash, more memory or more than 20 s counts. ``overhead``: CPU time of reading with all checks over
+that of nibabel, pydicom and zarr, the same files, the same voxels in float32. With ``--save`` the parts that the record has already are
+kept beside the new ones. Last line: FIGURE.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse
+import json
+import logging
+import multiprocessing
+import re
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.record import ROOT, Run, Table, add_save, measured
+from tests.battery.case import judge
+from tests.battery.cases import CASES
+from tests.battery.elsewhere import PROVED
+from tests.battery.odd import came_of, expected, odd_files
+
+KINDS = {
+    "N": "NIfTI",
+    "D": "DICOM",
+    "K": "raw data",
+    "Z": "zarr",
+    "T": "tables and configuration",
+    "M": "models",
+    "R": "resources and faults",
+    "G": "graphics cards",
+    "S": "geometry",
+    "P": "report and privacy",
+}
+CHUNK = 500
+MOST_MB = 1500
+FIRST_SEED = 10_000
+COLUMNS = {"case": "", "what": "", "usual libraries": "", "here": "", "right": ""}
+
+
+def battery(folder: Path) -> tuple[Table, Counter[str], Counter[str]]:
+    """Judge every case; return the table, the cases that are right and all of them, by kind."""
+    table, right, total = Table(COLUMNS), Counter[str](), Counter[str]()
+    for number, case in enumerate(CASES):
+        found = judge(case, folder / str(number) / "in")
+        total[case.id[0]] += 1
+        right[case.id[0]] += not found.wrong
+        table.add(case.id, case.what, case.libraries, told(found.verdict, found.code), "; ".join(found.wrong) or "yes")
+    return table, right, total
+
+
+def told(verdict: str, code: str) -> str:
+    """Return a verdict with its code."""
+    return f"{verdict} (`{code}`)" if code else verdict
+
+
+def proved() -> tuple[Table, Counter[str], Counter[str]]:
+    """Run the tests of the cases that no single file makes."""
+    names = sorted({f"tests/{name}" for case in PROVED for name in case.tests})
+    words = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", *names]
+    said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout
+    results: dict[str, set[str]] = {}
+    for word, name in re.findall(r"^(PASSED|FAILED|ERROR|SKIPPED) (\S+)", said, re.MULTILINE):
+        results.setdefault(name.partition("[")[0].removeprefix("tests/"), set()).add(word)
+    table, right, total = Table(COLUMNS), Counter[str](), Counter[str]()
+    for case in PROVED:
+        words_of = set().union(*(results.get(name, {"SKIPPED"}) for name in case.tests))
+        if words_of == {"SKIPPED"}:
+            table.add(case.id, case.what, case.libraries, case.verdict, "not tried here")
+            continue
+        total[case.id[0]] += 1
+        right[case.id[0]] += not words_of & {"FAILED", "ERROR"}
+        table.add(case.id, case.what, case.libraries, case.verdict, "no" if words_of & {"FAILED", "ERROR"} else "yes")
+    return table, right, total
+
+
+def odd() -> tuple[Table, int, int]:
+    """Hold the odd files against their list."""
+    listed, table, right = expected(), Table({"from": "", "read": "d", "set aside": "d", "skipped": "d", "as listed": "d", "files": "d"}), 0
+    found: dict[str, list[tuple[str, bool]]] = {}
+    for name, path in odd_files().items():
+        what = came_of(path)
+        found.setdefault(name.partition("/")[0], []).append((what[0], what == listed.get(name)))
+    for place, each in found.items():
+        count, fine = Counter(verdict for verdict, _ in each), sum(as_listed for _, as_listed in each)
+        table.add(place, count["read"], count["set aside"], count["skipped"], fine, len(each))
+        right += fine
+    return table, right, sum(map(len, found.values()))
+
+
+def some_spoiled(form: str, first: int, count: int, connection: Any) -> None:
+    """Read spoiled files in a child process; send what came of them, the seed before each."""
+    from cohortex.allocator import limit_memory
+    from tests.fuzz.spoil import GOOD, read_spoiled, spoil
+
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    limit_memory(MOST_MB)
+    outcomes: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as temporary:
+        (Path(temporary) / "good").mkdir()
+        good = GOOD[form](Path(temporary) / "good")
+        for seed in range(first, first + count):
+            connection.send(("at", seed))
+            spoil(good, Path(temporary) / good.name, np.random.default_rng([7, seed]))
+            try:
+                outcomes["taken" if (found := read_spoiled(form, Path(temporary) / good.name)) == "taken" else "sentence"] += 1
+                del found
+            except Exception as error:
+                connection.send(("bad", (seed, f"{type(error).__name__}: {error}"[:120])))
+    connection.send(("end", dict(outcomes)))
+
+
+def fuzzed(job: tuple[str, int, int]) -> tuple[Counter[str], list[str]]:
+    """Read a chunk of spoiled files, in another child after every crash or hang; return what came of them and what was wrong."""
+    form, first, end = job
+    outcomes, bad = Counter[str](), []
+    context = multiprocessing.get_context("fork")
+    while first < end:
+        ours, theirs = context.Pipe(False)
+        child = context.Process(target=some_spoiled, args=(form, first, end - first, theirs))
+        child.start()
+        theirs.close()
+        at, done = first, False
+        try:
+            while not done:
+                if not ours.poll(60):
+                    bad.append(f"{form}, seed {at}: hangs")
+                    break
+                word, value = ours.recv()
+                if word == "at":
+                    at = value
+                elif word == "bad":
+                    bad.append(f"{form}, seed {value[0]}: {value[1]}")
+                else:
+                    outcomes.update(value)
+                    done = True
+        except EOFError:
+            child.join()
+            bad.append(f"{form}, seed {at}: ended with {child.exitcode}")
+        child.kill()
+        child.join()
+        first = end if done else at + 1
+    return outcomes, bad
+
+
+def fuzz(files: int, cores: int) -> tuple[Table, int, list[str]]:
+    """Spoil so many files of every format."""
+    from multiprocessing.pool import ThreadPool
+
+    from tests.fuzz.spoil import GOOD
+
+    table, bad, tried = Table({"format": "", "files": ",d", "taken": ",d", "a sentence": ",d", "anything else": "d"}), [], 0
+    for form in GOOD:
+        jobs = [(form, at, min(at + CHUNK, FIRST_SEED + files)) for at in range(FIRST_SEED, FIRST_SEED + files, CHUNK)]
+        outcomes, wrong = Counter[str](), []
+        with ThreadPool(cores) as pool:
+            for found, more in pool.imap_unordered(fuzzed, jobs):
+                outcomes += found
+                wrong += more
+        table.add(form, files, outcomes["taken"], outcomes["sentence"], len(wrong))
+        print(f"{form}: {dict(outcomes)}, {len(wrong)} wrong", *wrong[:20], sep="\n  ", flush=True)
+        bad += wrong
+        tried += files
+    return table, tried, bad
+
+
+def overhead(folder: Path) -> tuple[Table, float]:
+    """Compare reading with and without a close look."""
+    import nibabel
+    import pydicom
+    import zarr
+
+    from benchmarks.files import scan
+    from cohortex.io import read
+    from tests.battery import dicom, zarr_folders
+
+    values = np.asarray(scan()).astype(np.int16)
+    image = nibabel.Nifti1Image(values, np.diag([1.0, 1, 1, 1]))  # type: ignore[attr-defined]
+    for name in ("a.nii", "a.nii.gz"):
+        nibabel.save(image, folder / name)  # type: ignore[attr-defined]
+    (folder / "slices").mkdir()
+    for z in range(values.shape[2]):
+        pixels = values[:, :, z].T.astype(np.uint16)
+        made = dicom.dataset(pixels, (0, 0, z), Modality="MR", RescaleIntercept=0, InstanceNumber=z + 1)
+        made.save_as(folder / "slices" / f"{z:03d}.dcm", enforce_file_format=True)
+    zarr_folders.saved(folder / "a.zarr", np.ascontiguousarray(values.T).astype(np.uint16), chunks=(64, 64, 64))
+
+    def by_nibabel(name: str) -> Callable[[], np.ndarray]:
+        return lambda: np.asarray(nibabel.load(folder / name).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
+
+    def by_pydicom() -> np.ndarray:
+        slices = sorted((pydicom.dcmread(path) for path in (folder / "slices").iterdir()), key=lambda each: each.ImagePositionPatient[2])
+        return np.stack([each.pixel_array.astype(np.float32) * float(each.RescaleSlope) + float(each.RescaleIntercept) for each in slices])
+
+    def by_zarr() -> np.ndarray:
+        return np.asarray(zarr.open_group(folder / "a.zarr", mode="r")["0"][...], dtype=np.float32)  # type: ignore[index]
+
+    plain = {"a.nii": by_nibabel("a.nii"), "a.nii.gz": by_nibabel("a.nii.gz"), "slices": by_pydicom, "a.zarr": by_zarr}
+    table, all_plain, all_strict = Table({"files": "", "plain s": ".2f", "strict s": ".2f", "more": ".1%"}), 0.0, 0.0
+    for name, function in plain.items():
+
+        def strict(name: str = name) -> np.ndarray:
+            return np.asarray(read(folder / name)[0].data[...]).astype(np.float32, order="K", copy=False)
+
+        first, second = function(), strict()
+        assert np.isclose(first.mean(dtype=np.float64), second.mean(dtype=np.float64)), name
+        slow, fast = measured(strict, 5)[0], measured(function, 5)[0]
+        table.add(name, fast, slow, slow / fast - 1)
+        all_plain, all_strict = all_plain + fast, all_strict + slow
+    table.add("all", all_plain, all_strict, all_strict / all_plain - 1)
+    return table, all_strict / all_plain - 1
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="battery,tests,odd,fuzz,overhead")
+    parser.add_argument("--files", type=int, default=100_000, help="spoiled files of each format")
+    parser.add_argument("--cores", type=int, default=2)
+    add_save(parser)
+    options = parser.parse_args()
+    parts = options.only.split(",")
+    run = Run("robustness", ["numpy", "nibabel", "pydicom", "h5py", "zarr", "tifffile", "pillow"])
+    before: dict[str, Any] = {"tables": {}, "figures": {}}
+    if options.save is not None and options.save.is_file():
+        before = json.loads(options.save.read_text())
+    tables = {name: Table(each["columns"], each["rows"]) for name, each in before["tables"].items()}
+    figures = dict(before["figures"])
+    with tempfile.TemporaryDirectory() as temporary:
+        for name, function in (("battery", lambda: battery(Path(temporary))), ("tests", proved)):
+            if name in parts:
+                tables[name], right, total = function()
+                figures |= {f"{name}_{kind}": f for kind in KINDS if (f := right[kind])} | {f"{name}_of_{k}": total[k] for k in total}
+        if "odd" in parts:
+            tables["odd"], figures["odd_as_listed"], figures["odd_files"] = odd()
+        if "fuzz" in parts:
+            tables["fuzz"], figures["fuzz_files"], bad = fuzz(options.files, options.cores)
+            figures["fuzz_crashes"] = len(bad)
+        if "overhead" in parts:
+            (Path(temporary) / "overhead").mkdir()
+            tables["overhead"], figures["strict_overhead"] = overhead(Path(temporary) / "overhead")
+    kinds = Table({"of": "", "right": "d", "cases": "d"})
+    for kind, words in KINDS.items():
+        right, total = (sum(int(figures.get(f"{part}_{of}{kind}", 0)) for part in ("battery", "tests")) for of in ("", "of_"))
+        if total:
+            kinds.add(words, right, total)
+    tables = {"kinds": kinds, **{name: table for name, table in tables.items() if name != "kinds"}}
+    figures |= {"cases_right": sum(row[1] for row in kinds.rows), "cases_total": sum(row[2] for row in kinds.rows)}
+    run.end(tables, figures, options.save)
+
+
+if __name__ == "__main__":
+    main()
