@@ -36,6 +36,7 @@ PAGES = {
     ROOT / "docs" / "registration.md": ("registration", "register_proofs"),
     ROOT / "docs" / "segmentation.md": ("regseg", "real_heads", "quality", "quality_any", "segment", "segment_proofs", "vessels"),
     ROOT / "docs" / "classification.md": ("classify", "recognize", "recognize_proofs", "radiomics", "classify_evaluation"),
+    ROOT / "docs" / "robustness.md": ("robustness",),
 }
 """The pages, and the benchmarks that each shows."""
 BENCHMARKS = [name for names in PAGES.values() for name in names]

@@ -8,6 +8,7 @@ from importlib.metadata import packages_distributions
 
 import pytest
 import yaml
+from packaging.version import Version
 
 from tests.workflow import snakemake
 
@@ -78,3 +79,19 @@ def test_snakemake_finds_nothing_to_mend_in_the_workflow(root, tmp_path):
 
 def test_the_snakefile_is_a_table_of_contents(root):
     assert len((root / "Snakefile").read_text().splitlines()) < 60
+
+
+def test_no_pin_is_below_the_version_that_closed_a_known_hole(root):
+    """Pickles in weights (torch), foreign records in a DICOMDIR (pydicom), codecs by name (numcodecs), templates (jinja2)."""
+    floors = {
+        "torch": "2.10",
+        "pydicom": "3.0.2",
+        "zarr": "3.1",
+        "numcodecs": "0.16.6",
+        "jinja2": "3.1.6",
+        "snakemake": "9.27",
+        "safetensors": "0.8",
+    }
+    pinned = lock(root)
+    for name, floor in floors.items():
+        assert Version(pinned[name].split("+")[0]) >= Version(floor), name
