@@ -306,7 +306,7 @@ def grouped_bootstrap(
 
 
 def bootstrap_tail(subjects: int, level: float) -> float:
-    """Return below which share of the draws an interval begins: the tails of Student's t, as the plain one is too narrow for few subjects."""
+    """Return below which share of the draws an interval begins, by Student's t: the plain share is too large for few subjects."""
     from scipy import stats
 
     return float(stats.norm.cdf(np.sqrt(subjects / (subjects - 1)) * stats.t.ppf((1 - level) / 2, subjects - 1)))

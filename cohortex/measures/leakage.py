@@ -22,8 +22,8 @@ ALIKE = 0.99
 GRID, CELLS = {2: 32, 3: 16}, {2: 8, 3: 4}
 """Voxels and thumbnail cells along each axis on which images are compared; smaller images keep their size."""
 BEYOND = 0.85
-"""Correlation beyond the mean from which on two images of one anatomy are taken for one: of simulated heads, on the grid of a network, copies
-with other noise, brightness or place keep .92 at least, different heads reach .66, and .81 where they are nothing but shells."""
+"""Correlation beyond the mean from which on two images of one anatomy are taken for one. Of simulated heads, on the grid of a network,
+copies with other noise, brightness or place keep .92 at least; different heads reach .66, and .81 where they are mere shells."""
 ENOUGH = 8
 """Images whose mean says what all have in common."""
 SLACK = 0.03

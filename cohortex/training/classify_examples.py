@@ -1,20 +1,28 @@
-"""What a classifier learns from: labelled scans as rows of features and inputs, and which of them are the same image."""
+"""What a classifier learns from: labelled scans as rows of features and inputs, and which of them are the same image.
+
+Two images are the same when their voxels are, and when they are alike beyond what all images of the cohort have in common
+(`cohortex.measures.leakage`): with other noise or brightness, compressed, moved a little or mirrored.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from cohortex.blocks import ALIGN, over_blocks
 from cohortex.items import Image
+from cohortex.measures.leakage import BEYOND, Leakage, check_split
 from cohortex.models.classify.inputs import Input
 from cohortex.models.classify.scans import Grain, Vectors
 from cohortex.training.team import team
 from cohortex.volume import ArrayLike
+
+MOST_COMPARED = 20_000
+"""Images of which every pair is compared, some minutes' work; of more only the same voxels are found."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class Examples:
     y : (n,) int64 array
     subjects : (n,) array of str
     digests : (n,) array of str
-        Of the voxels, see `digest_of`.
+        Of the voxels, see `digest_of`; images that are alike share that of the first (`with_likenesses`).
     """
 
     x: np.ndarray
@@ -114,17 +122,59 @@ def digest_of(voxels: ArrayLike) -> str:
     return hashlib.sha256(repr(tuple(voxels.shape)).encode() + b"".join(parts)).hexdigest()
 
 
-def without_copies(train: Examples, held: Examples) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return which training rows are no copy of a validation image, and what a card says of copies.
+def with_likenesses(train: Examples, held: Examples) -> tuple[Examples, Examples, Leakage | None]:
+    """Let images that are copies of each other, near ones too, share a digest.
+
+    Parameters
+    ----------
+    train, held : Examples
+        With the values as the scans have them.
+
+    Returns
+    -------
+    train, held : Examples
+    found : Leakage or None
+        What crosses the split; None where the images are too many to compare all pairs, and only those with the same voxels are told.
+    """
+    count = len(train.y)
+    digests = np.concatenate([train.digests, held.digests])
+    if len(digests) > MOST_COMPARED:
+        return train, held, None
+    images = np.concatenate([train.inputs[:, 0], held.inputs[:, 0]])
+    subjects = np.concatenate([train.subjects, held.subjects])
+    part = np.repeat(["train", "validation"], [count, len(held.y)])
+    found = check_split(part, images, subjects, beyond=BEYOND)
+    # Two visits of one subject stay together anyway.
+    copies, repeats = ([p for p in pairs if subjects[p.first] != subjects[p.second]] for pairs in (found.copies, found.repeats))
+    found = replace(found, copies=copies, repeats=repeats)
+    shared = {digest: digest for digest in digests}
+
+    def first(digest: str) -> str:
+        while shared[digest] != digest:
+            digest = shared[digest]
+        return digest
+
+    for pair in sorted([*found.copies, *found.repeats], key=lambda pair: (pair.first, pair.second)):
+        shared[first(digests[pair.second])] = first(digests[pair.first])
+    digests = np.array([first(digest) for digest in digests], dtype=object)
+    return replace(train, digests=digests[:count]), replace(held, digests=digests[count:]), found
+
+
+def without_copies(train: Examples, held: Examples, found: Leakage | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return which training rows are neither a copy of a validation image nor of a validation subject, and what a card says of copies.
 
     Returns
     -------
     kept : (n,) bool array
     facts : dict
-        Empty where there is no copy; ``left_out``: training subjects with an image that a validation subject has too; ``together``:
-        training subjects that have an image in common and so stay in one fold; ``two_labels``: how many images carry two labels.
+        Empty where there is no copy; ``left_out``: training subjects with an image that a validation subject has too; ``both``: subjects
+        with rows in both parts, of which those for training were left out; ``together``: training subjects that have an image in common
+        and so stay in one fold; ``two_labels``: how many images carry two labels; ``alike``: how many pairs of images (of all that
+        `with_likenesses` found) are alike without having the same values.
     """
-    kept = ~np.isin(train.digests, held.digests)
+    both = np.isin(train.subjects, held.subjects)
+    copied = np.isin(train.digests, held.digests)
+    kept = ~(both | copied)
     rest = train.take(np.flatnonzero(kept))
     groups: dict[str, set[str]] = {}
     for group, subject in zip(rest.groups, rest.subjects, strict=True):
@@ -133,8 +183,10 @@ def without_copies(train: Examples, held: Examples) -> tuple[np.ndarray, dict[st
     for digest, label in zip(rest.digests, rest.y, strict=True):
         labels.setdefault(digest, set()).add(int(label))
     facts: dict[str, Any] = {
-        "left_out": sorted(set(train.subjects[~kept])),
+        "left_out": sorted(set(train.subjects[copied & ~both])),
+        "both": sorted(set(train.subjects[both])),
         "together": sorted(sorted(group) for group in groups.values() if len(group) > 1),
         "two_labels": sum(len(each) > 1 for each in labels.values()),
+        "alike": sum(not pair.same for pair in [*found.copies, *found.repeats]) if found else 0,
     }
     return kept, {name: value for name, value in facts.items() if value}
