@@ -13,7 +13,8 @@ import numpy as np
 from cohortex.measures.calibration import reliability
 from cohortex.measures.classification import delong_interval, summary
 from cohortex.measures.conformal import Conformal, coverage, coverage_range, fit_conformal, prediction_sets
-from cohortex.measures.decisions import decision_curve, operating_point, rule_out_threshold
+from cohortex.measures.decisions import decision_curve, rule_out_threshold
+from cohortex.measures.intervals import proportion_interval
 from cohortex.measures.subgroups import audit
 
 MOST_CLASSES = 8
@@ -219,23 +220,16 @@ def conformal_of(told: Mapping[str, Any]) -> Conformal:
 
 
 def rule_out_of(
-    positive: np.ndarray,
-    score: np.ndarray,
-    subjects: np.ndarray,
-    fold: np.ndarray,
-    name: str,
-    sensitivity: float,
-    sure: float,
-    seed: int,
+    positive: np.ndarray, score: np.ndarray, subjects: np.ndarray, name: str, sensitivity: float, sure: float, seed: int
 ) -> dict[str, Any]:
-    """Return the operating point that rules a class out, and what it does on folds that did not choose it.
+    """Return the operating point that rules a class out, and what is to be expected of it.
 
     Parameters
     ----------
     positive : (n,) bool array
     score : (n,) float array
         The probability of the class, out of fold.
-    subjects, fold : (n,) arrays
+    subjects : (n,) array
     name : str
         Of the class.
     sensitivity, sure : float
@@ -247,26 +241,37 @@ def rule_out_of(
     -------
     dict
         ``class``, ``sensitivity``, ``sure``, ``cases`` (subjects of the class), ``needed`` (how many it takes), ``threshold`` (None: they
-        are too few to be sure, no one is ruled out), ``checked`` (sensitivity, specificity, negative_value, ruled_out; each value, low and
-        high).
+        are too few to be sure, no one is ruled out), ``expected``: ``sensitivity`` and ``specificity`` (value, low, high) and
+        ``ruled_out`` (share of the subjects here).
+
+    Notes
+    -----
+    Of a threshold that is the m + 1-th smallest of n positive scores the sensitivity on endlessly many new cases is Beta(n - m, m + 1)
+    distributed, whatever the scores (an order statistic, as the coverage of conformal sets). No negative case has chosen the threshold, so
+    their specificity is what is seen.
     """
+    from scipy.stats import beta
+
     order = np.random.default_rng(seed).permutation(len(score))
     first = order[np.unique(subjects[order], return_index=True)[1]]
-    positive, score, fold = positive[first], score[first], fold[first]
+    positive, score = positive[first], score[first]
     threshold = rule_out_threshold(positive, score, sensitivity, sure)
-    above = np.full(len(score), np.nan)
-    for each in np.unique(fold):
-        held = fold == each
-        own = rule_out_threshold(positive[~held], score[~held], sensitivity, sure) if positive[~held].any() else -np.inf
-        above[held] = score[held] - own
-    point = operating_point(positive, above, 0.0)
-    rates = {key: plain(getattr(point, key)) for key in ("sensitivity", "specificity", "negative_value", "ruled_out")}
+    cases, below = int(positive.sum()), int((score[positive] < threshold).sum())
+    expected: list[float] = [1.0, 1.0, 1.0]
+    if np.isfinite(threshold):
+        expected = [(cases - below) / (cases + 1), *beta.ppf([0.025, 0.975], cases - below, below + 1)]
+    rejected = int((score[~positive] < threshold).sum())
     return {
         "class": name,
         "sensitivity": sensitivity,
         "sure": sure,
-        "cases": int(positive.sum()),
-        "needed": int(np.ceil(round(np.log(1 - sure) / np.log(sensitivity), 9))) if sensitivity < 1 else None,
+        "cases": cases,
+        "needed": int(np.ceil(round(float(np.log(1 - sure) / np.log(sensitivity)), 9))),
+        # Not rounded: a case lies on it.
         "threshold": threshold if np.isfinite(threshold) else None,
-        "checked": rates,
+        "expected": {
+            "sensitivity": plain(expected),
+            "specificity": plain(proportion_interval(rejected, len(positive) - cases)),
+            "ruled_out": plain((below + rejected) / len(positive)),
+        },
     }

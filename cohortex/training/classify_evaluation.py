@@ -109,11 +109,11 @@ def evaluation_of(
         found["sets"] = sets_of(y, p, subjects, fold, classes, settings["sets"], seed)
     if rule is not None and chosen is not None:
         k = list(classes).index(chosen)
-        found["rule_out"] = rule_out_of(y == k, p[:, k], subjects, fold, chosen, rule["sensitivity"], rule["sure"], seed)
+        found["rule_out"] = rule_out_of(y == k, p[:, k], subjects, chosen, rule["sensitivity"], rule["sure"], seed)
         found["rule_out"]["chosen"] = "named" if named is not None else "the rarer of two classes"
     if judged is not None:
         _on_validation(found, held, judged, classes)
-    _tell(found, rule, len(classes))
+    tell(found, rule, len(classes))
     return found
 
 
@@ -146,11 +146,15 @@ def _on_validation(found: dict[str, Any], held: Examples, judged: np.ndarray, cl
         told["validation"] = {"sensitivity": plain(rate), "ruled_out": plain(float((~called).mean())), "scans": len(y)}
 
 
-def _tell(found: Mapping[str, Any], rule: Mapping[str, Any] | None, classes: int) -> None:
+def tell(found: Mapping[str, Any], rule: Mapping[str, Any] | None, classes: int) -> None:
     """Log what was chosen and what was found, in sentences."""
     always = [name for name, limit in zip(found["cases"], found.get("sets", {}).get("threshold", []), strict=False) if limit is None]
     if always:
         LOG.warning("sets: too few training subjects of %s to promise %g: always in the set", ", ".join(always), found["sets"]["level"])
+    level, checked = found.get("sets", {}).get("level", 0.0), found.get("sets", {}).get("checked", {}).get("covered", [1.0] * 3)
+    if checked[2] is not None and checked[2] < level:
+        words = (100 * checked[0], 100 * level)
+        LOG.warning("sets: thresholds of some folds cover %.0f %% of the others, not %.0f: the models of the folds differ too much", *words)
     told = found.get("rule_out")
     if told:
         LOG.info("ruling out: %s (%s)", told["class"], told["chosen"])
