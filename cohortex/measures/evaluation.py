@@ -21,6 +21,8 @@ MOST_CLASSES = 8
 """Classes that are each held against the rest; of more only the most frequent."""
 POINTS = 60
 """Points of a ROC curve that are kept."""
+MOST_SUBJECTS = 5000
+"""Subjects that an audit takes, drawn where there are more: each gap is looked at under a thousand permutations."""
 LEVEL = 0.05
 """How often an audit of a classifier without gaps may raise an alarm at all, over all columns and classes."""
 
@@ -143,8 +145,13 @@ def audits(
     Returns
     -------
     dict
-        ``level``, ``audits`` (how many), ``groups`` and ``gaps`` as lists of mappings.
+        ``level``, ``audits`` (how many), ``groups`` and ``gaps`` as lists of mappings; ``drawn``: how many subjects, where not all.
     """
+    people = np.unique(subjects)
+    if len(people) > MOST_SUBJECTS:
+        rows = np.isin(subjects, np.random.default_rng(seed).choice(people, MOST_SUBJECTS, replace=False))
+        y, probability, subjects = y[rows], probability[rows], subjects[rows]
+        columns = {name: values[rows] for name, values in columns.items()}
     number = len(columns) * len(looked)
     # So many that the smallest p, corrected, can still be below the level.
     permutations = max(999, round(2 * 2 * number / LEVEL))
@@ -162,7 +169,8 @@ def audits(
                 told = {"value": plain(gap.value), "p": plain(gap.p), "corrected": plain(corrected)}
                 alarm = bool(corrected <= LEVEL)
                 gaps.append({"column": column, "class": name, "group": gap.group, "measure": gap.measure, **told, "alarm": alarm})
-    return {"level": LEVEL, "audits": number, "groups": groups, "gaps": gaps}
+    drawn = {"drawn": MOST_SUBJECTS} if len(people) > MOST_SUBJECTS else {}
+    return {"level": LEVEL, "audits": number, **drawn, "groups": groups, "gaps": gaps}
 
 
 # --- sets and ruling out ---------------------------------------------------------------------------------------------
