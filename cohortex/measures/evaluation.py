@@ -81,7 +81,7 @@ def evaluation(
 def looked_at(cases: Mapping[str, int], of: str | None) -> list[str]:
     """Return the classes that are held against the rest: of two the one named or the rarer (the later of equal ones), of more each."""
     if len(cases) == 2:
-        return [of if of in cases else min(reversed(list(cases)), key=lambda name: cases[name])]
+        return [of if of is not None and of in cases else min(reversed(list(cases)), key=lambda name: cases[name])]
     common = sorted(cases, key=lambda name: -cases[name])[:MOST_CLASSES]
     return [name for name in cases if name in common]
 

@@ -23,8 +23,6 @@ MANY = 5000
 RATES = {
     "auc": "AUC",
     "accuracy": "accuracy",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
     "brier": "Brier score",
     "calibration_error": "calibration error",
 }
@@ -37,7 +35,7 @@ GAPS, GROUPS = 12, 40
 
 @dataclass
 class Scans:
-    """Classified scans of one model: subjects, probabilities, known classes (-1: not known), and whether the training saw the subject."""
+    """Classified scans of one model: probabilities, known classes (-1: not known), whether the training saw the subject or its image."""
 
     stage: str
     card: Mapping[str, Any]
@@ -46,6 +44,7 @@ class Scans:
     probability: list[list[float]] = field(default_factory=list)
     known: list[int] = field(default_factory=list)
     seen: list[bool] = field(default_factory=list)
+    copies: set[str] = field(default_factory=set)
 
 
 def told(records: Records) -> list[dict[str, Any]]:
@@ -89,7 +88,18 @@ def _by_model(records: Records) -> list[Scans]:
                 scans.known.append(_known(records, row, card))
                 scans.seen.append(row.subject in _trained_on(card))
                 break
+    for scans in found.values():
+        _mark_copies(records, scans)
     return list(found.values())
+
+
+def _mark_copies(records: Records, scans: Scans) -> None:
+    """Count subjects as seen that have an image of a training subject: equal images have equal files through the whole chain."""
+    sums = [records.last[row.image].sha256 if row.image in records.last else "" for row in scans.rows]
+    trained = _trained_on(scans.card)
+    theirs = {row.sha256 for row in records.last.values() if row.is_image and row.sha256 and row.subject in trained}
+    scans.copies = {row.subject for row, sha256 in zip(scans.rows, sums, strict=True) if sha256 in theirs and row.subject not in trained}
+    scans.seen = [seen or row.subject in scans.copies for row, seen in zip(scans.rows, scans.seen, strict=True)]
 
 
 def _known(records: Records, row: Row, card: Mapping[str, Any]) -> int:
@@ -137,7 +147,7 @@ def _of_model(records: Records, scans: Scans) -> dict[str, Any]:
         "rule_out": _rule_out(scans, own, fresh, classes),
         "apart": apart,
         "judged": judged,
-        "alarms": [*_leaks(name, card), *(sentence for one in judged for sentence in one["alarms"](name))],
+        "alarms": [*_leaks(name, card, sorted(scans.copies)), *(sentence for one in judged for sentence in one["alarms"](name))],
     }
 
 
@@ -146,11 +156,12 @@ def _apart(scans: Scans, known: np.ndarray, seen: np.ndarray) -> str:
     both = seen & (known >= 0)
     if not both.any():
         return ""
+    copied = f" ({len(scans.copies)} by a copy of their image)" if scans.copies else ""
     right = int((np.array(scans.probability)[both].argmax(axis=1) == known[both]).sum())
     subjects = len({row.subject for row, one in zip(scans.rows, both, strict=True) if one})
     return (
-        f"{subjects} of the subjects with a known class were in the model's training or validation, so they are no evidence of what it is "
-        f"worth and are not counted below ({right} of their {int(both.sum())} scans are right)."
+        f"{subjects} of the subjects with a known class were in the model's training or validation{copied}, so they are no evidence of "
+        f"what it is worth and are not counted below ({right} of their {int(both.sum())} scans are right)."
     )
 
 
@@ -160,6 +171,7 @@ def _on_cohort(records: Records, scans: Scans, fresh: np.ndarray, classes: Seque
     from cohortex.measures.classification import MEASURES as EVERY
     from cohortex.measures.classification import summary
     from cohortex.measures.evaluation import evaluation
+    from cohortex.measures.intervals import proportion_interval
 
     rows = [row for row, one in zip(scans.rows, fresh, strict=True) if one]
     y, p = np.array(scans.known)[fresh], np.array(scans.probability)[fresh]
@@ -190,7 +202,11 @@ def _on_cohort(records: Records, scans: Scans, fresh: np.ndarray, classes: Seque
     found = evaluation(y, p, subjects, classes, of, columns)
     if left_out:
         found.setdefault("audit", {})["left_out"] = left_out
-    return _judgement(title, about, found, rates)
+    predicted = p.argmax(axis=1)
+    each = {
+        f"{name} called so": proportion_interval(int((predicted[y == k] == k).sum()), int((y == k).sum())) for k, name in enumerate(classes)
+    }
+    return _judgement(title, about, found, {**rates, **each})
 
 
 def _about(records: Records, row: Row, target: str) -> dict[str, str]:
@@ -227,7 +243,7 @@ def _judgement(title: str, about: list[str], found: Mapping[str, Any], rates: Ma
     return {
         "title": title,
         "about": about,
-        "rates": [(RATES[name], _interval(value)) for name, value in rates.items()],
+        "rates": [(RATES.get(name, name), _interval(value)) for name, value in rates.items()],
         "figures": figures,
         "audit": audit,
         "alarms": lambda name: [
@@ -347,10 +363,15 @@ def _rule_out(scans: Scans, own: Mapping[str, Any], fresh: np.ndarray, classes: 
     return sentences
 
 
-def _leaks(name: str, card: Mapping[str, Any]) -> list[str]:
-    """Return sentences on images and subjects that were on both sides of the split of a training."""
+def _leaks(name: str, card: Mapping[str, Any], again: Sequence[str]) -> list[str]:
+    """Return sentences on images and subjects that were on both sides of the split of a training; `again`: subjects with an image of it."""
     copies = (card.get("recipe") or {}).get("copies") or {}
     found = []
+    if again:
+        found.append(
+            f"The image of {len(again)} subjects that were not in the training of {name} is that of a training subject ({_some(again)}): "
+            "they are counted as seen."
+        )
     if copies.get("left_out"):
         some = _some(copies["left_out"])
         found.append(
