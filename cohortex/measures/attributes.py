@@ -60,7 +60,7 @@ def attributes(
             few = sorted(value for value, count in counts.items() if count < FEWEST)
             kept = np.array(["" if cell in few else cell for cell in cells], dtype=object)
             groups = {str(cell) for cell in kept if cell}
-            told = [value for value in groups if len(set(y[kept == value].tolist())) < 2]
+            told = [value for value in sorted(groups) if len(set(y[kept == value].tolist())) < 2]
             if len(groups) < 2:
                 left_out[name] = f"fewer than two groups have {FEWEST} subjects"
             elif told and asked == "auto":

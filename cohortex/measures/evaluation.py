@@ -151,7 +151,7 @@ def audits(
     if len(people) > MOST_SUBJECTS:
         rows = np.isin(subjects, np.random.default_rng(seed).choice(people, MOST_SUBJECTS, replace=False))
         y, probability, subjects = y[rows], probability[rows], subjects[rows]
-        columns = {name: values[rows] for name, values in columns.items()}
+        columns = {name: values[rows] for name, values in columns.items() if len({cell for cell in values[rows] if cell}) > 1}
     number = len(columns) * len(looked)
     # So many that the smallest p, corrected, can still be below the level.
     permutations = max(999, round(2 * 2 * number / LEVEL))

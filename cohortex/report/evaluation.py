@@ -156,12 +156,12 @@ def _apart(scans: Scans, known: np.ndarray, seen: np.ndarray) -> str:
     both = seen & (known >= 0)
     if not both.any():
         return ""
-    copied = f" ({len(scans.copies)} by a copy of their image)" if scans.copies else ""
+    copied = f" ({len(scans.copies)} by a copy of a training image)" if scans.copies else ""
     right = int((np.array(scans.probability)[both].argmax(axis=1) == known[both]).sum())
     subjects = len({row.subject for row, one in zip(scans.rows, both, strict=True) if one})
     return (
-        f"{subjects} of the subjects with a known class were in the model's training or validation{copied}, so they are no evidence of "
-        f"what it is worth and are not counted below ({right} of their {int(both.sum())} scans are right)."
+        f"{subjects} of the subjects with a known class were in the model's training or validation by their ids{copied}, so they are no "
+        f"evidence of what it is worth and are not counted below ({right} of their {int(both.sum())} scans are right)."
     )
 
 

@@ -15,8 +15,9 @@ import numpy as np
 
 from cohortex.blocks import ALIGN, over_blocks
 from cohortex.items import Image
-from cohortex.measures.leakage import BEYOND, Leakage, check_split
+from cohortex.measures.leakage import BEYOND, GRID, Leakage, check_split
 from cohortex.models.classify.inputs import Input
+from cohortex.models.classify.regrid import network_input
 from cohortex.models.classify.scans import Grain, Vectors
 from cohortex.training.team import team
 from cohortex.volume import ArrayLike
@@ -38,6 +39,8 @@ class Examples:
     subjects : (n,) array of str
     digests : (n,) array of str
         Of the voxels, see `digest_of`; images that are alike share that of the first (`with_likenesses`).
+    looks : (n, *grid) float32 array or None
+        The whole scans, small, where no network looks at `inputs`, which may then hold anything.
     """
 
     x: np.ndarray
@@ -45,10 +48,12 @@ class Examples:
     y: np.ndarray
     subjects: np.ndarray
     digests: np.ndarray
+    looks: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> Examples:
         """Return some of the rows."""
-        return Examples(self.x[rows], self.inputs[rows], self.y[rows], self.subjects[rows], self.digests[rows])
+        looks = None if self.looks is None else self.looks[rows]
+        return Examples(self.x[rows], self.inputs[rows], self.y[rows], self.subjects[rows], self.digests[rows], looks)
 
     @property
     def groups(self) -> np.ndarray:
@@ -90,6 +95,7 @@ def examples_of(
         by_subject.setdefault(image.subject, []).append(image)
     x = np.zeros((len(scans), len(names))) if "radiomics" in settings["parts"] else np.full((len(scans), len(names)), np.nan)
     inputs = np.zeros((len(scans), asked.channels, *asked.size), dtype=np.float32)
+    looks = None if "cnn" in settings["parts"] or not scans else np.zeros((len(scans), *_grid(scans[0])), dtype=np.float32)
     found: dict[str, str] = {}
     for row, scan in enumerate(scans):
         if row % team().size != team().rank:
@@ -99,16 +105,27 @@ def examples_of(
             vector = Vectors(own, grain).of_subject(scan, settings["modalities"])
             x[row] = [vector[name] for name in names]
         inputs[row] = asked.raw(scan, own)
+        if looks is not None:
+            whole = (*looks.shape[1:], 1)[:3]
+            looks[row] = network_input(scan.volume.data, None, scan.volume.spacing, whole, None, "cohort", False).reshape(looks.shape[1:])
         found[str(row)] = digest_of(scan.volume.data)
         # The volumes of a whole cohort do not fit into memory; what was read is given back.
         for image in own:
             image.__dict__.pop("content", None)
     team().sum(x)
     team().sum(inputs)
+    if looks is not None:
+        team().sum(looks)
     every = {row: digest for part in team().gather(found) for row, digest in part.items()}
     digests = np.array([every[str(row)] for row in range(len(scans))], dtype=object)
     y = np.array([classes.index(scan.row["label"]) for scan in scans], dtype=np.int64)
-    return Examples(x, inputs, y, np.array([scan.subject for scan in scans], dtype=object), digests)
+    return Examples(x, inputs, y, np.array([scan.subject for scan in scans], dtype=object), digests, looks)
+
+
+def _grid(scan: Image) -> tuple[int, ...]:
+    """Return the grid on which scans like this one are compared."""
+    dims = 2 if scan.volume.shape[2] == 1 else 3
+    return (GRID[dims],) * dims
 
 
 def digest_of(voxels: ArrayLike) -> str:
@@ -140,7 +157,7 @@ def with_likenesses(train: Examples, held: Examples) -> tuple[Examples, Examples
     digests = np.concatenate([train.digests, held.digests])
     if len(digests) > MOST_COMPARED:
         return train, held, None
-    images = np.concatenate([train.inputs[:, 0], held.inputs[:, 0]])
+    images = [image for rows in (train, held) for image in (rows.inputs[:, 0] if rows.looks is None else rows.looks)]
     subjects = np.concatenate([train.subjects, held.subjects])
     part = np.repeat(["train", "validation"], [count, len(held.y)])
     found = check_split(part, images, subjects, beyond=BEYOND)
