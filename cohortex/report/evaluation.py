@@ -40,6 +40,7 @@ class Scans:
     stage: str
     card: Mapping[str, Any]
     section: Mapping[str, Any]
+    trained: frozenset[str]
     rows: list[Row] = field(default_factory=list)
     probability: list[list[float]] = field(default_factory=list)
     known: list[int] = field(default_factory=list)
@@ -82,11 +83,13 @@ def _by_model(records: Records) -> list[Scans]:
                 if row.modality not in card.get("modality", []) or any(value is None for value in told):
                     continue
                 section = records.numbers[stage][row.batch].get("section") or {}
-                scans = found.setdefault((stage, sha256), Scans(stage, card, section))
+                scans = found.get((stage, sha256))
+                if scans is None:
+                    scans = found[stage, sha256] = Scans(stage, card, section, _trained_on(card))
                 scans.rows.append(row)
                 scans.probability.append([float(value) for value in told if value is not None])
                 scans.known.append(_known(records, row, card))
-                scans.seen.append(row.subject in _trained_on(card))
+                scans.seen.append(row.subject in scans.trained)
                 break
     for scans in found.values():
         _mark_copies(records, scans)
@@ -96,7 +99,7 @@ def _by_model(records: Records) -> list[Scans]:
 def _mark_copies(records: Records, scans: Scans) -> None:
     """Count subjects as seen that have an image of a training subject: equal images have equal files through the whole chain."""
     sums = [records.last[row.image].sha256 if row.image in records.last else "" for row in scans.rows]
-    trained = _trained_on(scans.card)
+    trained = scans.trained
     theirs = {row.sha256 for row in records.last.values() if row.is_image and row.sha256 and row.subject in trained}
     scans.copies = {row.subject for row, sha256 in zip(scans.rows, sums, strict=True) if sha256 in theirs and row.subject not in trained}
     scans.seen = [seen or row.subject in scans.copies for row, seen in zip(scans.rows, scans.seen, strict=True)]
@@ -109,11 +112,11 @@ def _known(records: Records, row: Row, card: Mapping[str, Any]) -> int:
     return classes.index(truth) if truth in classes else -1
 
 
-def _trained_on(card: Mapping[str, Any]) -> set[str]:
+def _trained_on(card: Mapping[str, Any]) -> frozenset[str]:
     """Return the subjects whose images the training, or the choice of what it kept, had before it."""
     copies = (card.get("recipe") or {}).get("copies") or {}
     subjects = [name for part in (card.get("subjects") or {}).values() for name in part]
-    return {*subjects, *copies.get("left_out", []), *copies.get("both", [])}
+    return frozenset([*subjects, *copies.get("left_out", []), *copies.get("both", [])])
 
 
 def seen_in_training(records: Records) -> set[str]:
