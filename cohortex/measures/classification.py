@@ -286,8 +286,6 @@ def grouped_bootstrap(
     ----------
     Hesterberg, What teachers should know about the bootstrap, The American Statistician 69 (2015) 371-386.
     """
-    from scipy import stats
-
     names, code = np.unique(np.asarray(groups), return_inverse=True)
     value = float(statistic(np.arange(len(code))))
     if len(names) < 2:
@@ -302,10 +300,16 @@ def grouped_bootstrap(
     drawn = drawn[np.isfinite(drawn)]
     if len(drawn) < resamples / 2:
         return value, NAN, NAN
-    count = len(names)
-    tail = stats.norm.cdf(np.sqrt(count / (count - 1)) * stats.t.ppf((1 - level) / 2, count - 1))
+    tail = bootstrap_tail(len(names), level)
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return value, float(low), float(high)
+
+
+def bootstrap_tail(subjects: int, level: float) -> float:
+    """Return below which share of the draws an interval begins, by Student's t: the plain share is too large for few subjects."""
+    from scipy import stats
+
+    return float(stats.norm.cdf(np.sqrt(subjects / (subjects - 1)) * stats.t.ppf((1 - level) / 2, subjects - 1)))
 
 
 def summary(

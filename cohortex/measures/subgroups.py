@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cohortex.measures.calibration import reliability_error
-from cohortex.measures.classification import NAN, auc, grouped_bootstrap
+from cohortex.measures.classification import NAN, auc, delong_interval, grouped_bootstrap
+from cohortex.measures.intervals import proportion_interval
 
 MEASURES = ("auc", "sensitivity", "specificity", "calibration")
 """What is tested: calibration is the mean of what was told less what came true (calibration in the large)."""
@@ -222,6 +223,11 @@ def _group(
         key: grouped_bootstrap(function, subject, 0.95, resamples, seed) if resamples else (function(np.arange(len(positive))), NAN, NAN)
         for key, function in functions.items()
     }
+    if resamples and len(np.unique(subject)) == len(subject):
+        # Of independent cases intervals are known, also where all are right and draws say nothing.
+        measures["auc"] = delong_interval(positive, probability)
+        measures["sensitivity"] = proportion_interval(int(called[positive].sum()), int(positive.sum()))
+        measures["specificity"] = proportion_interval(int((~called[~positive]).sum()), int((~positive).sum()))
     counts = (len(np.unique(subject)), len(np.unique(subject[positive])), len(np.unique(subject[~positive])))
     return Group(str(name), *counts, measures)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 from cohortex.report import charts
@@ -19,10 +20,11 @@ def is_probability(measure: str) -> bool:
     return bool(re.match(r"^(p|probability)(_|$)", measure))
 
 
-def table(records: Records, most: int) -> dict[str, Any]:
+def table(records: Records, most: int, seen: Collection[str] = ()) -> dict[str, Any]:
     """Return the classes and, by subject, their probabilities, the predicted class and the known one where there is one.
 
-    The least certain subjects come first where not all of them fit.
+    The least certain subjects come first where not all of them fit. Images in `seen` were known to the model's training, so whether they
+    are right is not counted.
     """
     found: list[dict[str, Any]] = []
     for stage in records.stages:
@@ -33,7 +35,9 @@ def table(records: Records, most: int) -> dict[str, Any]:
                 found.append(_entry(records, stage, row, known))
     names = list(dict.fromkeys(name for entry in found for name in entry["probabilities"]))
     told = Counter(entry["predicted"] for entry in found)
-    right = [entry["right"] for entry in found if entry["known"]]
+    for entry in found:
+        entry["seen"] = entry["image"] in seen
+    right = [entry["right"] for entry in found if entry["known"] and not entry["seen"]]
     if len(found) > most:
         found = sorted(found, key=lambda entry: entry["certainty"])[:most]
     for entry in found:
@@ -47,6 +51,8 @@ def table(records: Records, most: int) -> dict[str, Any]:
         "rows": sorted(found, key=lambda entry: (entry["subject"], entry["image"])),
         "counts": told.most_common(),
         "total": sum(told.values()),
+        "shown": any(entry["known"] for entry in found),
+        "seen": sum(bool(entry["known"]) and entry["seen"] for entry in found),
         "known": len(right),
         "right": sum(right),
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 from cohortex.items import SET_ASIDE
 from cohortex.publish import sweep, write_json, write_text
-from cohortex.report import charts, classes, html, images, measures, methods, pictures, why
+from cohortex.report import charts, classes, evaluation, html, images, measures, methods, pictures, why
 from cohortex.report.records import Records, Row, number, read_records, write_union
 from cohortex.runs import COUNTS, how_it_ended, read_runs, status_words
 from cohortex.verdict import Tally, sentence, tally
@@ -109,6 +109,7 @@ def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
     odd = measures.odd_ones((group for group in groups if not classes.is_probability(group.measure)), float(chosen["odd_z"]))
     doubted = [row for stage in records.stages for row in records.told.get(stage, []) if row.status == "warned" and row.code in DOUBTED]
     systemic = _systemic(records, found.lost)
+    judged = evaluation.told(records)
     gallery = pictures.Gallery()
     shown = pictures.choose(records, [row.image for row in [*found.lost, *doubted]] + [one.image for one in odd], int(chosen["pictures"]))
     pairs = pictures.pairs_by_stage(work, records, shown, gallery)
@@ -127,6 +128,8 @@ def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
         sentence=sentence(found),
         lost=found.lost[:LISTED],
         lost_groups=_lost_groups(found.lost),
+        judged=judged,
+        alarms=evaluation.alarms(judged),
         systemic=systemic[:SYSTEMIC],
         systemic_more=len(systemic) - SYSTEMIC,
         statuses=STATUSES,
@@ -144,7 +147,7 @@ def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
         links=_links(records, pairs),
         gallery=gallery,
         shown=len(shown),
-        classes=classes.table(records, LISTED),
+        classes=classes.table(records, LISTED, evaluation.seen_in_training(records)),
         times=_times(records),
         models=methods.models(records),
         software=methods.software(records),
@@ -358,7 +361,13 @@ def _words(records: Records, stage: str) -> list[tuple[str, str]]:
     said: dict[str, Counter[str]] = defaultdict(Counter)
     for row in records.told.get(stage, []):
         for name, value in row.measures.items():
-            if number(value) is None and value != "n/a" and "/" not in value and not name.endswith(("sha256", "why_features")):
+            if (
+                number(value) is None
+                and value != "n/a"
+                and "/" not in value
+                and not name.endswith(("sha256", "why_features"))
+                and name not in evaluation.TOLD
+            ):
                 said[name][value] += 1
     return [
         (measures.spoken(name)[0], ", ".join(f"{value} ({count})" for value, count in counts.most_common()))

@@ -52,8 +52,10 @@ def classify(images: Sequence[Image], section: Mapping[str, Any], model: Mapping
     list of Made
         For each scan with labels the table ``features`` (feature, value; n/a where there is none); for each scan that
         was classified the table ``class`` (class, probability, and those of the parts) and the measures class,
-        probability, p_<class>, probability_<part>_<class>; every other scan is ``skipped`` with the reason. With ``why`` also what
-        explains the class (`cohortex.stages.classify_why`).
+        probability, p_<class>, probability_<part>_<class>; every other scan is ``skipped`` with the reason. Where the model's card
+        has them: set (the classes that cannot be left out at its level, with | between, never empty), set_size, unlike_training
+        (the scan is as usual for no class; its set holds the most likely one) and ruled_out (whether the class that the model
+        rules out is less likely than its threshold). With ``why`` also what explains the class (`cohortex.stages.classify_why`).
 
     Raises
     ------
@@ -62,7 +64,8 @@ def classify(images: Sequence[Image], section: Mapping[str, Any], model: Mapping
 
     References
     ----------
-    Zwanenburg et al., Radiology 2020, doi:10.1148/radiol.2020191145 (features); Guo et al., ICML 2017 (calibration).
+    Zwanenburg et al., Radiology 2020, doi:10.1148/radiol.2020191145 (features); Guo et al., ICML 2017 (calibration);
+    Sadinle et al., JASA 2019 (sets).
     """
     from cohortex.models.classify.scans import Vectors, plain_scans
 
@@ -161,10 +164,13 @@ def _feature_table(scan: Image, vectors: Vectors) -> list[Made]:
 
 def _verdict(scan: Image, classifier: Classifier, opinion: Opinion, why: tuple[str, str] | None) -> list[Made]:
     """Return the table of probabilities and the scan's own row with its measures; `why` tells code and reason of missing features."""
+    from cohortex.models.classify.decided import decided
+
     classes, best = classifier.classes, int(opinion.probability.argmax())
     table: dict[str, list[Any]] = {"class": classes, "probability": [float(p) for p in opinion.probability]}
     measures: dict[str, Any] = {"class": classes[best], "probability": float(opinion.probability[best])}
     measures |= {f"p_{column_word(name)}": float(p) for name, p in zip(classes, opinion.probability, strict=True)}
+    measures |= decided(classifier.card, classes, opinion.probability)
     silent = []
     for part, probability in opinion.parts.items():
         table[f"probability_{part}"] = [float(p) for p in probability]

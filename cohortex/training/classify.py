@@ -25,7 +25,8 @@ from cohortex.models.classify.scans import Grain, plain_scans
 from cohortex.models.classify.why_sanity import for_card
 from cohortex.training import cards
 from cohortex.training.checkpoint import Journal, open_journal
-from cohortex.training.classify_examples import Examples, examples_of, without_copies
+from cohortex.training.classify_evaluation import check_settings, evaluation_of, told_copies
+from cohortex.training.classify_examples import Examples, examples_of, with_likenesses, without_copies
 from cohortex.training.classify_members import Plan, fit_members, plan_of
 from cohortex.training.team import team
 
@@ -39,6 +40,9 @@ DEFAULTS: dict[str, Any] = {
     "texture": {"spacing_mm": 2.0, "bins": 32, "families": list(TEXTURE_FAMILIES), "pictures": False},
     "network": {"name": "smallcnn3d", "options": {}},
     "input": {"size": [40, 48, 40], "spacing_mm": 4.0, "labels": "auto", "values": "auto"},
+    "sets": 0.9,
+    "rule_out": {"class": None, "sensitivity": 0.95, "sure": 0.9},
+    "audit": "auto",
     "training": {
         "folds": 4,
         "steps": 120,
@@ -81,8 +85,8 @@ def train_classify(images: Sequence[Image], section: Mapping[str, Any], seed: in
     Raises
     ------
     Refused
-        When there are not two classes with `LEAST` training subjects each, a class has fewer than there are folds, or the network
-        does not fit the scans.
+        When there are not two classes with `LEAST` training subjects each, a class has fewer than there are folds, the network does not
+        fit the scans, or a class to rule out is none of the classes.
 
     References
     ----------
@@ -91,11 +95,14 @@ def train_classify(images: Sequence[Image], section: Mapping[str, Any], seed: in
     settings = _settings(section)
     scans = _labelled(images, settings["modalities"][0])
     classes, limits = _classes(scans, settings), settings["training"]
+    check_settings(settings, classes)
     asked = input_for(settings, scans, images)
     plan = plan_of(settings, asked, len(classes)) if "cnn" in settings["parts"] else None
     train = examples_of([scan for scan in scans if scan.row["split"] == "train"], images, classes, settings, asked)
     held = examples_of([scan for scan in scans if scan.row["split"] != "train"], images, classes, settings, asked)
-    kept, copies = without_copies(train, held)
+    train, held, found = with_likenesses(train, held)
+    kept, copies = without_copies(train, held, found)
+    told_copies(copies, found)
     train = train.take(np.flatnonzero(kept))
     _check_folds(train, classes, settings)
     asked = asked.of_cohort(train.inputs)
@@ -118,13 +125,14 @@ def train_classify(images: Sequence[Image], section: Mapping[str, Any], seed: in
     honest = _honest_fusion(logs, train.y, fold_of, fixed, len(classes))
     fusion = fit_fusion(logs, train.y, fixed)
     metrics = _metrics(train, logs, honest, fusion, parts, "grouped nested cross-validation on training subjects")
+    judged = None
     if len(held.y):
         held_logs = _predict(logistic, network, held, parts, device)
-        metrics += _metrics(held, held_logs, fuse(held_logs, fusion)[0], fusion, parts, "validation subjects")
-    if copies:
-        LOG.warning("the same image was found in several subjects: %s", copies)
+        judged = fuse(held_logs, fusion)[0]
+        metrics += _metrics(held, held_logs, judged, fusion, parts, "validation subjects")
     facts = {**facts, **final, **({"copies": copies} if copies else {})}
     card = _card(scans, classes, settings, asked, plan, parts, seed, metrics, facts, fusion, train, held)
+    card["extra"]["evaluation"] = evaluation_of(train, honest, fold_of, scans, classes, settings, seed, held, judged)
     if network is not None:
         card["extra"]["sanity"] = for_card(one_view(network), train.inputs, train.y, settings.get("why"), seed)
     save_classifier(folder, Classifier(card, logistic, network, fusion, device), members)

@@ -152,15 +152,20 @@ def training_images(folders: list[str], records: list[str], work: Path, target: 
         What the stage before the task left, a folder and a record for each batch.
     work : Path
     target : str
-        Column of the participants' table whose value becomes ``row["label"]``.
+        Column of the participants' table whose value becomes ``row["label"]``; the others become ``row["participants.<column>"]``.
     """
     participants = work / "cohort" / "participants.tsv"
-    labels = {row["subject"]: row.get(target, "") for row in read_table(participants)} if target and participants.is_file() else {}
+    people = {row["subject"]: row for row in read_table(participants)} if target and participants.is_file() else {}
+    labels = {subject: row.get(target, "") for subject, row in people.items()}
+    about = {
+        subject: {f"participants.{name}": cell for name, cell in row.items() if name not in ("subject", target)}
+        for subject, row in people.items()
+    }
     images = []
     for folder, record in zip(map(Path, folders), map(Path, records), strict=True):
         table = {row["image"]: row for row in read_table(work / "cohort" / "batches" / f"{record.name}.tsv")}
         images += [
-            replace(image, row={**image.row, "label": labels.get(image.subject, "")})
+            replace(image, row={**image.row, **about.get(image.subject, {}), "label": labels.get(image.subject, "")})
             for image in images_of(folder, record, table)
             if image.row.get("split") in TRAINED_ON
         ]

@@ -10,6 +10,7 @@ import pytest
 
 from cohortex.report.page import write_report
 from tests.fake_cohort import CONFIG, STAGES, write_fake_cohort
+from tests.unit.test_report_evaluation import write_classified
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
@@ -23,6 +24,14 @@ READY = """return location.protocol === 'file:' && document.readyState === 'comp
     && document.querySelector('#table').getAttribute('aria-busy') === 'false'"""
 VISIBLE = """return [...arguments[0].querySelectorAll('.view')].filter(view => view.offsetParent)
     .map(view => view.className.match(/view-([a-z]+)/)[1])"""
+
+OUTSIDE = """return [...document.querySelectorAll('.plot')].flatMap(plot => {
+    const field = plot.getBoundingClientRect()
+    return [...plot.querySelectorAll('text, polyline, polygon, circle')].filter(one => {
+        const box = one.getBoundingClientRect()
+        return box.left < field.left - 2 || box.right > field.right + 2 || box.top < field.top - 2 || box.bottom > field.bottom + 2
+    }).map(one => one.outerHTML)
+})"""
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +193,28 @@ def test_the_page_itself_never_scrolls_sideways(opened, width, scheme):
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_figures_of_a_classifier_are_drawn_in_their_fields_at_any_width(browser, tmp_path):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    work = write_classified(tmp_path / "work", 3)
+    page = write_report(work, tmp_path / "results", CONFIG, STAGES)
+    browser.get("about:blank")
+    browser.get_log("browser")
+    browser.get(page.as_uri())
+    WebDriverWait(browser, 60).until(lambda driver: driver.execute_script(READY))
+    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    for width in (360, 1300):
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride", {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+        )
+        try:
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+            assert browser.execute_script(OUTSIDE) == []
+        finally:
+            browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert browser.execute_script("return document.querySelectorAll('.plot').length") == 10
+    strokes = browser.execute_script("return [...document.querySelectorAll('.plot polyline')].map(line => getComputedStyle(line).stroke)")
+    assert "none" not in strokes and len(set(strokes)) == 4, "three classes and what they are held against"
+    assert browser.execute_script("return document.querySelector('#verdict .systemic').textContent").startswith("Classification:")

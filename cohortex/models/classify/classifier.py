@@ -11,6 +11,7 @@ import numpy as np
 
 from cohortex.errors import Refused
 from cohortex.items import Image
+from cohortex.models.classify.decided import check_decisions
 from cohortex.models.classify.estimators import Estimator, from_tensors, predict_logits
 from cohortex.models.classify.fusion import Fusion, fuse
 from cohortex.models.classify.inputs import Input
@@ -26,7 +27,8 @@ class Classifier:
     ----------
     card : mapping
         Its ``extra`` has: modalities (the first is the scan that is classified), features (names, in order), grain
-        (spacing_mm, bins, families, pictures), input (see `Input`), needs_labels, parts (radiomics and/or cnn), cohort, committee.
+        (spacing_mm, bins, families, pictures), input (see `Input`), needs_labels, parts (radiomics and/or cnn), cohort, committee,
+        evaluation (see `cohortex.training.classify_evaluation`; older cards have none).
     logistic : Logistic or Estimator or None
         What learned from the features; a regression unless another estimator was asked for.
     network : torch module or None
@@ -98,6 +100,7 @@ def load_classifier(folder: Path, device: str = "cpu") -> Classifier:
     missing = [key for key in ("modalities", "features", "grain", "input", "needs_labels", "parts") if key not in extra]
     if missing or not card.get("classes"):
         raise Refused(f"The card of the model {card['name']} has no {missing[0] if missing else 'classes'}; train the model again.")
+    check_decisions(card)
     prefixes = ("logistic.", "estimator.")
     part = {name.split(".", 1)[1]: value for name, value in tensors.items() if name.startswith(prefixes)}
     fusion = {name.removeprefix("fusion."): value for name, value in tensors.items() if name.startswith("fusion.")}
