@@ -53,8 +53,8 @@ PNEUMONIA: dict[str, Any] = {
     "weights": "train",
     "modalities": ["DX"],
     "parts": ["cnn"],
-    "network": {"name": "smallresnet2d", "options": {}},
-    "input": {"size": [28, 28], "spacing_mm": None, "labels": False, "values": "whole"},
+    "network": {"name": "smallresnet2d", "options": {"widths": [16, 32, 64]}},
+    "input": {"size": [28, 28], "spacing_mm": None, "labels": False, "values": "cohort"},
     "training": {
         "folds": 2,
         "steps": 600,
@@ -67,6 +67,7 @@ PNEUMONIA: dict[str, Any] = {
         "average": 0.99,
         "members": 4,
         "mirror": True,
+        "own_scale": True,
         "expected": EXPECTED,
     },
 }
@@ -74,8 +75,9 @@ PNEUMONIA: dict[str, Any] = {
 it is shown later for normal."""
 CANDIDATES: dict[str, dict[str, Any]] = {
     "smallresnet2d, whole pixels": {},
+    "smallresnet2d of four widths, whole pixels": {"network": {"name": "smallresnet2d", "options": {}}},
     "smallresnet2d, interpolated": {"training": {"augment": None}},
-    "smallresnet2d, whole pixels, scale of the cohort": {"input": {"values": "cohort"}},
+    "smallresnet2d, whole pixels, scale of each picture": {"input": {"values": "whole"}},
     "resnet18, whole pixels": {"network": {"name": "resnet18", "options": SMALL["resnet18"]}},
     "densenet121, whole pixels": {"network": {"name": "densenet121", "options": SMALL["densenet121"]}},
 }

@@ -51,6 +51,7 @@ DEFAULTS: dict[str, Any] = {
         "average": 0.0,
         "members": 1,
         "mirror": False,
+        "own_scale": False,
         "start": None,
         "frozen": False,
         "curriculum": False,
@@ -313,7 +314,9 @@ def _card(
     for scan in scans:
         scan.__dict__.pop("content", None)
     training = settings["training"]
-    committee = "cnn" in parts and (training["mirror"] or training["decompose"] > 1)
+    # what is as it always was goes without saying
+    usual = {"mirrored": False, "subclasses": 1, "own_scale": False}
+    together = {key: value for key, value in plan.committee.items() if value != usual[key]} if plan else {}
     written = plan.written if plan else {}
     # Nothing is asked of the size of the voxels of a scan that is scaled to the network's.
     any_size = "radiomics" not in parts and asked.spacing_mm is None
@@ -356,7 +359,7 @@ def _card(
             "features": list(Grain(**settings["texture"]).vector_names(settings["modalities"])),
             "grain": dict(settings["texture"]),
             "input": asked.told(),
-            **({"committee": {"mirrored": training["mirror"], "subclasses": training["decompose"]}} if committee else {}),
+            **({"committee": together} if together else {}),
             # What was trained on segmented heads sees empty channels otherwise, and would call every head healthy.
             "needs_labels": (bool((~np.isnan(train.x)).any()) and not settings["texture"]["pictures"])
             or ("cnn" in parts and asked.labels and bool(train.inputs[:, 1:].any())),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cohortex.errors import Refused
-from cohortex.models.classify.committee import Committee, as_one, composed
+from cohortex.models.classify.committee import Committee, OwnScale, as_one, composed, own_scale
 from cohortex.models.classify.fusion import Fusion, fuse, shift_of
 from cohortex.models.registry import build, count_parameters
 from cohortex.training.balance import BALANCES, loss_for, one_pass
@@ -178,3 +178,17 @@ def test_expected_shares_of_other_classes_are_refused(asked, balance, sentence):
     with pytest.raises(Refused, match=sentence):
         expected_shares(asked, ["a", "b"], balance)
     assert expected_shares(None, ["a", "b"], "weights") is None
+
+
+def test_every_second_member_sees_inputs_in_their_own_scale():
+    x = torch.randn(3, 2, 5, 4, generator=torch.Generator().manual_seed(1)) * 7 + 3
+    seen = own_scale(x)
+    assert seen[:, 0].mean(dim=(1, 2)).numpy() == pytest.approx(np.zeros(3), abs=1e-6)
+    assert seen[:, 0].std(dim=(1, 2), correction=0).numpy() == pytest.approx(np.ones(3), abs=1e-5)
+    assert torch.equal(seen[:, 1:], x[:, 1:]), "labels stay"
+    assert own_scale(torch.full((1, 1, 3, 3), 5.0)).abs().max() == 0
+    members = [build("classify", "smallresnet2d", widths=[4, 8], channels=2).eval() for _ in range(3)]
+    found = as_one(members, own_scale=True)(x).exp()
+    each = [member(view).softmax(1) for member, view in zip(members, (x, seen, x), strict=True)]
+    assert found.detach().numpy() == pytest.approx(torch.stack(each).mean(0).detach().numpy(), abs=1e-6)
+    assert isinstance(as_one(members[:2], own_scale=True).members[1], OwnScale)
