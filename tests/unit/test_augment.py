@@ -129,6 +129,7 @@ def test_the_setting_fits_its_schema_and_reaches_the_training() -> None:
         "offset": 0.1,
         "noise": 0.1,
         "gamma": 0.1,
+        "whole": False,
     }
     jsonschema.validate({"training": {"augment": every}}, schema)
     assert set(every) == set(schema["properties"]["training"]["properties"]["augment"]["anyOf"][1]["properties"])
