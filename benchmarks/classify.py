@@ -307,17 +307,22 @@ def main() -> None:
             "conformal": lambda: conformal(options.data),
         }
         chosen = [*(["pick"] if options.pick else []), *(name for name in options.only.split(",") if name)]
-        tables, figures = kept(options.save, chosen)
-        if tables["parts"].rows:
-            run.about["command"] = "python -m benchmarks.classify --only PART, as in the table of parts"
-            run.start -= 60 * sum(row[1] or 0 for row in tables["parts"].rows)
+        tables: dict[str, Table] = {}
+        figures: dict[str, float] = {}
+        done = []
         for name in chosen:
             began = time.monotonic()
             found, numbers = parts[name]()
             tables |= found
             figures |= {key: float(value) for key, value in numbers.items()}
-            tables["parts"].add(name, (time.monotonic() - began) / 60, commit())
-    run.end(tables, figures, options.save)
+            done.append((name, (time.monotonic() - began) / 60, commit()))
+    before, others = kept(options.save, chosen)
+    if before["parts"].rows:
+        run.about["command"] = "python -m benchmarks.classify --only PART, as in the table of parts"
+        run.start -= 60 * sum(row[1] or 0 for row in before["parts"].rows)
+    for row in done:
+        before["parts"].add(*row)
+    run.end(before | tables, others | figures, options.save)
 
 
 def kept(save: Path | None, renewed: Sequence[str]) -> tuple[dict[str, Table], dict[str, float]]:
