@@ -18,7 +18,7 @@ from cohortex.models.classify.classifier import Classifier, network_logits, part
 from cohortex.models.classify.committee import one_view
 from cohortex.models.classify.estimators import Estimator, fit_estimator, predict_logits
 from cohortex.models.classify.features import TEXTURE_FAMILIES
-from cohortex.models.classify.fusion import Fusion, fit_fusion, fuse
+from cohortex.models.classify.fusion import Fusion, fit_fusion, fuse, shift_of
 from cohortex.models.classify.inputs import Input, input_for
 from cohortex.models.classify.logistic import Logistic
 from cohortex.models.classify.scans import Grain, plain_scans
@@ -55,10 +55,12 @@ DEFAULTS: dict[str, Any] = {
         "average": 0.0,
         "members": 1,
         "mirror": False,
+        "own_scale": False,
         "start": None,
         "frozen": False,
         "curriculum": False,
         "decompose": 1,
+        "expected": None,
     },
 }
 """What is taken where the section says nothing."""
@@ -98,6 +100,7 @@ def train_classify(images: Sequence[Image], section: Mapping[str, Any], seed: in
     check_settings(settings, classes)
     asked = input_for(settings, scans, images)
     plan = plan_of(settings, asked, len(classes)) if "cnn" in settings["parts"] else None
+    expected = expected_shares(limits["expected"], classes, limits["balance"] if plan else "none")
     train = examples_of([scan for scan in scans if scan.row["split"] == "train"], images, classes, settings, asked)
     held = examples_of([scan for scan in scans if scan.row["split"] != "train"], images, classes, settings, asked)
     train, held, found = with_likenesses(train, held)
@@ -122,9 +125,11 @@ def train_classify(images: Sequence[Image], section: Mapping[str, Any], seed: in
         final["run"] = cards.how_it_ran(device, limits["batch"], final["steps"], journal)
     if not team().leads:
         return
-    honest = _honest_fusion(logs, train.y, fold_of, fixed, len(classes))
-    fusion = fit_fusion(logs, train.y, fixed)
-    metrics = _metrics(train, logs, honest, fusion, parts, "grouped nested cross-validation on training subjects")
+    shift = None if expected is None else shift_of(expected, train.y)
+    honest = _honest_fusion(logs, train.y, fold_of, fixed, len(classes), shift)
+    fusion = replace(fit_fusion(logs, train.y, fixed), shift=shift)
+    words = "" if expected is None else ", as they are told for the expected shares"
+    metrics = _metrics(train, logs, honest, fusion, parts, f"grouped nested cross-validation on training subjects{words}")
     judged = None
     if len(held.y):
         held_logs = _predict(logistic, network, held, parts, device)
@@ -178,6 +183,29 @@ def _check_folds(train: Examples, classes: Sequence[str], settings: Mapping[str,
                 f"The class {name} of the column {settings['target']} has {there} training subjects with images of their own, fewer than "
                 f"the {folds} folds: lower classify.default.training.folds, or give more subjects."
             )
+
+
+def expected_shares(asked: Mapping[str, float] | None, classes: Sequence[str], balance: str) -> list[float] | None:
+    """Return the expected share of each class, None where nothing is expected.
+
+    Raises
+    ------
+    Refused
+        When they are not the shares of just these classes, or the network learns as if classes were equally frequent.
+    """
+    if asked is None:
+        return None
+    if balance != "none":
+        raise Refused(
+            f"classify.default.training.expected needs probabilities for the shares among the training subjects, but balance is {balance}: "
+            "set it to none."
+        )
+    if set(asked) != set(classes) or min(asked.values()) <= 0 or abs(sum(asked.values()) - 1) > 0.01:
+        raise Refused(
+            f"classify.default.training.expected has {dict(asked)}: give each of the classes {', '.join(classes)} the share that it has "
+            "where the classifier will be used, above 0 and 1 in all, or null for the shares among the training subjects."
+        )
+    return [float(asked[name]) for name in classes]
 
 
 def _fit(
@@ -236,13 +264,19 @@ def _out_of_fold(
 
 
 def _honest_fusion(
-    logs: Sequence[np.ndarray], y: np.ndarray, fold_of: np.ndarray, fixed: Sequence[float | None], classes: int
+    logs: Sequence[np.ndarray],
+    y: np.ndarray,
+    fold_of: np.ndarray,
+    fixed: Sequence[float | None],
+    classes: int,
+    shift: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return fused probabilities whose weights and temperatures were chosen on the other folds."""
     fused = np.full((len(y), classes), np.nan)
     for number in np.unique(fold_of):
         rest, held = fold_of != number, fold_of == number
-        fused[held] = fuse([log[held] for log in logs], fit_fusion([log[rest] for log in logs], y[rest], fixed))[0]
+        chosen = replace(fit_fusion([log[rest] for log in logs], y[rest], fixed), shift=shift)
+        fused[held] = fuse([log[held] for log in logs], chosen)[0]
     return fused
 
 
@@ -288,7 +322,9 @@ def _card(
     for scan in scans:
         scan.__dict__.pop("content", None)
     training = settings["training"]
-    committee = "cnn" in parts and (training["mirror"] or training["decompose"] > 1)
+    # what is as it always was goes without saying
+    usual = {"mirrored": False, "subclasses": 1, "own_scale": False}
+    together = {key: value for key, value in plan.committee.items() if value != usual[key]} if plan else {}
     written = plan.written if plan else {}
     # Nothing is asked of the size of the voxels of a scan that is scaled to the network's.
     any_size = "radiomics" not in parts and asked.spacing_mm is None
@@ -331,7 +367,7 @@ def _card(
             "features": list(Grain(**settings["texture"]).vector_names(settings["modalities"])),
             "grain": dict(settings["texture"]),
             "input": asked.told(),
-            **({"committee": {"mirrored": training["mirror"], "subclasses": training["decompose"]}} if committee else {}),
+            **({"committee": together} if together else {}),
             # What was trained on segmented heads sees empty channels otherwise, and would call every head healthy.
             "needs_labels": (bool((~np.isnan(train.x)).any()) and not settings["texture"]["pictures"])
             or ("cnn" in parts and asked.labels and bool(train.inputs[:, 1:].any())),

@@ -11,7 +11,7 @@ import numpy as np
 
 from cohortex.errors import Refused
 from cohortex.models.classify.classifier import network_logits
-from cohortex.models.classify.committee import as_one
+from cohortex.models.classify.committee import as_one, own_scale
 from cohortex.models.classify.inputs import Input, network_options
 from cohortex.training.augment import ranges_of
 from cohortex.training.checkpoint import Journal
@@ -55,7 +55,13 @@ class Plan:
 
     def one(self, members: list[Any]) -> Any:
         """Return members as one network."""
-        return as_one(members, self.training["mirror"], self.training["decompose"])
+        return as_one(members, **self.committee)
+
+    @property
+    def committee(self) -> dict[str, Any]:
+        """How members are put together, as `cohortex.models.classify.committee.as_one` takes it."""
+        training = self.training
+        return {"mirrored": training["mirror"], "subclasses": training["decompose"], "own_scale": training["own_scale"]}
 
 
 def plan_of(settings: Mapping[str, Any], asked: Input, classes: int) -> Plan:
@@ -123,7 +129,8 @@ def fit_members(train: Examples, plan: Plan, seed: int, device: str, journal: Jo
     members, every = [], []
     for number in range(training["members"]):
         name = called if number == 0 else f"{called}.member{number + 1}"
-        network, facts = _fit_one(train, plan, budget, seed + ANOTHER * number, device, journal, name)
+        seen = _in_own_scale(train) if training["own_scale"] and number % 2 else train
+        network, facts = _fit_one(seen, plan, budget, seed + ANOTHER * number, device, journal, name)
         members.append(network)
         every.append(facts)
     if len(every) == 1:
@@ -132,6 +139,14 @@ def fit_members(train: Examples, plan: Plan, seed: int, device: str, journal: Jo
     loss = float(np.mean(losses)) if losses else None
     seconds = round(sum(facts["seconds"] for facts in every), 1)
     return members, {"steps": min(facts["steps"] for facts in every), "loss": loss, "seconds": seconds}
+
+
+def _in_own_scale(train: Examples) -> Examples:
+    """Return examples as the network of an `cohortex.models.classify.committee.OwnScale` sees them."""
+    import torch
+
+    parts = [own_scale(torch.from_numpy(train.inputs[i : i + BATCH])).numpy() for i in range(0, len(train.y), BATCH)]
+    return replace(train, inputs=np.concatenate(parts))
 
 
 def _fit_one(

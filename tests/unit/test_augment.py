@@ -129,6 +129,7 @@ def test_the_setting_fits_its_schema_and_reaches_the_training() -> None:
         "offset": 0.1,
         "noise": 0.1,
         "gamma": 0.1,
+        "whole": False,
     }
     jsonschema.validate({"training": {"augment": every}}, schema)
     assert set(every) == set(schema["properties"]["training"]["properties"]["augment"]["anyOf"][1]["properties"])
@@ -141,3 +142,25 @@ def test_the_setting_fits_its_schema_and_reaches_the_training() -> None:
         for ranges in (None, ranges_of(every), ranges_of(every))
     ]
     assert np.array_equal(weights[1], weights[2]) and not np.array_equal(weights[0], weights[1])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(5, 9), st.integers(5, 9), st.integers(0, 999))
+def test_whole_voxels_are_moved_and_nothing_is_interpolated(nx: int, ny: int, seed: int) -> None:
+    """As many voxels along each axis as drawn, mirrored or not, the border going on; labels with their image."""
+    labels = np.arange(1, nx * ny + 1, dtype=np.int32).reshape(nx, ny)
+    ranges = ranges_of({"translate": 0.6, "flip": [0], "whole": True})
+    moved, with_it, drawn = vary(labels.astype(np.float32), labels, ranges, np.random.default_rng(seed))
+    padded = np.pad(labels[::-1] if drawn.matrix[0, 0] < 0 else labels, 9, mode="edge")
+    x, y = (int(shift) for shift in drawn.shift * np.diagonal(drawn.matrix))
+    np.testing.assert_array_equal(with_it, padded[9 + x : 9 + x + nx, 9 + y : 9 + y + ny])
+    np.testing.assert_array_equal(moved, with_it)
+    inside = (slice(3, -3),) * 2
+    padded = np.pad(labels, 4, mode="edge")
+    there = vary_labels(padded, drawn)
+    np.testing.assert_array_equal(vary_labels(there, drawn.undone())[inside], padded[inside])
+
+
+def test_whole_voxels_cannot_be_turned() -> None:
+    with pytest.raises(Refused, match="leave them out"):
+        ranges_of({"whole": True, "rotate_deg": 5})

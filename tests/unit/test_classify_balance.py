@@ -1,12 +1,17 @@
 """Rare classes, orders of examples and sub-classes: what the training of a classifier does about them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from cohortex.models.classify.committee import Committee, as_one, composed
+from cohortex.errors import Refused
+from cohortex.models.classify.committee import Committee, OwnScale, as_one, composed, own_scale
+from cohortex.models.classify.fusion import Fusion, fuse, shift_of
 from cohortex.models.registry import build, count_parameters
 from cohortex.training.balance import BALANCES, loss_for, one_pass
+from cohortex.training.classify import expected_shares
 from cohortex.training.classify_network import Budget, Start, train_network
 from cohortex.training.curriculum import easiest, losses_of
 from cohortex.training.decompose import subclasses
@@ -146,3 +151,44 @@ def test_further_heads_and_layers_that_are_trained_one_by_one_are_learned_too(na
             fresh = build("classify", name, channels=1, classes=2, **start.options).state_dict()
         assert any(not torch.equal(fresh[key], untrained[key]) for key in fresh if not key.startswith("head"))
         assert torch.equal(fresh["head.weight"], untrained["head.weight"])
+
+
+def test_probabilities_are_told_for_the_expected_shares():
+    """Bayes' rule: two normal classes, used where they have other shares; the threshold lies where both are as likely."""
+    y = np.repeat([0, 1], [900, 100])
+    x = np.linspace(-3, 3, 61)
+    logs = np.log(np.stack([0.9 * np.exp(-((x + 1) ** 2) / 2), 0.1 * np.exp(-((x - 1) ** 2) / 2)], axis=1))
+    plain = Fusion(np.ones(1), np.ones(1))
+    for expected, threshold in (([0.5, 0.5], 0.0), ([0.9, 0.1], np.log(9) / 2), ([0.2, 0.8], np.log(0.25) / 2)):
+        told, parts = fuse([logs], replace(plain, shift=shift_of(expected, y)))
+        assert told[:, 1] == pytest.approx(1 / (1 + np.exp(-2 * (x - threshold))))
+        assert parts[0] == pytest.approx(told)
+    assert fuse([logs], replace(plain, shift=shift_of([0.9, 0.1], y)))[0] == pytest.approx(fuse([logs], plain)[0])
+
+
+@pytest.mark.parametrize(
+    ("asked", "balance", "sentence"),
+    [
+        ({"a": 0.5, "c": 0.5}, "none", "give each of the classes a, b"),
+        ({"a": 0.5, "b": 0.1}, "none", "1 in all"),
+        ({"a": 0.5, "b": 0.5}, "weights", "balance is weights"),
+    ],
+)
+def test_expected_shares_of_other_classes_are_refused(asked, balance, sentence):
+    with pytest.raises(Refused, match=sentence):
+        expected_shares(asked, ["a", "b"], balance)
+    assert expected_shares(None, ["a", "b"], "weights") is None
+
+
+def test_every_second_member_sees_inputs_in_their_own_scale():
+    x = torch.randn(3, 2, 5, 4, generator=torch.Generator().manual_seed(1)) * 7 + 3
+    seen = own_scale(x)
+    assert seen[:, 0].mean(dim=(1, 2)).numpy() == pytest.approx(np.zeros(3), abs=1e-6)
+    assert seen[:, 0].std(dim=(1, 2), correction=0).numpy() == pytest.approx(np.ones(3), abs=1e-5)
+    assert torch.equal(seen[:, 1:], x[:, 1:]), "labels stay"
+    assert own_scale(torch.full((1, 1, 3, 3), 5.0)).abs().max() == 0
+    members = [build("classify", "smallresnet2d", widths=[4, 8], channels=2).eval() for _ in range(3)]
+    found = as_one(members, own_scale=True)(x).exp()
+    each = [member(view).softmax(1) for member, view in zip(members, (x, seen, x), strict=True)]
+    assert found.detach().numpy() == pytest.approx(torch.stack(each).mean(0).detach().numpy(), abs=1e-6)
+    assert isinstance(as_one(members[:2], own_scale=True).members[1], OwnScale)

@@ -279,3 +279,19 @@ def test_subjects_without_a_label_are_left_out(tmp_path):
     images = [*cohort(16, 0), *(picture(f"u{i:03d}", voxels(i, "spot"), "") for i in range(4))]
     train_classify(images, with_training(steps=1), 0, "cpu", tmp_path / "x")
     assert read_card(tmp_path / "x")["subjects"]["train"] == [f"s{i:03d}" for i in range(16)]
+
+
+def test_members_of_two_scales_for_expected_shares_come_back_from_the_folder(tmp_path):
+    """What the folder says of pictures is what the networks that were trained say, told for a cohort where spots are rare."""
+    images = cohort()
+    train_classify(images, with_training(steps=4, members=2, own_scale=True, mirror=True, balance="none"), 3, "cpu", tmp_path / "even")
+    asked = {"clear": 0.9, "spot": 0.1}
+    section = with_training(steps=4, members=2, own_scale=True, mirror=True, balance="none", expected=asked)
+    train_classify(images, section, 3, "cpu", tmp_path / "rare")
+    card = read_card(tmp_path / "rare")
+    assert card["extra"]["committee"] == {"mirrored": True, "own_scale": True}
+    assert card["recipe"]["training"]["expected"] == asked
+    assert "as they are told for the expected shares" in card["metrics"][0]["on"]
+    for image in images[-4:]:
+        even, rare = (said(tmp_path / name, image).measures["p_spot"] for name in ("even", "rare"))
+        assert rare / (1 - rare) == pytest.approx(even / (1 - even) / 9, rel=1e-4)

@@ -106,7 +106,7 @@ def load_classifier(folder: Path, device: str = "cpu") -> Classifier:
     fusion = {name.removeprefix("fusion."): value for name, value in tensors.items() if name.startswith("fusion.")}
     try:
         logistic = from_tensors(part) if "radiomics" in extra["parts"] else None
-        mix = Fusion(fusion["weights"], fusion["temperatures"], float(fusion["temperature"].item()))
+        mix = Fusion(fusion["weights"], fusion["temperatures"], float(fusion["temperature"].item()), fusion.get("shift"))
     except KeyError as error:
         raise Refused(f"The weights of the model {card['name']} have no tensor for {error.args[0]}; train the model again.") from error
     network = None
@@ -145,6 +145,7 @@ def save_classifier(folder: Path, classifier: Classifier, members: Sequence[Any]
         "fusion.weights": mix.weights,
         "fusion.temperatures": mix.temperatures,
         "fusion.temperature": np.array([mix.temperature]),
+        **({} if mix.shift is None else {"fusion.shift": mix.shift}),
     }
     if classifier.logistic is not None:
         prefix = "logistic" if isinstance(classifier.logistic, Logistic) else "estimator"

@@ -23,11 +23,14 @@ class Fusion:
         The log-probabilities of each part are divided by its own before they are averaged.
     temperature : float
         ... and the logarithm of the average by this one.
+    shift : (classes,) float64 array, optional
+        What is added to the logarithms of the calibrated probabilities in the end, see `shift_of`.
     """
 
     weights: np.ndarray
     temperatures: np.ndarray
     temperature: float = 1.0
+    shift: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,24 @@ def fit_fusion(parts: Sequence[np.ndarray], y: np.ndarray, fixed: Sequence[float
     return Fusion(weights, temperatures, fit_temperature(average, y))
 
 
+def shift_of(expected: Sequence[float], y: np.ndarray) -> np.ndarray:
+    """Return what turns log-probabilities for the shares of the classes `y` into those for expected shares, (classes,) float64.
+
+    Parameters
+    ----------
+    expected : sequence of float
+        Share of each class where the classifier will be used; none is 0.
+    y : (n,) integer array
+        Classes that the probabilities were calibrated on; none is absent.
+
+    References
+    ----------
+    Saerens, Latinne and Decaestecker, Adjusting the outputs of a classifier to new a priori probabilities, Neural Computation 14, 2002.
+    """
+    wanted = np.asarray(expected, dtype=np.float64)
+    return np.log(wanted / wanted.sum()) - np.log(np.bincount(y, minlength=len(wanted)) / len(y))
+
+
 def fuse(parts: Sequence[np.ndarray], fusion: Fusion) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return the fused probabilities and those of each part, all calibrated.
 
@@ -161,13 +182,15 @@ def fuse(parts: Sequence[np.ndarray], fusion: Fusion) -> tuple[np.ndarray, list[
     calibrated : list of (n, classes) float64 arrays
     """
     calibrated = [np.exp(log_softmax(part / t)) for part, t in zip(parts, fusion.temperatures, strict=True)]
-    stacked = np.stack(calibrated)
+    stacked, shift = np.stack(calibrated), 0.0 if fusion.shift is None else fusion.shift
+    if fusion.shift is not None:
+        calibrated = [np.exp(log_softmax(part / t + shift)) for part, t in zip(parts, fusion.temperatures, strict=True)]
     silent = np.isnan(stacked).any(axis=2)
     weights = np.where(silent, 0.0, np.maximum(fusion.weights, 1e-9)[:, None])
     total = weights.sum(axis=0)
     weights = weights / np.where(total > 0, total, 1.0)
     average = np.einsum("pn,pnc->nc", weights, np.nan_to_num(stacked, nan=0.0))
-    fused = np.exp(log_softmax(np.log(np.clip(average, FLOOR, None)) / fusion.temperature))
+    fused = np.exp(log_softmax(np.log(np.clip(average, FLOOR, None)) / fusion.temperature + shift))
     fused[total == 0] = np.nan
     return fused, calibrated
 
