@@ -24,6 +24,7 @@ from cohortex.models.classify.logistic import Logistic
 from cohortex.models.classify.scans import Grain, plain_scans
 from cohortex.models.classify.why_sanity import for_card
 from cohortex.training import cards
+from cohortex.training.beside import beside_of
 from cohortex.training.checkpoint import Journal, open_journal
 from cohortex.training.classify_examples import Examples, examples_of, without_copies
 from cohortex.training.classify_members import Plan, fit_members, plan_of
@@ -55,6 +56,8 @@ DEFAULTS: dict[str, Any] = {
         "frozen": False,
         "curriculum": False,
         "decompose": 1,
+        "tasks": [],
+        "lesions": None,
     },
 }
 """What is taken where the section says nothing."""
@@ -93,7 +96,10 @@ def train_classify(images: Sequence[Image], section: Mapping[str, Any], seed: in
     classes, limits = _classes(scans, settings), settings["training"]
     asked = input_for(settings, scans, images)
     plan = plan_of(settings, asked, len(classes)) if "cnn" in settings["parts"] else None
-    train = examples_of([scan for scan in scans if scan.row["split"] == "train"], images, classes, settings, asked)
+    learned = [scan for scan in scans if scan.row["split"] == "train"]
+    train = examples_of(learned, images, classes, settings, asked)
+    if plan is not None:
+        train = replace(train, beside=beside_of(learned, images, limits, asked))
     held = examples_of([scan for scan in scans if scan.row["split"] != "train"], images, classes, settings, asked)
     kept, copies = without_copies(train, held)
     train = train.take(np.flatnonzero(kept))
@@ -299,7 +305,7 @@ def _card(
         "simulated": demo,
         "recipe": {
             # Nothing is said of an augmentation that was not asked for.
-            "training": {key: value for key, value in training.items() if value not in (None, False)},
+            "training": {key: value for key, value in training.items() if value not in (None, False, [])},
             **facts,
             "fusion_weights": {part: float(weight) for part, weight in zip(parts, fusion.weights, strict=True)},
         },

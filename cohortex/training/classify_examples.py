@@ -13,6 +13,7 @@ from cohortex.blocks import ALIGN, over_blocks
 from cohortex.items import Image
 from cohortex.models.classify.inputs import Input
 from cohortex.models.classify.scans import Grain, Vectors
+from cohortex.training.beside import Beside
 from cohortex.training.team import team
 from cohortex.volume import ArrayLike
 
@@ -30,6 +31,8 @@ class Examples:
     subjects : (n,) array of str
     digests : (n,) array of str
         Of the voxels, see `digest_of`.
+    beside : Beside, optional
+        What a network learns beside the classes.
     """
 
     x: np.ndarray
@@ -37,10 +40,12 @@ class Examples:
     y: np.ndarray
     subjects: np.ndarray
     digests: np.ndarray
+    beside: Beside | None = None
 
     def take(self, rows: np.ndarray) -> Examples:
         """Return some of the rows."""
-        return Examples(self.x[rows], self.inputs[rows], self.y[rows], self.subjects[rows], self.digests[rows])
+        beside = None if self.beside is None else self.beside.take(rows)
+        return Examples(self.x[rows], self.inputs[rows], self.y[rows], self.subjects[rows], self.digests[rows], beside)
 
     @property
     def groups(self) -> np.ndarray:
