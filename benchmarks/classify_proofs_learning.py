@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import classify_proofs_layers
 from benchmarks.classify_proofs_data import Settings
 from benchmarks.classify_proofs_pictures import Cases, doubtful, graded, kinds, spots
 from benchmarks.classify_proofs_trained import RESNET, Learnt, auc_of, learn, over, repeated, said, steps_of
@@ -231,5 +232,6 @@ ROWS: dict[str, tuple[str, Callable[[Settings], Found]]] = {
     "C15": ("LACNN: lesion weight over none; painting over the lesion lowers the score", lesion_aware),
     "W02": ("Unequal classes: recall of the rare one up at equal specificity", rare),
     "W04": ("Maps of reasons: pointing game over chance; randomised weights take the maps away", reasons),
+    **classify_proofs_layers.ROWS,
 }
 """What each row states, and who tries it."""

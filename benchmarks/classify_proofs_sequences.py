@@ -82,18 +82,6 @@ def gradients_hold(module: nn.Module, *given: torch.Tensor) -> bool:
     return bool(torch.autograd.gradcheck(run, (*inputs, *weights), raise_exception=False))
 
 
-class Timed(nn.Module):
-    """A network of exams that takes pictures and gaps as one value, as `cohortex.training.loop.fit` gives them."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-
-    def forward(self, given: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        """Return the logits (n, classes) of pictures (n, channels, x, y, exams) and gaps (n, exams)."""
-        return self.network(*given)
-
-
 def exams(settings: Settings) -> Found:
     """Row D08: growth from all exams against the last one; both ways to tell the cell of time against none."""
     ways = {"gates": "gates", "cell": "cell", "no time": "none"}
@@ -114,7 +102,7 @@ def exams(settings: Settings) -> Found:
 def followed(learnt: Exams, test: Exams, modulation: str, seed: int, steps: int) -> float:
     """Return the AUC of an LSTM over exams."""
     options = {**SMALL["time_lstm"], "modulation": modulation}
-    network = Timed(fresh(lambda: registry.build("classify", "time_lstm", channels=1, classes=2, **options), seed))
+    network = fresh(lambda: registry.build("classify", "time_lstm", channels=1, classes=2, **options), seed)
     middle, scale = learnt.images.mean(), learnt.images.std()
 
     def draw(rng: np.random.Generator, count: int) -> tuple[Any, np.ndarray]:
@@ -124,7 +112,7 @@ def followed(learnt: Exams, test: Exams, modulation: str, seed: int, steps: int)
     fit(network, draw, nn.functional.cross_entropy, steps=steps, batch=16, rate=3e-3, seed=seed)
     with torch.inference_mode():
         given = torch.from_numpy((test.images - middle) / scale), torch.from_numpy(test.gaps)
-        logits = torch.cat([network((x, t)) for x, t in zip(given[0].split(100), given[1].split(100), strict=True)])
+        logits = torch.cat([network(x, t) for x, t in zip(given[0].split(100), given[1].split(100), strict=True)])
     return auc(test.y == 1, (logits[:, 1] - logits[:, 0]).numpy())
 
 
