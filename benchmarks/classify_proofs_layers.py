@@ -25,7 +25,7 @@ from cohortex.training.loop import fresh
 
 GRID: dict[str, Any] = {"grid": 8, "widths": [256, 256]}
 VARIED = {"translate": 0.15, "rotate_deg": 12.0, "scale": 0.12, "shear": 0.15}
-CHAINS = 200
+CHAINS, TEMPERATURES = 100, 2000
 """Of annealed importance sampling."""
 
 
@@ -83,7 +83,7 @@ def belief(settings: Settings) -> Found:
     with torch.no_grad():
         values = first.flatten(1)
         for count, machine in enumerate(machines, start=1):
-            partition, error = machine.annealed_log_partition(values.mean(0), CHAINS, 4000, settings.seed)
+            partition, error = machine.annealed_log_partition(values.mean(0), CHAINS, TEMPERATURES, settings.seed)
             bounds.append([layered_bound(machines[:count], test[rows], partition, seed=settings.seed) for rows in groups])
             errors.append(error)
             values = machine.hidden_of(values)
@@ -98,7 +98,7 @@ def belief(settings: Settings) -> Found:
         statements[f"{number + 2} machines over {number + 1}"] = gain[1] > 2 * float(np.hypot(errors[number], errors[number + 1]))
     wrong = 0
     for rest, held in grouped_folds(every.y, np.arange(len(every.y)), 3, settings.seed):
-        training = {**steps_of(2500, settings.steps), "batch": 32, "augment": VARIED, "average": 0.99, "members": 2, "balance": "none"}
+        training = {**steps_of(2000, settings.steps), "batch": 32, "augment": VARIED, "average": 0.99, "balance": "none"}
         learnt = learn(every.take(rest), ("deep_belief", GRID), settings.seed, training, classes=10, values="unit")
         wrong += int((learnt.logs(every.images[held]).argmax(1) != every.y[held]).sum())
     share = proportion_interval(wrong, len(every.y))

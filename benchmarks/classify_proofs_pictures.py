@@ -108,8 +108,11 @@ def kinds(n: int, seed: int, edge: int = 28) -> Cases:
     return cases(image + 0.06 * rng.standard_normal(image.shape), kind >= 2, kind[:, None])
 
 
-def spots(n: int, seed: int, edge: int = 40, share: float = 0.5) -> Cases:
-    """Return pictures with a small ring, the lesion (class 1, with its mask), or a small disc; bright lines cross both."""
+def spots(n: int, seed: int, edge: int = 40, share: float = 0.5, both: bool = False) -> Cases:
+    """Return pictures with a small ring, the lesion (class 1, with its mask), or a small disc; bright lines cross both.
+
+    With `both` the disc has a mask too: where a reader would look.
+    """
     rng = np.random.default_rng([seed, 4])
     y = rng.random(n) < share
     middles = rng.uniform(6, edge - 6, (n, 2))
@@ -123,7 +126,7 @@ def spots(n: int, seed: int, edge: int = 40, share: float = 0.5) -> Cases:
         way, place = rng.uniform(0, np.pi, n)[:, None, None], rng.uniform(0, edge, (n, 2))
         across = (x - place[:, :1, None]) * np.cos(way) + (z - place[:, 1:, None]) * np.sin(way)
         image = image + rng.uniform(0.08, 0.2, n)[:, None, None] * soft(0.8 - np.abs(across))
-    return cases(image + 0.05 * rng.standard_normal(image.shape), y, masks=y[:, None, None] * soft(radius - distance))
+    return cases(image + 0.05 * rng.standard_normal(image.shape), y, masks=(y | both)[:, None, None] * soft(radius - distance))
 
 
 def tiles(n: int, seed: int, each: int = 1, edge: int = 16) -> Cases:

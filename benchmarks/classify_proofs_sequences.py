@@ -33,11 +33,11 @@ def cells(settings: Settings) -> Found:
     names = (*CELLS, "convlstm")
 
     def once(seed: int) -> list[float]:
-        learnt, test = orders(300, seed), orders(600, seed + HELD)
-        training = {**steps_of(150, settings.steps), "augment": {}, "optimiser": "muon", "rate": 5e-3}
+        learnt, test = orders(300, seed), orders(400, seed + HELD)
+        training = {**steps_of(130, settings.steps), "augment": {}, "optimiser": "muon", "rate": 5e-3}
         return [auc_of(test, learn(learnt, ("slice_rnn", {"cell": cell}), seed, training)) for cell in (*names, "none")]
 
-    values = repeated(settings.seed, 5, once).T
+    values = repeated(settings.seed, 4, once).T
     figures: dict[str, float | str] = {"mean of slices AUC": values[-1].mean()}
     statements = {}
     for name, own in zip(names, values[:-1], strict=True):
@@ -87,12 +87,12 @@ def exams(settings: Settings) -> Found:
     ways = {"gates": "gates", "cell": "cell", "no time": "none"}
 
     def once(seed: int) -> list[float]:
-        learnt, test = growing(400, seed), growing(800, seed + HELD)
-        steps = steps_of(250, settings.steps)["steps"]
+        learnt, test = growing(400, seed), growing(500, seed + HELD)
+        steps = steps_of(220, settings.steps)["steps"]
         found = [followed(learnt, test, way, seed, steps) for way in ways.values()]
         return [*found, followed(learnt.last_only(), test.last_only(), "gates", seed, steps)]
 
-    values = dict(zip((*ways, "last exam alone"), repeated(settings.seed, 5, once).T, strict=True))
+    values = dict(zip((*ways, "last exam alone"), repeated(settings.seed, 4, once).T, strict=True))
     figures: dict[str, float | str] = {f"{name} AUC": own.mean() for name, own in values.items()}
     pairs = [("gates", "last exam alone"), ("gates", "no time"), ("cell", "no time")]
     gains = {f"{a} over {b}": over(values[a], values[b]) for a, b in pairs}
