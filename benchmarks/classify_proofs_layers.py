@@ -130,9 +130,8 @@ def tissue(settings: Settings) -> Found:
         training = {**steps_of(600, settings.steps), "batch": 32, "augment": {"flip": [0, 1]}, "average": 0.99}
         network = learn(learnt, ("deep_belief", {"grid": 16}), seed, training, values="unit")
         score = network.score(test.images)
-        pixels: Any = LogisticRegressionCV(
-            Cs=6, cv=4, max_iter=500, l1_ratios=(0,), scoring="neg_log_loss", use_legacy_attributes=False
-        ).fit(learnt.images.reshape(len(learnt.y), -1), learnt.y)
+        options: dict[str, Any] = {"l1_ratios": (0,), "scoring": "neg_log_loss", "use_legacy_attributes": False}
+        pixels: Any = LogisticRegressionCV(Cs=6, cv=4, max_iter=500, **options).fit(learnt.images.reshape(len(learnt.y), -1), learnt.y)
         plain = pixels.decision_function(test.images.reshape(len(test.y), -1))
         truth, vote = test.y.reshape(-1, 6)[:, 0] == 1, score.reshape(-1, 6).mean(1)
         return auc(test.y == 1, score), auc(test.y == 1, plain), auc(truth, vote)

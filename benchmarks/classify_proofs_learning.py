@@ -189,7 +189,7 @@ def rare(settings: Settings) -> Found:
             found.append(recall_at_specificity(test.y == 1, learn(learnt, RESNET, seed, training).score(test.images), 0.9))
         return found
 
-    recalls = dict(zip(BALANCES, repeated(settings.seed, 5, once).T, strict=True))
+    recalls: dict[str, np.ndarray] = dict(zip(BALANCES, repeated(settings.seed, 5, once).T, strict=True))
     figures: dict[str, float | str] = {"none": recalls["none"].mean()}
     gains = {balance: over(values, recalls["none"]) for balance, values in recalls.items() if balance != "none"}
     figures |= {balance: f"{recalls[balance].mean():.4g} {said(gain)}" for balance, gain in gains.items()}

@@ -54,10 +54,10 @@ DEFAULTS: dict[str, Any] = {
         "mirror": False,
         "start": None,
         "frozen": False,
-        "curriculum": False,
-        "decompose": 1,
         "tasks": [],
         "lesions": None,
+        "curriculum": False,
+        "decompose": 1,
     },
 }
 """What is taken where the section says nothing."""

@@ -33,9 +33,9 @@ def pictures(count: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def head_with(tasks: tuple[Task, ...]) -> Heads:
     heads = Heads(tasks, 3)
-    for layer in heads.layers:
-        torch.nn.init.ones_(layer.weight)
-        torch.nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        for name, value in heads.layers.named_parameters():
+            value.fill_(float(name.endswith("weight")))
     return heads
 
 

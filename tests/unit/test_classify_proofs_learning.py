@@ -21,7 +21,8 @@ def test_cases_come_back_from_their_seed_and_others_do_not(made):
     first, again, other = made(20, 3), made(20, 3), made(20, 4)
     for field in fields(first):
         one, two = getattr(first, field.name), getattr(again, field.name)
-        assert (one is None and two is None) or np.array_equal(one, two)
+        assert (one is None) == (two is None)
+        assert one is None or two is None or np.array_equal(one, two)
     assert not np.array_equal(first.images, other.images)
     assert first.images.dtype == np.float32
     assert 0 <= first.images.min() < first.images.max() <= 1
