@@ -58,11 +58,11 @@ def built(seed: int) -> list[tuple[Any, ...]]:
 
     made: list[tuple[Any, ...]] = []
     for name, cell in CELLS.items():
-        made.append((name, fresh(lambda cell=cell: cell(3, 4, batch_first=True, bidirectional=True), seed).double(), drawn(2, 5, 3)))
+        made.append((name, fresh(lambda cell=cell: cell(2, 3, batch_first=True, bidirectional=True), seed).double(), drawn(2, 4, 2)))
     for modulation in ("gates", "cell", "none"):
-        lstm = fresh(lambda modulation=modulation: TimeLSTM(3, 4, modulation), seed).double()
-        made.append((f"time-modulated, {modulation}", lstm, drawn(2, 5, 3), drawn(2, 5).abs()))
-    made.append(("convlstm", fresh(lambda: ConvLSTM(2, 2, 3), seed).double(), *(drawn(1, 2, 4, 4) for _ in range(3))))
+        lstm = fresh(lambda modulation=modulation: TimeLSTM(2, 3, modulation), seed).double()
+        made.append((f"time-modulated, {modulation}", lstm, drawn(2, 4, 2), drawn(2, 4).abs()))
+    made.append(("convlstm", fresh(lambda: ConvLSTM(2, 1, 2), seed).double(), *(drawn(1, 1, 3, 3) for _ in range(3))))
     return made
 
 

@@ -61,7 +61,7 @@ def test_a_further_task_is_learned_and_leaves_no_head(tmp_path):
     inputs, _, bright = pictures()
     y = np.arange(40) % 2
 
-    def fit(values: np.ndarray | None, path: Path | None = None, steps: int = 40) -> tuple[dict[str, torch.Tensor], float]:
+    def fit(values: np.ndarray | None, path: Path | None = None, steps: int = 30) -> tuple[dict[str, torch.Tensor], float]:
         start = Start(SMALL.network, SMALL.options, beside=None if values is None else Beside((Task(values),)))
         budget = Budget(steps=steps, batch=8, learning_rate=1e-2, average=0.5)
         network, facts = train_network(inputs, y, 2, 1, budget, start=start, checkpoint=None if path is None else Checkpoint(path))

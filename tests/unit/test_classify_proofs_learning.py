@@ -97,8 +97,8 @@ def test_rows_run_and_come_out_alike_twice(monkeypatch, tmp_path):
         return repeated(seed, 2, once)
 
     monkeypatch.setattr(classify_proofs_learning, "repeated", twice)
-    monkeypatch.setattr(classify_proofs_layers, "repeated", twice)
-    found = [rows[row][1](Settings(tmp_path, 0.03, 5)) for row in ("C10", "F02", "C10")]
-    assert found[0] == found[2]
+    found = [rows["C10"][1](Settings(tmp_path, 0.02, 5)) for _ in range(2)]
+    assert found[0] == found[1]
     assert set(found[0].statements) == {"grades over none"}
-    assert found[1].statements["loss of every layer falls"]
+    assert isinstance(found[0].figures, dict)
+    assert 0.3 < float(found[0].figures["class alone"]) < 0.8
