@@ -24,6 +24,7 @@ from cohortex.models.classify.logistic import Logistic
 from cohortex.models.classify.scans import Grain, plain_scans
 from cohortex.models.classify.why_sanity import for_card
 from cohortex.training import cards
+from cohortex.training.beside import beside_of
 from cohortex.training.checkpoint import Journal, open_journal
 from cohortex.training.classify_evaluation import check_settings, evaluation_of, told_copies
 from cohortex.training.classify_examples import Examples, examples_of, with_likenesses, without_copies
@@ -58,6 +59,8 @@ DEFAULTS: dict[str, Any] = {
         "own_scale": False,
         "start": None,
         "frozen": False,
+        "tasks": [],
+        "lesions": None,
         "curriculum": False,
         "decompose": 1,
         "expected": None,
@@ -101,7 +104,10 @@ def train_classify(images: Sequence[Image], section: Mapping[str, Any], seed: in
     asked = input_for(settings, scans, images)
     plan = plan_of(settings, asked, len(classes)) if "cnn" in settings["parts"] else None
     expected = expected_shares(limits["expected"], classes, limits["balance"] if plan else "none")
-    train = examples_of([scan for scan in scans if scan.row["split"] == "train"], images, classes, settings, asked)
+    learned = [scan for scan in scans if scan.row["split"] == "train"]
+    train = examples_of(learned, images, classes, settings, asked)
+    if plan is not None:
+        train = replace(train, beside=beside_of(learned, images, limits, asked))
     held = examples_of([scan for scan in scans if scan.row["split"] != "train"], images, classes, settings, asked)
     train, held, found = with_likenesses(train, held)
     kept, copies = without_copies(train, held, found)
@@ -343,7 +349,7 @@ def _card(
         "simulated": demo,
         "recipe": {
             # Nothing is said of an augmentation that was not asked for.
-            "training": {key: value for key, value in training.items() if value not in (None, False)},
+            "training": {key: value for key, value in training.items() if value not in (None, False, [])},
             **facts,
             "fusion_weights": {part: float(weight) for part, weight in zip(parts, fusion.weights, strict=True)},
         },

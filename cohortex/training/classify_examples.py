@@ -19,6 +19,7 @@ from cohortex.measures.leakage import BEYOND, GRID, Leakage, check_split
 from cohortex.models.classify.inputs import Input
 from cohortex.models.classify.regrid import network_input
 from cohortex.models.classify.scans import Grain, Vectors
+from cohortex.training.beside import Beside
 from cohortex.training.team import team
 from cohortex.volume import ArrayLike
 
@@ -41,6 +42,8 @@ class Examples:
         Of the voxels, see `digest_of`; images that are alike share that of the first (`with_likenesses`).
     looks : (n, *grid) float32 array or None
         The whole scans, small, where no network looks at `inputs`, which may then hold anything.
+    beside : Beside, optional
+        What a network learns beside the classes.
     """
 
     x: np.ndarray
@@ -49,11 +52,13 @@ class Examples:
     subjects: np.ndarray
     digests: np.ndarray
     looks: np.ndarray | None = None
+    beside: Beside | None = None
 
     def take(self, rows: np.ndarray) -> Examples:
         """Return some of the rows."""
         looks = None if self.looks is None else self.looks[rows]
-        return Examples(self.x[rows], self.inputs[rows], self.y[rows], self.subjects[rows], self.digests[rows], looks)
+        beside = None if self.beside is None else self.beside.take(rows)
+        return Examples(self.x[rows], self.inputs[rows], self.y[rows], self.subjects[rows], self.digests[rows], looks, beside)
 
     @property
     def groups(self) -> np.ndarray:

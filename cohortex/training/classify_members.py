@@ -152,7 +152,7 @@ def _in_own_scale(train: Examples) -> Examples:
 def _fit_one(
     train: Examples, plan: Plan, budget: Budget, seed: int, device: str, journal: Journal, called: str
 ) -> tuple[Any, dict[str, Any]]:
-    training, start = plan.training, Start(plan.network, plan.options, plan.weights)
+    training, start = plan.training, Start(plan.network, plan.options, plan.weights, beside=train.beside)
     if training["frozen"]:
         network, facts = train_network(train.inputs, train.y, plan.classes, seed, replace(budget, steps=0), device, None, called, start)
         layer = head_of(network, class_tensors(plan.network, plan.options))[1]

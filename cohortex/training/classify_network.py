@@ -10,6 +10,7 @@ import numpy as np
 
 from cohortex.training.augment import Ranges, draw, resample, rotation_3d, vary_image
 from cohortex.training.balance import Loss, loss_for, one_pass
+from cohortex.training.beside import Beside, attach, with_beside
 from cohortex.training.checkpoint import Checkpoint, generator_state, optimiser_tensors, restore_optimiser, tensors_of, tensors_under
 from cohortex.training.loop import Clock, take_steps
 from cohortex.training.team import team
@@ -73,12 +74,15 @@ class Start:
         What it takes over of another network, by name: everything but its head (`cohortex.training.transfer`).
     hardness : (n,) float array, optional
         How hard each example is: the easiest are learned first (`cohortex.training.curriculum`).
+    beside : Beside, optional
+        What is learned beside the classes, rows as of the examples.
     """
 
     network: str = "smallcnn3d"
     options: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, np.ndarray] | None = None
     hardness: np.ndarray | None = None
+    beside: Beside | None = None
 
 
 def train_network(
@@ -124,6 +128,7 @@ def train_network(
     from cohortex.models.registry import build
     from cohortex.training.curriculum import easiest
     from cohortex.training.muon import muon
+    from cohortex.training.transfer import class_tensors, head_of
 
     now, clock, checkpoint, start = team(), Clock(budget.minutes), checkpoint or Checkpoint(), start or Start()
     with torch.random.fork_rng(devices=[]):
@@ -132,6 +137,13 @@ def train_network(
         network = build("classify", start.network, **options).to(device)
         if start.weights is not None:
             network.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in start.weights.items()}, strict=False)
+        beside, head = start.beside, None
+        if beside is not None:
+            if beside.tasks:
+                found = getattr(network, "head", None)
+                head = found if isinstance(found, torch.nn.Linear) else head_of(network, class_tensors(start.network, start.options))[1]
+            attach(network, beside, head)
+            network = network.to(device)
         order_of = torch.channels_last if inputs.ndim == 4 else torch.contiguous_format
         # a fifth faster with pictures
         network = network.to(memory_format=order_of)  # pyright: ignore[reportCallIssue]
@@ -171,9 +183,16 @@ def train_network(
                 allowed = every if start.hardness is None else easiest(start.hardness, y, step / budget.steps)
                 order = np.concatenate([order, one_pass(budget.balance, y, allowed, rng)])
             chosen, order = order[:mine], order[mine:]
-            batch = torch.from_numpy(_augmented(inputs[chosen], rng, budget.augment)).to(device).contiguous(memory_format=order_of)
+            given = inputs[chosen]
+            if beside is not None and beside.masks is not None:
+                given = np.concatenate([given, beside.masks[chosen]], axis=1)
+            varied = torch.from_numpy(_augmented(given, rng, budget.augment)).to(device)
+            batch = varied[:, : inputs.shape[1]].contiguous(memory_format=order_of)
             target = torch.from_numpy(y[chosen].astype(np.int64)).to(device)
-            return _weighed_loss(network, batch, target, loss)
+            if beside is None:
+                return _weighed_loss(network, batch, target, loss)
+            masks = None if beside.masks is None else varied[:, inputs.shape[1] :]
+            return with_beside(network, head, beside, chosen, batch, masks, lambda: _weighed_loss(network, batch, target, loss))
 
         def after(done: int, mean: float) -> None:
             losses.append(mean)
@@ -208,6 +227,8 @@ def train_network(
             keep(done)
         if average:
             network.load_state_dict(average)
+        if beside is not None:
+            del network.beside
     tail = losses[-max(1, len(losses) // 10) :]
     facts = {"steps": len(losses), "loss": float(np.mean(tail)) if tail else None, "seconds": round(clock.seconds(), 1)}
     return network.eval().requires_grad_(False), facts
