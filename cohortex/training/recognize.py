@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from cohortex.models.recognize.apply import Asked, Fed, found_in
 from cohortex.models.recognize.findings import Findings
 from cohortex.models.segment.apply import Feeding, grid_of
 from cohortex.training import cards
+from cohortex.training.augment import Ranges
 from cohortex.training.recognize_card import best_score, metrics_of
 from cohortex.training.recognize_data import (
     Known,
@@ -97,7 +99,7 @@ def train_recognize(images: Sequence[Image], section: Mapping[str, Any], seed: i
     batch = int(training["batch"] or entry.training.get("batch") or BATCH[dimensions])
     curves = fit(
         network,
-        sampler_of(items, feeding.patch, ranges_of(training["flip"], across)),
+        sampler_of(items, feeding.patch, _varied(training, across)),
         objective(),
         steps=int(training["steps"]),
         batch=batch,
@@ -151,6 +153,25 @@ def _check_found(known: Sequence[Known], classes: Sequence[tuple[int, str]], mod
         )
 
 
+def _varied(training: Mapping[str, Any], across: int | None) -> Ranges:
+    """Return how far examples are varied: as is usual, and what the section says otherwise.
+
+    Raises
+    ------
+    Refused
+        For a range that there is not, or that is no number from 0.
+    """
+    usual, own = ranges_of(training["flip"], across), dict(training["augment"])
+    known = sorted(vars(usual).keys() - {"flip"})
+    unknown = sorted(own.keys() - set(known))
+    if unknown:
+        raise Refused(f"recognize: training.augment has the unknown key {unknown[0]!r}; it knows {', '.join(known)}.")
+    try:
+        return replace(usual, **own)
+    except ValueError as error:
+        raise Refused(f"recognize: training.augment: {error}") from error
+
+
 def _options(name: str, classes: int, dimensions: int, own: Mapping[str, Any]) -> dict[str, Any]:
     """Return a network's options for images; those of the section are laid over them.
 
@@ -191,8 +212,6 @@ def _with_anchors(
 
 def _feeding(how: Any, across: int | None, patch: Any, known: Sequence[Known]) -> Feeding:
     """Return how the network is fed; of slices the plan leaves their distance as it is."""
-    from dataclasses import replace
-
     plan = replace(how, across=across)
     shapes = [grid_of(each.image.volume, plan).shape for each in known]
     return Feeding(plan, across, patch_of(patch, shapes, across))
