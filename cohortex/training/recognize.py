@@ -20,7 +20,9 @@ from cohortex.training.augment import Ranges
 from cohortex.training.recognize_card import best_score, metrics_of
 from cohortex.training.recognize_data import (
     Known,
+    Prepared,
     cut_of,
+    draw_example,
     known_of,
     labelled,
     most_labelled,
@@ -43,6 +45,8 @@ SMALL, LEAST_ANCHOR = 10, 1.0
 """Percentile of the edges of things at which anchors begin, and the smallest anchor of a level in its strides."""
 LOWEST = 0.02
 """Score down to which boxes are looked at for the figures of the card."""
+EXAMPLES = 60
+"""Held-out examples on which a network chooses what it chooses after its training."""
 WATCHED = 16
 """Most held-out images that are looked at while the training runs."""
 
@@ -91,7 +95,7 @@ def train_recognize(images: Sequence[Image], section: Mapping[str, Any], seed: i
     feeding = _feeding(how, across, training["patch"], known)
     options = _with_anchors(name, options, training["options"], known, feeding)
     fed = Fed(feeding, [text for _, text in classes], _reach(known, feeding), 0.0)
-    network = fresh(lambda: registry.build("recognize", name, **options), seed)
+    network: Any = fresh(lambda: registry.build("recognize", name, **options), seed)
     items = [prepare(each, feeding, classes, pair, least) for each, pair in zip(known, pairs, strict=True)]
     judged = [known_of(pair, classes, least) for pair in held] or known
     match = MATCH[2 if all(each.image.volume.shape[2] == 1 for each in known) else 3]
@@ -113,6 +117,10 @@ def train_recognize(images: Sequence[Image], section: Mapping[str, Any], seed: i
     ran = cards.how_it_ran(device, batch, curves.steps, journal)
     if not team().leads:
         return
+    if held and network.chooses:
+        options |= _chosen(
+            network, [prepare(each, feeding, classes, pair, least) for each, pair in zip(judged, held, strict=True)], fed, seed
+        )
     found = [_look(each, network, fed, device) for each in judged]
     score = best_score(found, [each.truth for each in judged], match)
     seen = [image for image, _ in [*pairs, *held]]
@@ -249,6 +257,23 @@ def objective() -> Any:
                 return network.loss(network(source), boxes)
 
     return OwnLoss()
+
+
+def _chosen(network: Any, items: Sequence[Prepared], fed: Fed, seed: int) -> dict[str, Any]:
+    """Return the options that a network chooses once it has learned, on examples of held-out images that are not varied."""
+    import torch
+
+    from cohortex.models.recognize.boxes import Boxes
+
+    rng, device = np.random.default_rng([seed, 1]), next(network.parameters()).device
+    still, examples = Ranges(translate=0.0, rotate_deg=0.0, shear=0.0, scale=0.0), []
+    network.eval()
+    for number in range(EXAMPLES):
+        image, rows = draw_example(items[number % len(items)], fed.feeding.patch, still, rng)
+        corners, labels = (torch.from_numpy(part).to(device) for part in (rows[:, :-1].astype(np.float32), rows[:, -1].astype(np.int64)))
+        with torch.inference_mode():
+            examples.append((network(torch.from_numpy(image)[None].to(device)), Boxes(corners, labels)))
+    return network.chosen(examples)
 
 
 def _look(known: Known, network: nn.Module, fed: Fed, device: str) -> Findings:
