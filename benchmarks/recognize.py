@@ -139,7 +139,7 @@ def compared(
         parameters = registry.count_parameters(registry.build("recognize", "retinanet", **cards[name]["options"]))
         table.add(name, parameters, *told[name])
     first = next(iter(told))
-    figures = dict(zip(("brain3_map50", "low", "high"), told[first], strict=True))
+    figures: dict[str, float] = dict(zip(("brain3_map50", "low", "high"), told[first], strict=True))
     if len(values) > 1:
         ours, others = list(values.values())[:2]
         gain = grouped_bootstrap(lambda rows: ours(rows) - others(rows), np.asarray(runs))
