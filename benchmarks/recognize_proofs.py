@@ -49,7 +49,7 @@ PYRAMID = {**SMALL, "filters": 32, "first": 0, "further": 2}
 RETINA = {**PYRAMID, "convs": 2, "anchor": 3.0, "ratios": [1.0], "scales": [1.0, 2**0.5]}
 FASTER = {**PYRAMID, "hidden": 96, "anchor": 3.0, "ratios": [1.0], "scales": [1.0, 2**0.5], "proposals": 60, "size": 5}
 FASTER_D04 = {**FASTER, "size": 7, "proposals": 300}
-YOLO2 = {"backbone": [12, 24, 48], "norm": "batch", "filters": 64, "anchor": 2.5, "scales": [1.0, 1.6, 2.56, 4.1]}
+YOLO2 = {"stem": 1, "backbone": [6, 20, 48], "norm": "batch", "filters": 48, "anchor": 5.0, "scales": [1.0, 1.6, 2.56, 4.1]}
 YOLO = {"backbone": [12, 24, 48, 48], "norm": "batch", "filters": 64, "largest": 48.0}
 SSD = {"backbone": [12, 24, 48], "norm": "batch", "first": 0, "further": 2, "anchor": 3.0}
 PATCH = {"patch": 24, "filters": [12, 24], "hidden": 48}
@@ -365,9 +365,9 @@ ROWS: dict[str, tuple[str, Callable[[Data], Found]]] = {
     "D01": ("Patch detector: FROC over blobs of the Laplacian", patches),
     "D02": ("Faster R-CNN: mAP@.5 over patches on pictures of several lesions; time told", faster),
     "D03": ("Mask R-CNN: mask AP over a threshold within the boxes; RoIAlign over RoI pooling", masks),
-    "D04": ("YOLO: at least 5 times as fast as Faster R-CNN, mAP within .1", yolo),
+    "D04": ("YOLO with priors on a grid of 4 pixels: at least 5 times as fast as Faster R-CNN, mAP within .1", yolo),
     "D05": ("SSD: recall of small lesions over YOLO", ssd),
-    "D06": ("RetinaNet: focal loss over cross entropy at 1 : 1000", focal),
+    "D06": ("RetinaNet: focal loss over cross entropy where one anchor of 1000 or more has something", focal),
     "D07": ("Several windows with attention over one window by FROC", windows),
     "D12": ("Cascade: the second stage removes over 80 % of false positives at under 5 % of sensitivity", second_stage),
     "D13": ("Contexts of three sizes: CPM of the fusion, weighed on held-out volumes, over each", fused),
