@@ -4,16 +4,13 @@
 
 Pictures of 96 x 96 pixels with lesions of several sizes beside bright lines, and with lesions of little contrast in tissues of very
 different values; pictures of 128 x 128 with one small lesion or none; volumes with dark balls among dark tubes
-(`benchmarks.recognize_proofs_data`). 64 cases to learn from, 60 to be tested on (volumes: 24 and 24). Networks are narrower than in the
-papers; all of a row have the same cases, seed, steps, batches and rate. FROC is told as the mean sensitivity at 1/8 to 8 false positives
-an image (CPM), a lesion being found where the middle of a box lies in it. Models are kept in the folder: what is there is not trained
-again. ``--steps`` multiplies all steps. With ``--save`` the rows that the record has already are kept beside the new ones. Last line:
-FIGURE, over all rows of the record.
+(`benchmarks.recognize_proofs_data`; `COUNTS` says how many). Networks are narrower than in the papers; all of a row have the same cases,
+seed, steps, batches and rate. Steps, counts and options of D04, D06 and D13 were chosen on cases of another seed (11) than the record's.
+FROC is told as the mean sensitivity at 1/8 to 8 false positives an image (CPM), a lesion being found where the middle of a box lies in
+it. Models are kept in the folder: what is there is not trained again. ``--steps`` multiplies all steps. With ``--save`` the rows that the
+record has already are kept beside the new ones. Last line: FIGURE, over all rows of the record.
 
-What fails: YOLO of one coarse grid learns more slowly than the others in equally many steps, and its boxes are coarse; it is about three
-times as fast as a Faster R-CNN with 60 proposals, and over five times only as one with 300 (D04). That focal loss is the better one
-cannot be told by 60 pictures (D06). Of the contexts the widest learns little in so few steps, so that the plain mean of the three is
-below the middle one alone (D13).
+@@FAILS@@
 """
 
 from __future__ import annotations
@@ -52,11 +49,19 @@ PYRAMID = {**SMALL, "filters": 32, "first": 0, "further": 2}
 RETINA = {**PYRAMID, "convs": 2, "anchor": 3.0, "ratios": [1.0], "scales": [1.0, 2**0.5]}
 FASTER = {**PYRAMID, "hidden": 96, "anchor": 3.0, "ratios": [1.0], "scales": [1.0, 2**0.5], "proposals": 60, "size": 5}
 FASTER_D04 = {**FASTER, "size": 7, "proposals": 300}
+YOLO2 = {"stem": 1, "backbone": [6, 20, 48], "norm": "batch", "filters": 48, "anchor": 5.0, "scales": [1.0, 1.6, 2.56, 4.1]}
 YOLO = {"backbone": [12, 24, 48, 48], "norm": "batch", "filters": 64, "largest": 48.0}
 SSD = {"backbone": [12, 24, 48], "norm": "batch", "first": 0, "further": 2, "anchor": 3.0}
 PATCH = {"patch": 24, "filters": [12, 24], "hidden": 48}
 CASCADE = {"dimensions": 3, "patch": 16, "screening": [4, 8], "contexts": [10, 16, 24], "filters": 8, "candidates": 24, "threshold": 0.2}
 DIAMETERS = (5.0, 7.0, 9.0, 12.0, 16.0, 20.0, 25.0)
+COUNTS: dict[str, dict[str, int]] = {
+    "lesions": {"train": 64, "test": 60},
+    "depths": {"train": 64, "test": 60},
+    "rare": {"train": 200, "test": 500},
+    "bleeds": {"train": 32, "validation": 16, "test": 60},
+}
+"""Cases of each kind."""
 SMALLEST = 10.0
 """Lesions whose mean edge is shorter, in pixels, count as small in row D05."""
 
@@ -71,11 +76,12 @@ class Data:
     steps: float = 1.0
     kept: dict[str, list[Case]] = field(default_factory=dict)
 
-    def of(self, kind: str, split: str) -> list[Case]:
-        """Return the cases of a kind and a split."""
-        name = f"{kind} {split}"
+    def of(self, kind: str, split: str, count: int | None = None) -> list[Case]:
+        """Return the cases of a kind and a split, as many as is usual or as are asked for."""
+        count = count or COUNTS[kind][split]
+        name = f"{kind} {split} {count}"
         if name not in self.kept:
-            self.kept[name] = cases(kind, split, 24 if kind == "bleeds" else 64 if split == "train" else 60)
+            self.kept[name] = cases(kind, split, count)
         return self.kept[name]
 
     def trained(self, name: str, kind: str, options: Mapping[str, Any], steps: int = 240, batch: int = 4, rate: float = 3e-3) -> Any:
@@ -236,20 +242,17 @@ def mask_precision(found: Sequence[recognized.Found], made: Sequence[np.ndarray]
 
 
 def yolo(have: Data) -> Found:
-    """Row D04: five times as fast as Faster R-CNN with the proposals of its paper, mAP within .1."""
-    tested = have.of("lesions", "test")
-    fast, slow = have.trained("yolo", "lesions", YOLO), have.trained("faster_rcnn", "lesions", FASTER)
-    paper: Any = registry.build("recognize", "faster_rcnn", **FASTER_D04).eval()
-    a, b = average_precision(seen(fast, tested), tested), average_precision(seen(slow, tested), tested)
-    times = [seconds_each(network, tested[:12]) for network in (fast, slow, paper)]
-    figures = {
-        "YOLO mAP@.5": a,
-        "Faster R-CNN mAP@.5": b,
-        "times faster": times[1] / times[0],
-        "times faster than with 300 proposals of 7 x 7": times[2] / times[0],
-        "ms an image": 1000 * times[0],
-    }
-    return Found(figures, {"5 times faster": times[1] >= 5 * times[0], "mAP within .1": a > b - 0.1})
+    """Row D04: five times as fast as Faster R-CNN, with as many proposals and cells as in its paper, and mAP within .1."""
+    tested = have.of("lesions", "test", 200)
+    fast, slow = (have.trained(name, "lesions", own, steps=480) for name, own in (("yolo2", YOLO2), ("faster_rcnn", FASTER_D04)))
+    ours, others = seen(fast, tested), seen(slow, tested)
+    times = [seconds_each(network, tested[:12]) for network in (fast, slow)]
+    less = gain(average_precision, ours, others, tested)
+    first = average_precision(seen(have.trained("yolo", "lesions", YOLO), tested), tested)
+    figures: dict[str, float | str] = {"YOLO with priors mAP@.5": average_precision(ours, tested)}
+    figures |= {"Faster R-CNN mAP@.5": average_precision(others, tested), "difference": told(less), "times faster": times[1] / times[0]}
+    figures |= {"ms an image": 1000 * times[0], "of the first YOLO mAP@.5": first}
+    return Found(figures, {"5 times faster": times[1] >= 5 * times[0], "mAP within .1": less[1] > -0.1})
 
 
 def ssd(have: Data) -> Found:
@@ -282,7 +285,7 @@ def small_recall(found: Detections, tested: Sequence[Case], rate: float = 1.0) -
 def focal(have: Data) -> Found:
     """Row D06: focal loss above cross entropy where an anchor of a thousand has something."""
     tested = have.of("rare", "test")
-    networks = [have.trained("retinanet", "rare", {**RETINA, "loss": loss}) for loss in ("focal", "cross_entropy")]
+    networks = [have.trained("retinanet", "rare", {**RETINA, "loss": loss}, steps=300) for loss in ("focal", "cross_entropy")]
     ours, other = (seen(network, tested) for network in networks)
     a, b = average_precision(ours, tested), average_precision(other, tested)
     share = imbalance(networks[0], have.of("rare", "train"))
@@ -332,39 +335,42 @@ def second_stage(have: Data) -> Found:
 
 
 def fused(have: Data) -> Found:
-    """Row D13: the fusion of three contexts above each alone."""
+    """Row D13: the fusion of three contexts, with the weights that held-out cases chose, above each alone."""
     tested = have.of("bleeds", "test")
     network = cascade_of(have)
-    count = len(network.contexts)
+    count, chosen = len(network.contexts), network.weights
+    shares = {f"context {edge}": tuple(float(n == k) for n in range(count)) for k, edge in enumerate(network.contexts)}
     values = {}
-    for name, weights in {
-        "fused": (1.0,) * count,
-        **{f"context {edge}": tuple(float(n == k) for n in range(count)) for k, edge in enumerate(network.contexts)},
-    }.items():
+    for name, weights in {"fused": chosen, **shares, "plain mean": (1.0,) * count}.items():
         network.weights = weights
         values[name] = seen(network, tested)
-    figures: dict[str, float | str] = {f"{name} CPM": cpm(found, tested) for name, found in values.items()}
-    single = {name: float(figures[f"{name} CPM"]) for name in values if name != "fused"}
-    best = max(single, key=lambda name: single[name])
-    figures[f"difference to {best}"] = told(gain(cpm, values["fused"], values[best], tested))
-    return Found(figures, {"fusion over each": float(figures["fused CPM"]) > max(single.values())})
+    network.weights = chosen
+    figures: dict[str, float | str] = {"weights": " ".join(f"{weight:.2f}" for weight in chosen)}
+    figures |= {f"{name} CPM": cpm(found, tested) for name, found in values.items()}
+    gains = {name: gain(cpm, values["fused"], values[name], tested) for name in shares}
+    figures |= {f"difference to {name}": told(more) for name, more in gains.items()}
+    return Found(figures, {"fusion over each": all(more[1] > 0 for more in gains.values())})
 
 
 def cascade_of(have: Data) -> Any:
-    """Return the cascade of volumes."""
-    return have.trained("cascade", "bleeds", CASCADE, steps=160, batch=2)
+    """Return the cascade of volumes; held-out ones chose the weights of its fusion."""
+    network = have.trained("cascade", "bleeds", CASCADE, steps=360, batch=2)
+    with torch.inference_mode():
+        held = [(network(torch.from_numpy(case.image)[None, None]), target_of(case)) for case in have.of("bleeds", "validation")]
+    network.chosen(held)
+    return network
 
 
 ROWS: dict[str, tuple[str, Callable[[Data], Found]]] = {
     "D01": ("Patch detector: FROC over blobs of the Laplacian", patches),
     "D02": ("Faster R-CNN: mAP@.5 over patches on pictures of several lesions; time told", faster),
     "D03": ("Mask R-CNN: mask AP over a threshold within the boxes; RoIAlign over RoI pooling", masks),
-    "D04": ("YOLO: at least 5 times as fast as Faster R-CNN, mAP within .1", yolo),
+    "D04": ("YOLO with priors on a grid of 4 pixels: at least 5 times as fast as Faster R-CNN, mAP within .1", yolo),
     "D05": ("SSD: recall of small lesions over YOLO", ssd),
-    "D06": ("RetinaNet: focal loss over cross entropy at 1 : 1000", focal),
+    "D06": ("RetinaNet: focal loss over cross entropy where one anchor of 1000 or more has something", focal),
     "D07": ("Several windows with attention over one window by FROC", windows),
     "D12": ("Cascade: the second stage removes over 80 % of false positives at under 5 % of sensitivity", second_stage),
-    "D13": ("Contexts of three sizes: CPM of the fusion over each", fused),
+    "D13": ("Contexts of three sizes: CPM of the fusion, weighed on held-out volumes, over each", fused),
 }
 """What each row states, and who tries it."""
 

@@ -1,8 +1,9 @@
 """What `benchmarks.recognize_proofs` learns from and is tested on: pictures and volumes with lesions, made from seeds.
 
 Values are 0..1. `lesions`: three to six ellipses of 5 to 26 pixels on a texture that is as bright in places, beside bright lines like
-vessels. `rare`: one or none of 6 to 9 pixels in a larger picture. `depths`: tissues of very different values, as in CT, and lesions that
-differ from the tissue around them by a fortieth of the range. `bleeds`: volumes with dark balls, among dark tubes that are as wide.
+vessels. `rare`: larger pictures, three of ten with one lesion of 6 to 9 pixels. `depths`: tissues of very different values, as in CT, and
+lesions that differ from the tissue around them by a fortieth of the range. `bleeds`: volumes with dark balls, among dark tubes that are as
+wide.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from scipy import ndimage as ndi
 
 SEED = 70707
+SPLITS = ("train", "test", "validation")
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,13 @@ def lesions(rng: np.random.Generator, edge: int = 96) -> Case:
 
 
 def rare(rng: np.random.Generator, edge: int = 128) -> Case:
-    """Return a picture with one small lesion, or none."""
+    """Return a picture with one small lesion, or (seven of ten) none."""
     shape = (edge, edge)
     image = 0.4 + 0.05 * texture(rng, shape, 6) + 0.04 * texture(rng, shape, 1.5)
     for _ in range(4):
         image[line(shape, rng, rng.uniform(0.8, 2.0))] += rng.uniform(0.1, 0.2)
     taken, boxes = np.zeros(shape, bool), []
-    mask = place(rng, shape, taken, 3.0, 4.5) if rng.random() < 0.6 else None
+    mask = place(rng, shape, taken, 3.0, 4.5) if rng.random() < 0.3 else None
     if mask is not None:
         image = image + rng.uniform(0.12, 0.2) * np.asarray(ndi.gaussian_filter(mask.astype(np.float32), 0.8))
         boxes.append(box_of(mask))
@@ -134,9 +136,9 @@ KINDS = {"lesions": lesions, "rare": rare, "depths": depths, "bleeds": bleeds}
 
 
 def cases(kind: str, split: str, count: int) -> list[Case]:
-    """Return cases of a kind; those of the splits train and test have no seed in common."""
+    """Return cases of a kind; those of the splits have no seed in common."""
     make = KINDS[kind]
-    return [make(np.random.default_rng([SEED, list(KINDS).index(kind), ("train", "test").index(split), n])) for n in range(count)]
+    return [make(np.random.default_rng([SEED, list(KINDS).index(kind), SPLITS.index(split), n])) for n in range(count)]
 
 
 def mirrored(case: Case, axes: np.ndarray) -> Case:

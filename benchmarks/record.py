@@ -83,7 +83,15 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         **dict.fromkeys(("hybrid", "hybrid_best_single", "hybrid_p", "proofs_holding", "proofs_total")),
     },
     "recognize_proofs": {"proofs_holding": None, "proofs_total": None},
-    "recognize": {"brain3_map50": None, "low": None, "high": None},
+    "recognize": {
+        "brain3_map50": None,
+        "low": None,
+        "high": None,
+        "brain3_resnet18_map50": None,
+        "brain3_gain": None,
+        "brain3_gain_low": None,
+        "brain3_gain_high": None,
+    },
     "register_proofs": {"proofs_holding": None, "proofs_total": None},
     "denoise_ct": {
         "ct_gain": (">=", 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,13 @@ from cohortex.models.recognize.apply import Asked, Fed, found_in
 from cohortex.models.recognize.findings import Findings
 from cohortex.models.segment.apply import Feeding, grid_of
 from cohortex.training import cards
+from cohortex.training.augment import Ranges
 from cohortex.training.recognize_card import best_score, metrics_of
 from cohortex.training.recognize_data import (
     Known,
+    Prepared,
     cut_of,
+    draw_example,
     known_of,
     labelled,
     most_labelled,
@@ -41,6 +45,8 @@ SMALL, LEAST_ANCHOR = 10, 1.0
 """Percentile of the edges of things at which anchors begin, and the smallest anchor of a level in its strides."""
 LOWEST = 0.02
 """Score down to which boxes are looked at for the figures of the card."""
+EXAMPLES = 60
+"""Held-out examples on which a network chooses what it chooses after its training."""
 WATCHED = 16
 """Most held-out images that are looked at while the training runs."""
 
@@ -89,7 +95,7 @@ def train_recognize(images: Sequence[Image], section: Mapping[str, Any], seed: i
     feeding = _feeding(how, across, training["patch"], known)
     options = _with_anchors(name, options, training["options"], known, feeding)
     fed = Fed(feeding, [text for _, text in classes], _reach(known, feeding), 0.0)
-    network = fresh(lambda: registry.build("recognize", name, **options), seed)
+    network: Any = fresh(lambda: registry.build("recognize", name, **options), seed)
     items = [prepare(each, feeding, classes, pair, least) for each, pair in zip(known, pairs, strict=True)]
     judged = [known_of(pair, classes, least) for pair in held] or known
     match = MATCH[2 if all(each.image.volume.shape[2] == 1 for each in known) else 3]
@@ -97,7 +103,7 @@ def train_recognize(images: Sequence[Image], section: Mapping[str, Any], seed: i
     batch = int(training["batch"] or entry.training.get("batch") or BATCH[dimensions])
     curves = fit(
         network,
-        sampler_of(items, feeding.patch, ranges_of(training["flip"], across)),
+        sampler_of(items, feeding.patch, _varied(training, across)),
         objective(),
         steps=int(training["steps"]),
         batch=batch,
@@ -111,6 +117,10 @@ def train_recognize(images: Sequence[Image], section: Mapping[str, Any], seed: i
     ran = cards.how_it_ran(device, batch, curves.steps, journal)
     if not team().leads:
         return
+    if held and network.chooses:
+        options |= _chosen(
+            network, [prepare(each, feeding, classes, pair, least) for each, pair in zip(judged, held, strict=True)], fed, seed
+        )
     found = [_look(each, network, fed, device) for each in judged]
     score = best_score(found, [each.truth for each in judged], match)
     seen = [image for image, _ in [*pairs, *held]]
@@ -149,6 +159,25 @@ def _check_found(known: Sequence[Known], classes: Sequence[tuple[int, str]], mod
             f"recognize: the labels of the {len(known)} training images ({modality}) never hold {', '.join(missing)}; correct "
             "recognize.default.labels, or give subjects that have it."
         )
+
+
+def _varied(training: Mapping[str, Any], across: int | None) -> Ranges:
+    """Return how far examples are varied: as is usual, and what the section says otherwise.
+
+    Raises
+    ------
+    Refused
+        For a range that there is not, or that is no number from 0.
+    """
+    usual, own = ranges_of(training["flip"], across), dict(training["augment"])
+    known = sorted(vars(usual).keys() - {"flip"})
+    unknown = sorted(own.keys() - set(known))
+    if unknown:
+        raise Refused(f"recognize: training.augment has the unknown key {unknown[0]!r}; it knows {', '.join(known)}.")
+    try:
+        return replace(usual, **own)
+    except ValueError as error:
+        raise Refused(f"recognize: training.augment: {error}") from error
 
 
 def _options(name: str, classes: int, dimensions: int, own: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,8 +220,6 @@ def _with_anchors(
 
 def _feeding(how: Any, across: int | None, patch: Any, known: Sequence[Known]) -> Feeding:
     """Return how the network is fed; of slices the plan leaves their distance as it is."""
-    from dataclasses import replace
-
     plan = replace(how, across=across)
     shapes = [grid_of(each.image.volume, plan).shape for each in known]
     return Feeding(plan, across, patch_of(patch, shapes, across))
@@ -230,6 +257,23 @@ def objective() -> Any:
                 return network.loss(network(source), boxes)
 
     return OwnLoss()
+
+
+def _chosen(network: Any, items: Sequence[Prepared], fed: Fed, seed: int) -> dict[str, Any]:
+    """Return the options that a network chooses once it has learned, on examples of held-out images that are not varied."""
+    import torch
+
+    from cohortex.models.recognize.boxes import Boxes
+
+    rng, device = np.random.default_rng([seed, 1]), next(network.parameters()).device
+    still, examples = Ranges(translate=0.0, rotate_deg=0.0, shear=0.0, scale=0.0), []
+    network.eval()
+    for number in range(EXAMPLES):
+        image, rows = draw_example(items[number % len(items)], fed.feeding.patch, still, rng)
+        corners, labels = (torch.from_numpy(part).to(device) for part in (rows[:, :-1].astype(np.float32), rows[:, -1].astype(np.int64)))
+        with torch.inference_mode():
+            examples.append((network(torch.from_numpy(image)[None].to(device)), Boxes(corners, labels)))
+    return network.chosen(examples)
 
 
 def _look(known: Known, network: nn.Module, fed: Fed, device: str) -> Findings:

@@ -240,7 +240,7 @@ def prepare(
 
 
 def ranges_of(flip: Sequence[int], across: int | None) -> Ranges:
-    """Return how far examples are varied; boxes stay boxes, so nothing is turned.
+    """Return how far examples are varied where the settings do not say it; nothing is turned.
 
     Parameters
     ----------
@@ -304,12 +304,21 @@ def draw_example(item: Prepared, patch: Sequence[int], varied: Ranges, rng: np.r
 
 
 def moved(corners: np.ndarray, drawn: Drawn, shape: Sequence[int]) -> np.ndarray:
-    """Return where boxes lie once an image was varied by something that turns and shears nothing, (n, 2 * axes) in voxels."""
+    """Return where boxes lie once an image was varied, (n, 2 * axes) in voxels.
+
+    Where it was turned or sheared a box is that of the ellipse that filled the old one: a box around the turned box would be too large for
+    nearly all that is round (Kalra et al., Towards rotation invariance in object detection, ICCV 2021).
+    """
     axes, half = len(shape), np.asarray(shape, float) / 2
-    factor = np.diag(drawn.matrix)
     # the matrix says where in the image a place of the example lies, both from the middle
-    ends = [(part - half - drawn.shift) / factor + half for part in (corners[:, :axes], corners[:, axes:])]
-    return np.concatenate([np.minimum(*ends), np.maximum(*ends)], axis=1)
+    low, high = (part - half - drawn.shift for part in (corners[:, :axes], corners[:, axes:]))
+    factor = np.diag(drawn.matrix)
+    if np.array_equal(drawn.matrix, np.diag(factor)):
+        ends = [part / factor + half for part in (low, high)]
+        return np.concatenate([np.minimum(*ends), np.maximum(*ends)], axis=1)
+    back = np.linalg.inv(drawn.matrix)
+    middle, extent = (low + high) / 2 @ back.T + half, np.sqrt(((high - low) / 2) ** 2 @ (back**2).T)
+    return np.concatenate([middle - extent, middle + extent], axis=1)
 
 
 def _size(corners: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ TRAINING: dict[str, Any] = {
     "spacing_mm": None,
     "least_voxels": 1,
     "flip": [0],
+    "augment": {},
     "options": {},
 }
 """What a section does not say; None is what the network's entry or the images say."""

@@ -9,7 +9,9 @@ from torch import nn
 
 from cohortex.models import registry
 from cohortex.models.recognize.boxes import Boxes, Found, none_of, overlaps
+from cohortex.models.recognize.cascade import mixture_weights
 from cohortex.models.recognize.mask import MaskedBoxes, pasted
+from cohortex.models.recognize.yolo2 import folded
 from cohortex.training.loop import fresh
 
 SMALL = {"norm": "group", "backbone": [8, 16, 16]}
@@ -19,6 +21,7 @@ NETWORKS = {
     "faster_rcnn": {**SMALL, **FASTER},
     "mask_rcnn": {**SMALL, **FASTER, "mask_size": 6, "mask_convs": 1},
     "yolo": {**SMALL, "filters": 16, "largest": 32.0},
+    "yolo2": {**SMALL, "filters": 16, "anchor": 4.0},
     "ssd": {**SMALL, "anchor": 3.0},
     "retinanet": {**SMALL, "filters": 16, "convs": 1, "anchor": 3.0},
     "windowed_retinanet": {**SMALL, "filters": 16, "convs": 1, "anchor": 3.0, "windows": [[0, 1], [0, 0.5]]},
@@ -87,7 +90,7 @@ def test_a_network_finds_the_squares_that_it_learnt(name):
     assert agrees(found, squares(2)[1], classes=name != "cascade")
 
 
-@pytest.mark.parametrize("name", ["faster_rcnn", "yolo", "ssd", "retinanet", "cascade"])
+@pytest.mark.parametrize("name", ["faster_rcnn", "yolo", "yolo2", "ssd", "retinanet", "cascade"])
 def test_a_network_finds_cubes_in_volumes(name):
     assert agrees(learnt(name, 3)[2], squares(3)[1])
 
@@ -251,6 +254,31 @@ def test_one_cell_of_yolo_knows_one_thing():
     assert torch.equal(network.loss(raw, [same, targets[1]]), network.loss(raw, [last, targets[1]]))
 
 
+def test_things_of_different_sizes_in_one_cell_of_yolo_with_priors_have_answers_of_their_own():
+    network = build("yolo2", 2)
+    both = Boxes(torch.tensor([[9.0, 9, 14, 14], [0, 0, 24, 24]]), torch.tensor([0, 1]))
+    rows, which = network.answers(both, (6, 6))
+    sizes = network.extents[rows % len(network.extents)][:, 0]
+    assert set(which.tolist()) == {0, 1} and (rows // len(network.extents) == 7).all()
+    assert sizes[which == 0].max() < sizes[which == 1].min()
+    # what is folded comes back: every second place of the grid before, whose last row is repeated where their number is odd
+    x = torch.arange(15.0).view(1, 1, 3, 5)
+    assert folded(x)[0, 0].tolist() == x[0, 0, ::2, ::2].tolist() and folded(x)[0, 3].tolist() == [[6, 8, 9], [11, 13, 14]]
+    with pytest.raises(ValueError, match="two stages"):
+        build("yolo2", 2, backbone=[8])
+
+
+def test_a_resnet_of_any_width_makes_the_features():
+    with torch.device("meta"):
+        networks = [
+            registry.build("recognize", "retinanet", backbone=b) for b in (18, {"depth": 18, "width": 64}, {"depth": 18, "width": 8})
+        ]
+    counts = [registry.count_parameters(network.pyramid.backbone) for network in networks]
+    assert counts[0] == counts[1] > 40 * counts[2] and networks[2].pyramid.backbone.features == [8, 16, 32, 64]
+    with pytest.raises(ValueError, match="backbone"):
+        build("retinanet", 2, backbone={"layers": 18})
+
+
 def test_windows_are_what_the_attention_weighs():
     network = build("windowed_retinanet", 2)
     views = network.views(torch.tensor([0.25, 0.75, 2.0, -1.0]).view(1, 1, 2, 2))
@@ -281,6 +309,23 @@ def test_the_second_look_scores_the_screenings_candidates_anew():
             assert set(after.scores.tolist()) <= set(each[0].softmax(-1)[:, 1:].max(1).values.tolist())
     with pytest.raises(ValueError, match="weights"):
         build("cascade", 2, weights=[1.0])
+
+
+def test_a_cascade_weighs_its_contexts_by_what_they_say_of_held_out_images():
+    """Of two contexts one knows, the other guesses; of two that know different things both count."""
+    sure, guess = torch.tensor([0.9, 0.8, 0.95, 0.9]), torch.tensor([0.5, 0.5, 0.5, 0.5])
+    assert mixture_weights(torch.stack([guess, sure]), torch.ones(4))[1] > 0.99
+    left, right = torch.tensor([0.9, 0.9, 0.2, 0.2]), torch.tensor([0.2, 0.2, 0.9, 0.9])
+    assert torch.allclose(mixture_weights(torch.stack([left, right]), torch.ones(4)), torch.tensor([0.5, 0.5], dtype=torch.float64))
+    assert mixture_weights(torch.stack([left, right]), torch.tensor([3.0, 3, 1, 1]))[0] > 0.7
+    images, targets = squares(2)
+    network = build("cascade", 2, threshold=0.0).eval()
+    with torch.inference_mode():
+        examples = [(network(image[None]), target) for image, target in zip(images, targets, strict=True)]
+    chosen = network.chosen(examples)
+    assert chosen["weights"] == list(network.weights) and abs(sum(network.weights) - 1) < 1e-3
+    assert network.chosen([(examples[0][0], none_of(2))]) == {}
+    assert build("cascade", 2, weights=[0.5, 0.5]).chosen(examples) == {}
 
 
 def test_features_within_boxes_are_taken_from_the_level_of_their_size():

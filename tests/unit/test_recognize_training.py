@@ -8,11 +8,12 @@ import pytest
 
 from cohortex.errors import Refused
 from cohortex.models import registry
-from cohortex.models.folder import SCHEMA, read_card
+from cohortex.models.folder import SCHEMA, load_network, read_card
 from cohortex.models.recognize.findings import Findings
 from cohortex.models.segment.apply import Feeding
 from cohortex.schema import check
 from cohortex.stages.recognize import load, recognize
+from cohortex.training import recognize as training_module
 from cohortex.training import recognize_data as data
 from cohortex.training.augment import draw, vary_image
 from cohortex.training.limit import Interrupted, Limit
@@ -144,6 +145,37 @@ def test_what_is_varied_keeps_its_box():
         (box,) = data.moved(np.array([[8.0, 15, 20, 30]]), drawn, image.shape)
         at = np.argwhere(vary_image(image, drawn) > 0.5)
         assert np.abs(np.r_[at.min(axis=0), at.max(axis=0) + 1] - box).max() < 1.0
+
+
+def test_what_is_turned_has_the_box_of_an_ellipse():
+    """An ellipse that fills its box: after turning and shearing too the box lies around it to a voxel, not around the turned box."""
+    rng = np.random.default_rng(5)
+    x, y = np.ogrid[:60, :64]
+    image = ((((x + 0.5 - 30) / 14) ** 2 + ((y + 0.5 - 32) / 8) ** 2) <= 1).astype(np.float32)
+    ranges = replace(data.ranges_of([0, 1], 2), rotate_deg=60.0, shear=0.2, gain=0, offset=0, noise=0)
+    for _ in range(20):
+        drawn = draw(ranges, image.shape, rng)
+        (box,) = data.moved(np.array([[16.0, 24, 44, 40]]), drawn, image.shape)
+        at = np.argwhere(vary_image(image, drawn) > 0.5)
+        assert np.abs(np.r_[at.min(axis=0), at.max(axis=0) + 1] - box).max() < 1.3
+
+
+def test_a_cascade_keeps_the_weights_that_held_out_images_chose(tmp_path):
+    options = {"screening": [4, 8], "contexts": [8, 12], "filters": 4, "candidates": 6, "threshold": 0.0}
+    settings = section(steps=6, batch=2, options=options)
+    settings["default"]["network"] = "cascade"
+    train_recognize(cohort(), settings, 3, "cpu", tmp_path / "toy")
+    weights = read_card(tmp_path / "toy")["options"]["weights"]
+    assert len(weights) == 2 and abs(sum(weights) - 1) < 1e-3 and weights[0] != weights[1]
+    assert load_network(tmp_path / "toy").weights == tuple(weights)
+
+
+def test_how_far_examples_are_varied_is_a_setting():
+    training = {"flip": [0], "augment": {"rotate_deg": 20.0, "scale": 0.0}}
+    assert training_module._varied(training, 2) == replace(data.ranges_of([0], 2), rotate_deg=20.0, scale=0.0)
+    for augment, words in (({"turn": 1}, "turn"), ({"scale": 1.5}, "vanish")):
+        with pytest.raises(Refused, match=words):
+            training_module._varied({"flip": [], "augment": augment}, 2)
 
 
 def test_examples_show_what_their_boxes_say():

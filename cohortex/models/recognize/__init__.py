@@ -76,6 +76,13 @@ ENTRIES = [
         {**_SMALL, "filters": 128, "boxes": 2, "largest": 128.0, "coordinates": 5.0, "nothing": 0.5},
     ),
     _entry(
+        "yolo2",
+        "Redmon J., Farhadi A., YOLO9000: better, faster, stronger, CVPR 2017, doi:10.1109/CVPR.2017.690; what is made small follows "
+        "YOLOv3, 2018, arXiv:1804.02767, and Bochkovskiy A. et al., YOLOv4, 2020, arXiv:2004.10934",
+        "yolo2:Yolo2",
+        {**_SMALL, "filters": 128, "anchor": 4.0, "ratios": [1.0], "scales": [1.0, 2.0, 4.0], "alike": 0.4},
+    ),
+    _entry(
         "ssd",
         "Liu W. et al., SSD: single shot multibox detector, ECCV 2016, doi:10.1007/978-3-319-46448-0_2",
         "ssd:Ssd",

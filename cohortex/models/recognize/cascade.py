@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,6 +37,35 @@ def context_network(dimensions: int, channels: int, classes: int, edge: int, fil
     )
 
 
+def mixture_weights(likelihoods: torch.Tensor, counts: torch.Tensor, rounds: int = 200) -> torch.Tensor:
+    """Return the weights with which the mean of several probabilities is most likely, by expectation and maximisation.
+
+    Parameters
+    ----------
+    likelihoods : torch.Tensor
+        (v, n), the probability that each of v gives to the truth of n examples; these are none that they learned from.
+    counts : torch.Tensor
+        (n,), how much each example counts.
+    rounds : int
+        Of the iteration, which goes to the only maximum.
+
+    Returns
+    -------
+    torch.Tensor
+        (v,) float64, not below 0; their sum is 1.
+
+    References
+    ----------
+    Smyth and Wolpert, Linearly combining density estimators via stacking, Machine Learning 36, 1999.
+    """
+    each, share = likelihoods.double().clamp(min=1e-6), counts.double() / counts.double().sum()
+    weights = torch.full((len(each),), 1 / len(each), dtype=torch.float64)
+    for _ in range(rounds):
+        parts = weights[:, None] * each
+        weights = (share * parts / parts.sum(0)).sum(1)
+    return weights
+
+
 class Cascade(Detector):
     """A fast network screens the image for candidates; others, one for each size of context, look at a crop around each of them.
 
@@ -51,7 +81,8 @@ class Cascade(Detector):
     filters : int
         Of the second networks' first layers.
     weights : sequence of float
-        Of their probabilities when they are fused (Dou 2017 weighs 0.3, 0.4, 0.3); empty: all count the same.
+        Of their probabilities when they are fused (Dou 2017 weighs 0.3, 0.4, 0.3); empty: those that are `chosen` on held-out examples,
+        and until then all the same.
     candidates : int
         Of an image, at most.
     threshold : float
@@ -77,6 +108,7 @@ class Cascade(Detector):
         if weights and len(weights) != len(contexts):
             raise ValueError(f"{len(weights)} weights for {len(contexts)} contexts: there is one of each, or none")
         self.contexts, self.candidates, self.threshold = tuple(contexts), candidates, threshold
+        self.chooses = not weights
         self.weights = tuple(weights) or (1.0,) * len(self.contexts)
         self.screen = PatchDetector(dimensions, channels, classes, patch, screening, 2 * screening[1], norm)
         self.networks = nn.ModuleList(context_network(dimensions, channels, classes, edge, filters, norm) for edge in self.contexts)
@@ -140,6 +172,28 @@ class Cascade(Detector):
             entropy = functional.cross_entropy(network(torch.cat(crops)).float(), truth, reduction="none")
             total = total + (weight * entropy).sum()
         return total
+
+    @torch.no_grad()
+    def chosen(self, examples: Sequence[tuple[Screened, Boxes]]) -> dict[str, Any]:
+        """Take the weights that fit the candidates of held-out examples best (`mixture_weights`), where none were given, and return them.
+
+        Candidates with and without a thing count the same, as in the training.
+        """
+        said, truths = [], []
+        for raw, target in examples if self.chooses else []:
+            (found,) = self.screened(raw, tuple(raw.images.shape[2:]))
+            if len(found):
+                middle = centres_sizes(found.corners)[0]
+                truth = self._truth(middle, target)
+                each = self.logits(raw.images[0], middle).float().softmax(-1)
+                said.append(each.gather(2, truth.expand(len(each), -1)[..., None])[..., 0].cpu())
+                truths.append(truth.cpu())
+        thing = torch.cat(truths) > 0 if truths else torch.zeros(0, dtype=torch.bool)
+        if not 0 < int(thing.sum()) < len(thing):
+            return {}
+        counts = torch.where(thing, 1 / thing.sum(), 1 / (~thing).sum())
+        self.weights = tuple(round(float(w), 4) for w in mixture_weights(torch.cat(said, 1), counts))
+        return {"weights": list(self.weights)}
 
     def _truth(self, middle: torch.Tensor, target: Boxes) -> torch.Tensor:
         """Return the class from 1 of the box that each middle lies in, 0 where it lies in none."""

@@ -25,7 +25,11 @@ class Detector(nn.Module, ABC):
         Of the input.
     classes : int
         Of things; the background is none of them.
+    chooses : bool
+        Whether it has options that are `chosen` on held-out examples after its training.
     """
+
+    chooses = False
 
     def __init__(self, dimensions: int, channels: int, classes: int):
         super().__init__()
@@ -64,6 +68,16 @@ class Detector(nn.Module, ABC):
         most : int
             At most so many boxes of an image.
         """
+
+    def chosen(self, examples: Sequence[tuple[Any, Boxes]]) -> dict[str, Any]:
+        """Take the options that a network chooses on held-out examples once it has learned, and return them; most have none.
+
+        Parameters
+        ----------
+        examples : sequence of (structure of torch.Tensor, Boxes)
+            What ``forward`` returned of one image, and what is in it.
+        """
+        return {}
 
 
 def rows_of(maps: Sequence[torch.Tensor], values: int) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -14,9 +14,22 @@ from cohortex.models.segment.resnet import DilatedResNet
 
 
 def backbone_of(
-    dimensions: int, channels: int, backbone: int | Sequence[int], stem: int = 2, norm: str = "batch"
+    dimensions: int, channels: int, backbone: int | Sequence[int] | Mapping[str, int], stem: int = 2, norm: str = "batch"
 ) -> SmallResNet | DilatedResNet:
-    """Return a network of features: a ResNet with bottlenecks of 50, 101 or 152 layers, or a small one of some widths."""
+    """Return a network of features: a ResNet of 18, 34, 50, 101 or 152 layers, or a small one of some widths.
+
+    Parameters
+    ----------
+    backbone : int, mapping or sequence of int
+        Layers of a ResNet, or ``{depth: 18, width: 32}`` for one that is narrower than the paper's (of 64), or widths of a small one.
+    stem, norm
+        Of a small one.
+    """
+    if isinstance(backbone, Mapping):
+        unknown = sorted(backbone.keys() - {"depth", "width"})
+        if unknown:
+            raise ValueError(f"backbone has the depth and the width of a ResNet, not {unknown[0]!r}")
+        return DilatedResNet(dimensions, channels, backbone.get("depth", 18), stride=32, width=backbone.get("width", 64))
     if isinstance(backbone, int):
         return DilatedResNet(dimensions, channels, backbone, stride=32)
     return SmallResNet(dimensions, channels, backbone, stem, norm)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,8 +48,8 @@ class RetinaNet(Detector):
     Parameters
     ----------
     dimensions, channels, classes : int
-    backbone : int or sequence of int
-        50 for the paper's ResNet-50, or the widths of a small residual network.
+    backbone : int, mapping or sequence of int
+        50 for the paper's ResNet-50, or the widths of a small residual network (see `pyramid.backbone_of`).
     stem : int
         Stride of a small network's first convolution.
     first, further : int
@@ -79,7 +79,7 @@ class RetinaNet(Detector):
         dimensions: int,
         channels: int,
         classes: int,
-        backbone: int | Sequence[int] = (16, 32, 64, 128),
+        backbone: int | Sequence[int] | Mapping[str, int] = (16, 32, 64, 128),
         stem: int = 2,
         first: int = 1,
         further: int = 1,
