@@ -14,8 +14,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from benchmarks.recognize import boxes_of, painted, picture
+from benchmarks.recognize import boxes_of, picture
 from cohortex.demo.table import DIAGNOSES
+from cohortex.io.boxes import CORNERS
 from cohortex.items import DEMO_SITE
 from cohortex.models import registry
 from cohortex.models.classify import SMALL
@@ -82,20 +83,20 @@ def slices_of(data: Path) -> Iterator[tuple[str, str, str, Path]]:
 
 
 def pictures_table(folder: Path, data: Path) -> Path:
-    """Write the slices as pictures of `EDGE` x `EDGE` means with painted labels, and the table of the cohort; what is there stays.
-
-    Labels are 1 to 3 in the order of `TUMOURS`, within the box of the tumour.
-    """
+    """Write the slices as pictures of 128 x 128 means, their boxes as tables, and the table of the cohort; what is there stays."""
     (folder / "slices").mkdir(parents=True, exist_ok=True)
     rows: list[tuple[str, ...]] = []
     for subject, split, kind, file in slices_of(data):
-        files = {role: folder / "slices" / f"{kind}{file.stem}_{role}.nii" for role in ("image", "labels")}
+        start = folder / "slices" / f"{kind}{file.stem}"
+        files = {"image": start.with_suffix(".nii"), "boxes": start.with_name(f"{start.name}_boxes.tsv")}
         if not all(each.is_file() for each in files.values()):
+            # the first row of a picture lies in front
+            nib.save(nib.Nifti1Image(picture(file).astype(np.uint8), np.diag([-1.0, -1, 1, 1])), files["image"])
             truth = boxes_of(file.with_suffix(".txt").read_text(encoding="ascii"))
-            for each, array in zip(files.values(), (picture(file), painted(truth)), strict=True):
-                image = nib.Nifti1Image(array.astype(np.uint8), np.eye(4))
-                image.header.set_xyzt_units("mm")
-                nib.save(image, each)
+            told = zip(truth.labels, truth.corners.tolist(), strict=True)
+            write_table(
+                files["boxes"], ("label", *CORNERS), [{"label": TUMOURS[k], **dict(zip(CORNERS, box, strict=True))} for k, box in told]
+            )
         rows += [(subject, file.stem, "T1w", str(each), "head", role, "figshare", split, kind) for role, each in files.items()]
     return _table(folder, rows)
 
@@ -131,6 +132,15 @@ FINDERS: dict[int, dict[str, Any]] = {
 }
 """Options of networks that recognise pictures and volumes, of those that they have."""
 
+PATCHES: dict[int, dict[str, dict[str, Any]]] = {
+    2: {"patch_detector": {"filters": [8, 16]}, "cascade": {"filters": 8}},
+    3: {
+        "patch_detector": {"patch": 16, "filters": [8, 16]},
+        "cascade": {"patch": 16, "screening": [4, 8], "contexts": [8, 12, 16], "filters": 8},
+    },
+}
+"""Of those that look at patches, laid over these."""
+
 FOUND = {"demo": {"6": "lesion"}, "pictures": {str(number + 1): kind for number, kind in enumerate(TUMOURS)}}
 OVERLAP = {"demo": 0.1, "pictures": 0.5}
 """From which a box is right: in volumes a shift along each of three axes multiplies."""
@@ -152,7 +162,9 @@ def finders(cohort: str) -> list[dict[str, Any]]:
     """Return every network of the registry that recognises as a candidate of the bake-off."""
     dimensions, found = len(SEEN[cohort]), []
     for entry in registry.entries("recognize"):
-        options = {key: value for key, value in FINDERS[dimensions].items() if key in entry.options}
+        # what another network means by the same word is left alone
+        options = {key: value for key, value in FINDERS[dimensions].items() if type(entry.options.get(key)) is type(value)}
+        options |= PATCHES[dimensions].get(entry.name, {})
         found.append({entry.name: {"network": entry.name, "training": {"options": options}}})
     return found
 
