@@ -100,9 +100,9 @@ ABOUT = {
         "All networks of the registry, each narrower than in its paper, and all for the same few steps, which takes tens of seconds on "
         "one core (`benchmarks/zoo_sets.py` has the options). **The budget is too short to rank networks finely**: the page shows that "
         "each of them is trained, scored and held against blobs, and which learn fast; the order is not what they reach, and not an order "
-        "of the papers. The simulated heads are on a grid of 3 mm, on which the small lesions have one voxel or two along an axis. Of the "
-        "pictures of tumours ten slices in a row count as one subject, since patients are not told apart; one may still be in two "
-        "splits. What the figures mean: [bakeoff.md](../bakeoff.md)."
+        "of the papers. Of each simulated head there are three slices of 1.5 mm with its labels, of two heads in three with lesions. The "
+        "pictures of tumours have boxes in tables beside them; ten slices in a row count as one subject, since patients are not told "
+        "apart, and one may still be in two splits. What the figures mean: [bakeoff.md](../bakeoff.md)."
     ),
 }
 
@@ -130,7 +130,7 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
 def candidates(task: str, cohort: str) -> list[dict[str, Any]]:
     """Return every network that its stage trains, and the model folders that are shipped, each as a mapping of its name to its settings."""
     if task in SETS:
-        return classifiers(cohort) + shipped_for(cohort, task) if task == "classify" else finders(cohort) + shipped_for(cohort, task)
+        return [*(classifiers(cohort) if task == "classify" else finders()), *shipped_for(cohort, task)]
     if task in LABELLED:
         shipped = [{f"{card.parent.name}_shipped": {"weights": f"zoo/regseg/{card.parent.name}"}} for card in _cards("regseg")]
         return [*(segmenters() if task == "segment" else registrations()), *shipped]
@@ -171,8 +171,8 @@ def _trains(section: dict[str, Any]) -> bool:
 
 def settings_of(given: argparse.Namespace, cohort: str) -> dict[str, Any]:
     """Return the settings of the bake-offs on a cohort."""
-    if set(given.tasks) <= set(SETS):
-        return settings_of_sets(given, cohort)
+    if given.tasks[0] in SETS:
+        return settings_of_set(given, cohort)
     asked: dict[str, dict[str, Any]] = {}
     for task in given.tasks:
         asked[task] = _asked(given, task, cohort)
@@ -204,16 +204,13 @@ def _asked(given: argparse.Namespace, task: str, cohort: str) -> dict[str, Any]:
     return {"candidates": chosen, "images": given.images, "training": {"steps": given.steps, "minutes": given.minutes}}
 
 
-def settings_of_sets(given: argparse.Namespace, cohort: str) -> dict[str, Any]:
-    """Return the settings of the bake-offs of `SETS`; scans are segmented where a classifier of volumes is to see it."""
-    asked = {task: _asked(given, task, cohort) for task in given.tasks}
-    if "classify" in asked:
-        asked["classify"] |= {"baselines": [], "against": "prior"}
-    if "recognize" in asked:
-        asked["recognize"] |= {"overlap": OVERLAP[cohort]}
-    segmented = ["regseg"] if cohort == "demo" and "classify" in asked else []
-    stages = {task: {"default": sections(task, cohort)} for task in given.tasks}
-    return {"stages": ["acquire", *segmented, "export"], "keep": ["acquire"], "batch_size": 500, "bakeoff": asked, **stages}
+def settings_of_set(given: argparse.Namespace, cohort: str) -> dict[str, Any]:
+    """Return the settings of a bake-off of `SETS`; volumes that are told apart are segmented before."""
+    (task,) = given.tasks
+    more = {"baselines": [], "against": "prior"} if task == "classify" else {"overlap": OVERLAP[cohort]}
+    segmented = ["regseg"] if (task, cohort) == ("classify", "demo") else []
+    found: dict[str, Any] = {"stages": ["acquire", *segmented, "export"], "keep": ["acquire"], "batch_size": 500}
+    return {**found, "bakeoff": {task: {**_asked(given, task, cohort), **more}}, task: {"default": sections(task, cohort)}}
 
 
 def real_table(folder: Path, data: Path) -> Path:
@@ -235,8 +232,8 @@ def run(given: argparse.Namespace, cohort: str, folder: Path) -> Path:
         words += ["--config", f"input={real_table(folder, ROOT.parent / 'shared' / 'data')}"]
     elif cohort == "pictures":
         words += ["--config", f"input={pictures_table(folder, ROOT.parent / 'shared' / 'data')}"]
-    elif cohort == "demo" and set(given.tasks) <= set(SETS):
-        words += ["--config", f"input={heads_table(folder)}"]
+    elif cohort == "demo" and given.tasks[0] in SETS:
+        words += ["--config", f"input={heads_table(folder, given.tasks[0])}"]
     elif cohort == "bent":
         words += ["--config", f"input={bent_table(folder, given.subjects)}"]
     with (folder / "benchmark.log").open("ab") as log:
@@ -308,8 +305,8 @@ def main() -> None:
     if not set(given.tasks) <= {*TASKS, *LABELLED, *SETS}:
         parser.error(f"the tasks are {', '.join([*TASKS, *LABELLED, *SETS])}")
     cohorts = given.only.split(",")
-    if set(given.tasks) & set(SETS) and (not set(given.tasks) <= set(SETS) or set(cohorts) - {"demo", "pictures"}):
-        parser.error("classify and recognize have cohorts of their own and go without other tasks: --only demo, or pictures, or both")
+    if set(given.tasks) & set(SETS) and (len(given.tasks) > 1 or set(cohorts) - {"demo", "pictures"}):
+        parser.error("classify and recognize have cohorts of their own and go alone: --only demo, or pictures, or demo,pictures")
     if "pictures" in cohorts and not set(given.tasks) <= set(SETS):
         parser.error("the pictures have kinds and boxes of tumours alone: classify or recognize --only pictures")
     if "pictures" in cohorts and not (ROOT.parent / "shared" / "data" / PICTURES).is_dir():

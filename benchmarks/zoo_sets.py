@@ -1,13 +1,14 @@
 """Cohorts and candidates of the bake-offs of classification and recognition: simulated heads and pictures of brain tumours.
 
-The heads are those of the demo, painted on a coarse grid; each has a diagnosis (none, a tumour, several small lesions) and labels. The
-pictures (``brain-tumour-2d``) have a kind of tumour each and a box around it. Their patients are not told apart, but follow each other:
-ten slices in a row are one subject here, and of each kind a subject between two splits is left out.
+The heads are those of the demo; each has a diagnosis (none, a tumour, several small lesions) and labels. They are told apart as volumes on
+a coarse grid, and things are looked for in some of their slices on a finer one. The pictures (``brain-tumour-2d``) have a kind of tumour
+each and a box around it. Their patients are not told apart, but follow each other: ten slices in a row are one subject here, and of each
+kind a subject between two splits is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,12 @@ from cohortex.tables import write_table
 
 SEED = 70003
 SPACING_MM, SHAPE = 3.0, (49, 61, 49)
+FINE_MM, FINE = 1.5, (96, 128, 1)
+SLICES, APART = 3, 2
+"""Slices of each head in which things are looked for, and how far apart they are at least, in voxels of the coarse grid."""
 HEADS = {"train": 32, "validation": 16, "test": 24}
+ROLES = ("image", "labels")
+LESION = 6
 COLUMNS = ("subject", "run", "modality", "path", "body_part", "role", "site", "split", "diagnosis")
 
 PICTURES = "brain-tumour-2d"
@@ -37,38 +43,71 @@ DEALT = {"train": (0, 12), "validation": (13, 16), "test": (17, 20)}
 # --- cohorts -----------------------------------------------------------------------------------------------------
 
 
-def head_affine() -> np.ndarray:
-    """Return the affine of all heads, (4, 4) in mm: the cerebrum fills the grid."""
-    affine = np.diag([SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
-    affine[:3, 3] = np.array([0.0, -18.0, 8.0]) - (np.array(SHAPE) - 1) / 2 * SPACING_MM
+def affine_of(spacing_mm: float, shape: Sequence[int], z_mm: float = 8.0) -> np.ndarray:
+    """Return the affine (4, 4) in mm of a grid that the cerebrum fills, its middle at a height."""
+    affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
+    affine[:3, 3] = np.array([0.0, -18.0, z_mm]) - (np.array(shape) - 1) / 2 * spacing_mm
     return affine
 
 
-def head(number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the T1w of a head, (x, y, z) float32 with 3 % noise, and its labels, (x, y, z) uint8; diagnoses take turns."""
+def diagnosis_of(number: int) -> str:
+    """Return the diagnosis of a head; they take turns."""
+    return DIAGNOSES[number % len(DIAGNOSES)]
+
+
+def volume_of(number: int) -> list[nib.Nifti1Image]:
+    """Return the T1w of a head, (x, y, z) float32 with 3 % noise, and its labels, uint8."""
+    rng, painted = _head(number)
+    return _images(*painted(SHAPE, affine_of(SPACING_MM, SHAPE)), affine_of(SPACING_MM, SHAPE), rng)
+
+
+def pictures_of(number: int) -> list[list[nib.Nifti1Image]]:
+    """Return slices of a head with their labels: those with most lesion, some way apart; of a healthy one some others."""
+    rng, painted = _head(number)
+    _, coarse = painted(SHAPE, affine_of(SPACING_MM, SHAPE))
+    # of equally good ones any, above the base of the skull
+    lesion = (coarse == LESION).sum(axis=(0, 1)) + rng.random(SHAPE[2]) * (np.arange(SHAPE[2]) > SHAPE[2] / 3)
+    found = []
+    for _ in range(SLICES):
+        place = int(lesion[APART : SHAPE[2] - APART].argmax()) + APART
+        lesion[place - APART : place + APART + 1] = -1
+        affine = affine_of(FINE_MM, FINE, float(affine_of(SPACING_MM, SHAPE)[2, 3]) + place * SPACING_MM)
+        found.append(_images(*painted(FINE, affine), affine, rng))
+    return found
+
+
+def _head(number: int) -> tuple[np.random.Generator, Callable[[tuple[int, int, int], np.ndarray], tuple[np.ndarray, np.ndarray]]]:
     from cohortex.demo.anatomy import make_head, paint
     from cohortex.demo.tissues import mr_contrast
 
     rng = np.random.default_rng([SEED, number])
-    made = make_head({"diagnosis": DIAGNOSES[number % len(DIAGNOSES)], "age": rng.integers(25, 80)}, rng)
-    clean, labels = paint(made, head_affine(), SHAPE, mr_contrast(rng), np.eye(4))
-    noise = 0.03 * np.percentile(clean, 99.5) * rng.standard_normal(SHAPE)
-    return np.abs(clean + noise).astype(np.float32), labels
+    made = make_head({"diagnosis": diagnosis_of(number), "age": rng.integers(25, 80)}, rng)
+    contrast = mr_contrast(rng)
+    return rng, lambda shape, affine: paint(made, affine, shape, contrast, np.eye(4))
 
 
-def heads_table(folder: Path) -> Path:
-    """Write the heads with their labels and the table of the cohort; what is there already stays."""
+def _images(clean: np.ndarray, labels: np.ndarray, affine: np.ndarray, rng: np.random.Generator) -> list[nib.Nifti1Image]:
+    noisy = np.abs(clean + 0.03 * np.percentile(clean, 99.5) * rng.standard_normal(clean.shape)).astype(np.float32)
+    found = [nib.Nifti1Image(array, affine) for array in (noisy, labels)]
+    for image in found:
+        image.header.set_xyzt_units("mm")
+    return found
+
+
+def heads_table(folder: Path, task: str) -> Path:
+    """Write the heads, whole or in slices as the task wants them, with their labels, and the table of the cohort; what is there stays."""
     (folder / "heads").mkdir(parents=True, exist_ok=True)
     rows: list[tuple[str, ...]] = []
     for number, split in enumerate(split for split, count in HEADS.items() for _ in range(count)):
-        files = {role: folder / "heads" / f"{number:03d}_{role}.nii" for role in ("image", "labels")}
-        if not all(file.is_file() for file in files.values()):
-            for file, array in zip(files.values(), head(number), strict=True):
-                image = nib.Nifti1Image(array, head_affine())
-                image.header.set_xyzt_units("mm")
+        runs = [""] if task == "classify" else [str(k + 1) for k in range(SLICES)]
+        files = [folder / "heads" / f"{number:03d}_{run}{role}.nii" for run in runs for role in ROLES]
+        if not all(file.is_file() for file in files):
+            made = [volume_of(number)] if task == "classify" else pictures_of(number)
+            for file, image in zip(files, [image for pair in made for image in pair], strict=True):
                 nib.save(image, file)
-        diagnosis = DIAGNOSES[number % len(DIAGNOSES)]
-        rows += [(f"head{number:03d}", "", "T1w", str(file), "head", role, DEMO_SITE, split, diagnosis) for role, file in files.items()]
+        told = zip([run for run in runs for _ in ROLES], files, ROLES * len(runs), strict=True)
+        about = DEMO_SITE, split, diagnosis_of(number)
+        rows += [(f"head{number:03d}", run, "T1w", str(file), "head", role, *about) for run, file, role in told]
     return _table(folder, rows)
 
 
@@ -126,24 +165,23 @@ SHALLOW: dict[str, dict[str, Any]] = {
 }
 """Of volumes, laid over `cohortex.models.classify.SMALL`: a step takes a few tenths of a second."""
 
-FINDERS: dict[int, dict[str, Any]] = {
-    2: {"backbone": [8, 16, 32, 64], "filters": 32, "convs": 2, "hidden": 64, "proposals": 30, "sampled_anchors": 64, "sampled_boxes": 32},
-    3: {"backbone": [8, 16, 32], "filters": 16, "convs": 2, "hidden": 32, "proposals": 20, "sampled_anchors": 64, "sampled_boxes": 16},
+FINDER: dict[str, Any] = {
+    "backbone": [8, 16, 32, 64],
+    "filters": 32,
+    "convs": 2,
+    "hidden": 64,
+    "proposals": 30,
+    "sampled_anchors": 64,
+    "sampled_boxes": 32,
 }
-"""Options of networks that recognise pictures and volumes, of those that they have."""
+"""Options of networks that recognise, of those that they have."""
 
-PATCHES: dict[int, dict[str, dict[str, Any]]] = {
-    2: {"patch_detector": {"filters": [8, 16]}, "cascade": {"filters": 8}},
-    3: {
-        "patch_detector": {"patch": 16, "filters": [8, 16]},
-        "cascade": {"patch": 16, "screening": [4, 8], "contexts": [8, 12, 16], "filters": 8},
-    },
-}
+OF_PATCHES: dict[str, dict[str, Any]] = {"patch_detector": {"filters": [8, 16]}, "cascade": {"filters": 8}}
 """Of those that look at patches, laid over these."""
 
 FOUND = {"demo": {"6": "lesion"}, "pictures": {str(number + 1): kind for number, kind in enumerate(TUMOURS)}}
-OVERLAP = {"demo": 0.1, "pictures": 0.5}
-"""From which a box is right: in volumes a shift along each of three axes multiplies."""
+OVERLAP = {"demo": 0.3, "pictures": 0.5}
+"""From which a box is right: the small lesions have some three pixels along an axis."""
 
 
 def classifiers(cohort: str) -> list[dict[str, Any]]:
@@ -158,14 +196,14 @@ def classifiers(cohort: str) -> list[dict[str, Any]]:
     return found
 
 
-def finders(cohort: str) -> list[dict[str, Any]]:
-    """Return every network of the registry that recognises as a candidate of the bake-off."""
-    dimensions, found = len(SEEN[cohort]), []
+def finders() -> list[dict[str, Any]]:
+    """Return every network of the registry that recognises as a candidate of the bake-off, for pictures."""
+    found = []
     for entry in registry.entries("recognize"):
         # what another network means by the same word is left alone
-        options = {key: value for key, value in FINDERS[dimensions].items() if type(entry.options.get(key)) is type(value)}
-        options |= PATCHES[dimensions].get(entry.name, {})
-        found.append({entry.name: {"network": entry.name, "training": {"options": options}}})
+        options = {key: value for key, value in FINDER.items() if type(entry.options.get(key)) is type(value)}
+        training = {"batch": 8, "rate": 2e-3, "options": {**options, **OF_PATCHES.get(entry.name, {})}}
+        found.append({entry.name: {"network": entry.name, "training": training}})
     return found
 
 
