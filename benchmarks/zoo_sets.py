@@ -162,6 +162,8 @@ SHALLOW: dict[str, dict[str, Any]] = {
     "swin_t": {"width": 12},
     "ag_cnn": {"width": 4},
     "browse_focus": {"width": 8},
+    "stacked_autoencoder": {"grid": 12},
+    "deep_belief": {"grid": 12},
 }
 """Of volumes, laid over `cohortex.models.classify.SMALL`: a step takes a few tenths of a second."""
 
