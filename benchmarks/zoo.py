@@ -88,8 +88,8 @@ ABOUT = {
         "[bakeoff.md](../bakeoff.md)."
     ),
     "classify": (
-        "The networks of the registry that fit (volumes or pictures), each narrower than in its paper, and all for the same few steps, which "
-        "takes some seconds on one core (`benchmarks/zoo_sets.py` has the options). **The budget is too short to rank networks "
+        "The networks of the registry that fit (volumes or pictures), each narrower than in its paper, all for the same few steps, some "
+        "seconds on one core (`benchmarks/zoo_sets.py` has the options). **The budget is too short to rank networks "
         "finely**: the page shows that each of them is trained, scored and held against the frequencies of the classes, and which learn "
         "fast; the order is not what they reach, and not an order of the papers. The simulated heads are on a grid of 3 mm and were "
         "segmented by the shipped joint model: the networks see its labels beside the image, as the shipped classifier (`_shipped`) does, "
