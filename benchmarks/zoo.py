@@ -1,13 +1,15 @@
 """The bake-offs of every network of a task, as pages: on simulated heads, and on real scans where ../shared/data is there.
 
-    python -m benchmarks.zoo [denoise] [superresolve] [segment] [regseg] [--candidates redcnn,...] [--subjects 8] [--steps 40]
-        [--minutes 5] [--images 4] [--edge 64 64 12] [--only demo,bent,real] [--cores 2] [--folder DIR] [--out docs/zoo]
+    python -m benchmarks.zoo [denoise] [superresolve] [segment] [regseg] [classify] [recognize] [--candidates redcnn,...] [--subjects 8]
+        [--steps 40] [--minutes 5] [--images 4] [--edge 64 64 12] [--only demo,bent,real,pictures] [--cores 2] [--folder DIR]
+        [--out docs/zoo]
 
 Runs `snakemake bakeoff_<task>` (docs/bakeoff.md), of both restorations at once where none is named, and writes a section of each cohort
 into ``<out>/<task>.md``, with command, commit and machine, and a picture of it beside the page. Candidates are the networks of the
 registry, each trained, and the model folders of ``zoo/<task>`` as they are. The simulated heads are half training, a quarter validation and
-a quarter test subjects of a seed of their own, the bent ones (of regseg) too; the real scans are dealt out by subject below. With
---folder, what is done already is not done again. Last line: FIGURE.
+a quarter test subjects of a seed of their own, the bent ones (of regseg) too; the real scans are dealt out by subject below. Heads and
+pictures of classify and recognize are those of `benchmarks.zoo_sets`. With --folder, what is done already is not done again. Last
+line: FIGURE.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from benchmarks.record import ROOT, commit, machine
 from benchmarks.small_networks import registrations, segmenters
 from benchmarks.workflow import command, environment
 from benchmarks.zoo_bent import bent_table
+from benchmarks.zoo_sets import OVERLAP, PICTURES, classifiers, finders, heads_table, pictures_table, sections
 from cohortex.bakeoff.kinds import KINDS
 from cohortex.errors import Refused
 from cohortex.items import HEAD_LABELS
@@ -42,6 +45,9 @@ TASKS = ("denoise", "superresolve")
 LABELLED = ("segment", "regseg")
 """Those that need labels, which the simulated heads have."""
 
+SETS = ("classify", "recognize")
+"""Those of kinds of scans and of what is in them, on a cohort of their own."""
+
 SEED = 70001
 """Of the simulated heads: no shipped model was trained on them."""
 
@@ -52,7 +58,7 @@ SPLITS = {
 }
 """Real subjects by split."""
 
-TITLES = {"demo": "Simulated heads", "bent": "Simulated heads, bent", "real": "Real scans"}
+TITLES = {"demo": "Simulated heads", "bent": "Simulated heads, bent", "real": "Real scans", "pictures": "Pictures"}
 GREYS = 48
 """Of a picture in the page."""
 
@@ -81,6 +87,23 @@ ABOUT = {
         "5 mm in the mean (`benchmarks/zoo_bent.py`), as the organs of a trunk are between two scans. What the figures mean: "
         "[bakeoff.md](../bakeoff.md)."
     ),
+    "classify": (
+        "The networks of the registry that fit (volumes or pictures), each narrower than in its paper, all for the same few steps, some "
+        "seconds on one core (`benchmarks/zoo_sets.py` has the options). **The budget is too short to rank networks "
+        "finely**: the page shows that each of them is trained, scored and held against the frequencies of the classes, and which learn "
+        "fast; the order is not what they reach, and not an order of the papers. The simulated heads are on a grid of 3 mm and were "
+        "segmented by the shipped joint model: the networks see its labels beside the image, as the shipped classifier (`_shipped`) does, "
+        "whose training took longer. Of the pictures of tumours ten slices in a row count as one subject, since patients are not told "
+        "apart; one may still be in two splits. What the figures mean: [bakeoff.md](../bakeoff.md)."
+    ),
+    "recognize": (
+        "All networks of the registry, each narrower than in its paper, and all for the same few steps, which takes tens of seconds on "
+        "one core (`benchmarks/zoo_sets.py` has the options). **The budget is too short to rank networks finely**: the page shows that "
+        "each of them is trained, scored and held against blobs, and which learn fast; the order is not what they reach, and not an order "
+        "of the papers. Of each simulated head there are three slices of 1.5 mm with its labels, of two heads in three with lesions. The "
+        "pictures of tumours have boxes in tables beside them; ten slices in a row count as one subject, since patients are not told "
+        "apart, and one may still be in two splits. What the figures mean: [bakeoff.md](../bakeoff.md)."
+    ),
 }
 
 CRITIC = {"critic_steps": 1, "width": 16, "hidden": 128}
@@ -106,6 +129,8 @@ SMALL: dict[str, dict[str, dict[str, Any]]] = {
 
 def candidates(task: str, cohort: str) -> list[dict[str, Any]]:
     """Return every network that its stage trains, and the model folders that are shipped, each as a mapping of its name to its settings."""
+    if task in SETS:
+        return [*(classifiers(cohort) if task == "classify" else finders()), *shipped_for(cohort, task)]
     if task in LABELLED:
         shipped = [{f"{card.parent.name}_shipped": {"weights": f"zoo/regseg/{card.parent.name}"}} for card in _cards("regseg")]
         return [*(segmenters() if task == "segment" else registrations()), *shipped]
@@ -126,6 +151,12 @@ def candidates(task: str, cohort: str) -> list[dict[str, Any]]:
     return found
 
 
+def shipped_for(cohort: str, task: str) -> list[dict[str, Any]]:
+    """Return the shipped model folders that know the simulated heads, on these."""
+    cards = [card for card in _cards(task) if cohort == "demo" and yaml.safe_load(card.read_text(encoding="utf-8"))["simulated"]]
+    return [{f"{card.parent.name}_shipped": {"weights": f"zoo/{task}/{card.parent.name}"}} for card in cards]
+
+
 def _cards(task: str) -> list[Path]:
     return sorted((ROOT / "zoo" / task).glob("*/card.yaml"))
 
@@ -140,11 +171,11 @@ def _trains(section: dict[str, Any]) -> bool:
 
 def settings_of(given: argparse.Namespace, cohort: str) -> dict[str, Any]:
     """Return the settings of the bake-offs on a cohort."""
-    wanted = given.candidates.split(",") if given.candidates else []
+    if given.tasks[0] in SETS:
+        return settings_of_set(given, cohort)
     asked: dict[str, dict[str, Any]] = {}
     for task in given.tasks:
-        chosen = [each for each in candidates(task, cohort) if not wanted or next(iter(each)) in wanted]
-        asked[task] = {"candidates": chosen, "images": given.images, "training": {"steps": given.steps, "minutes": given.minutes}}
+        asked[task] = _asked(given, task, cohort)
         if task == "segment":
             named = {str(value): name.replace(" ", "_").lower() for value, name in HEAD_LABELS.items()}
             asked[task] |= {"edge": given.edge, "labels": named, "modality": "T1w"}
@@ -166,6 +197,22 @@ def settings_of(given: argparse.Namespace, cohort: str) -> dict[str, Any]:
     return found
 
 
+def _asked(given: argparse.Namespace, task: str, cohort: str) -> dict[str, Any]:
+    """Return candidates and budget of a bake-off."""
+    wanted = given.candidates.split(",") if given.candidates else []
+    chosen = [each for each in candidates(task, cohort) if not wanted or next(iter(each)) in wanted]
+    return {"candidates": chosen, "images": given.images, "training": {"steps": given.steps, "minutes": given.minutes}}
+
+
+def settings_of_set(given: argparse.Namespace, cohort: str) -> dict[str, Any]:
+    """Return the settings of a bake-off of `SETS`; volumes that are told apart are segmented before."""
+    (task,) = given.tasks
+    more = {"baselines": [], "against": "prior"} if task == "classify" else {"overlap": OVERLAP[cohort]}
+    segmented = ["regseg"] if (task, cohort) == ("classify", "demo") else []
+    found: dict[str, Any] = {"stages": ["acquire", *segmented, "export"], "keep": ["acquire"], "batch_size": 500}
+    return {**found, "bakeoff": {task: {**_asked(given, task, cohort), **more}}, task: {"default": sections(task, cohort)}}
+
+
 def real_table(folder: Path, data: Path) -> Path:
     """Write the cohort table of the real scans: structural images of the subjects of `SPLITS`."""
     splits = {subject: split for split, subjects in SPLITS.items() for subject in subjects}
@@ -183,6 +230,10 @@ def run(given: argparse.Namespace, cohort: str, folder: Path) -> Path:
     words = [*(f"bakeoff_{task}" for task in given.tasks), "--configfile", str(folder / "zoo.yaml")]
     if cohort == "real":
         words += ["--config", f"input={real_table(folder, ROOT.parent / 'shared' / 'data')}"]
+    elif cohort == "pictures":
+        words += ["--config", f"input={pictures_table(folder, ROOT.parent / 'shared' / 'data')}"]
+    elif cohort == "demo" and given.tasks[0] in SETS:
+        words += ["--config", f"input={heads_table(folder, given.tasks[0])}"]
     elif cohort == "bent":
         words += ["--config", f"input={bent_table(folder, given.subjects)}"]
     with (folder / "benchmark.log").open("ab") as log:
@@ -245,15 +296,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main() -> None:
     """Run the bake-offs and write the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="*", help="denoise, superresolve (both by default), segment, regseg")
+    parser.add_argument("tasks", nargs="*", help="denoise, superresolve (both by default), segment, regseg, classify, recognize")
     add_options(parser)
     parser.add_argument("--only", default="demo,real")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "zoo")
     given = parser.parse_args()
     given.tasks = given.tasks or list(TASKS)
-    if not set(given.tasks) <= {*TASKS, *LABELLED}:
-        parser.error(f"the tasks are {', '.join([*TASKS, *LABELLED])}")
+    if not set(given.tasks) <= {*TASKS, *LABELLED, *SETS}:
+        parser.error(f"the tasks are {', '.join([*TASKS, *LABELLED, *SETS])}")
     cohorts = given.only.split(",")
+    if set(given.tasks) & set(SETS) and (len(given.tasks) > 1 or set(cohorts) - {"demo", "pictures"}):
+        parser.error("classify and recognize have cohorts of their own and go alone: --only demo, or pictures, or demo,pictures")
+    if "pictures" in cohorts and not set(given.tasks) <= set(SETS):
+        parser.error("the pictures have kinds and boxes of tumours alone: classify or recognize --only pictures")
+    if "pictures" in cohorts and not (ROOT.parent / "shared" / "data" / PICTURES).is_dir():
+        print(f"the optional folder of pictures (../shared/data/{PICTURES}) is not here: simulated heads only")
+        cohorts.remove("pictures")
     if "real" in cohorts and set(given.tasks) & set(LABELLED):
         parser.error("segment and regseg are compared on the simulated heads, whose labels are known: --only demo, or bent")
     if "bent" in cohorts and given.tasks != ["regseg"]:

@@ -119,7 +119,7 @@ def read_images(job: Job) -> list[Image]:
                 row["subject"],
                 row["session"],
                 row["modality"],
-                "image" if row["role"] == "image" else "labels",
+                {"image": "image", "boxes": "table"}.get(row["role"], "labels"),
                 row["role"],
                 row["body_part"],
                 row=row,
@@ -177,7 +177,9 @@ def cut_items(job: Job, images: Sequence[Image]) -> list[Item]:
 
 
 def with_siblings(job: Job, image: Image, images: Sequence[Image]) -> Image:
-    """Return an image with the other images of its subject where the settings of its modality name one of them."""
+    """Return an image with the other images of its subject where the settings of its modality name one of them; boxes with their image."""
+    if image.role == "boxes" and job.before is None:
+        return replace(image, siblings=tuple(i for i in images if i.id == image.id.partition("+")[0]))
     settings = settings_for(job.section, image.modality)
     if not any(settings.get(name) for name in STAGES[job.stage].beside):
         return image

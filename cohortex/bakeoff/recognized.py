@@ -18,7 +18,7 @@ from cohortex.errors import Refused
 from cohortex.items import Image
 from cohortex.models.recognize.findings import Findings, joined, without_doubles
 from cohortex.training.patches import chosen
-from cohortex.training.recognize_data import LOOKED_AT, known_of, labelled, labels_by_image, most_labelled
+from cohortex.training.recognize_data import LOOKED_AT, known_of, labelled, labels_by_image, most_labelled, of_use
 from cohortex.training.recognize_settings import LABELS, classes_of
 from cohortex.volume import Volume
 
@@ -84,7 +84,7 @@ def cases_of(images: Sequence[Image], section: Mapping[str, Any], asked: Mapping
     classes = classes_of(settings["labels"] or LABELS)
     least = int(settings["training"]["least_voxels"])
     modality = settings["modality"] or most_labelled(images)
-    learned = {split: labelled(images, split, modality) for split in ("train", "validation")}
+    learned = {split: of_use(labelled(images, split, modality), classes)[0] for split in ("train", "validation")}
     some = learned["train"][:: max(1, len(learned["train"]) // LOOKED_AT)]
     sizes, labels = _sizes([known_of(pair, classes, least) for pair in some])
     diameters = tuple(float(f"{size:.3g}") for size in np.unique(np.quantile(sizes, QUANTILES))) if len(sizes) else ()
@@ -92,7 +92,8 @@ def cases_of(images: Sequence[Image], section: Mapping[str, Any], asked: Mapping
     known = labels_by_image(images)
     scans = [image for image in images if image.id in known and image.role == "image" and image.modality == modality]
     compared = [scan for split in ("validation", "test") for scan in chosen(scans, split, asked["images"])]
-    without = seen_before([image for pairs in learned.values() for image, _ in pairs], compared)
+    without = of_use([(scan, known[scan.id]) for scan in compared], classes)[1]
+    without |= seen_before([image for pairs in learned.values() for image, _ in pairs], compared)
     names = [name for _, name in classes]
     cases = [
         Case(scan, known_of((scan, known[scan.id]), classes, least).truth, names, diameters, usual)

@@ -322,8 +322,9 @@ def check_splits(config: Mapping[str, Any], task: str) -> None:
         raise Refused(f"the bake-off of {task} compares on validation and test subjects, and the cohort has none; {mend}.")
     if task == "classify":
         check_classes(config, {row["subject"]: row["split"] for row in rows}, trained)
-    labelled = {row["split"] for row in rows if row["role"] == "labels"}
-    add = "list labels in the cohort's table (role labels), or as BIDS derivatives (of the demo: demo.labelled)"
+    of_use = ("labels", "boxes") if task == "recognize" else ("labels",)
+    labelled = {row["split"] for row in rows if row["role"] in of_use}
+    add = f"list them in the cohort's table (role {' or '.join(of_use)}), or as BIDS derivatives (of the demo: demo.labelled)"
     if task in LABELLED and trained and "train" not in labelled:
         raise Refused(f"the bake-off of {task} trains {', '.join(trained)}, but no training subject has labels; {add}.")
     if task in ("segment", "recognize") and not labelled & {"validation", "test"}:

@@ -207,7 +207,7 @@ def _selected(rows: list[dict[str, str]], config: Mapping[str, Any]) -> list[dic
             raise Refused(f"No image is left once select: {key}: {', '.join(sorted(values))} is applied; correct or remove it.")
         rows = taken
     if not any(row["role"] == "image" for row in rows):
-        raise Refused("The cohort holds masks or labels but no image that they belong to; list the images, too, or correct select.")
+        raise Refused("The cohort holds masks, labels or boxes but no image that they belong to; list the images, too, or correct select.")
     folded: dict[str, str] = {}
     for row in rows:
         other = folded.setdefault(row["subject"].lower(), row["subject"])

@@ -19,8 +19,12 @@ LISTED = 10
 """So many lines of a table are named in one message."""
 
 
+TAGS = {"mask": "mask", "labels": "labels", "boxes": "truth"}
+"""What is told beside an image, by its role; ``+boxes`` are those that the stage `recognize` finds."""
+
+
 def image_id(row: Mapping[str, str]) -> str:
-    """Return ``subject[_session][_acq][_run]_suffix``, for a mask or labels with ``+mask`` or ``+labels``.
+    """Return ``subject[_session][_acq][_run]_suffix``, for a mask, labels or boxes with ``+mask``, ``+labels`` or ``+truth``.
 
     The suffix is the modality, or ``dicom`` where only the file's header says what it is.
 
@@ -30,8 +34,8 @@ def image_id(row: Mapping[str, str]) -> str:
     '001_2_T1w+labels'
     """
     parts = [row["subject"], row.get("session", ""), row.get("acq", ""), row.get("run", ""), row["modality"] or "dicom"]
-    role = row.get("role", "")
-    return "_".join(filter(None, parts)) + (f"+{role}" if role in ("mask", "labels") else "")
+    tag = TAGS.get(row.get("role", ""), "")
+    return "_".join(filter(None, parts)) + (f"+{tag}" if tag else "")
 
 
 def write_if_changed(path: Path, text: str) -> bool:

@@ -330,7 +330,7 @@ def _nothing(entry: Mapping[str, str]) -> dict[str, str]:
     """Return the cells of a row that follow from the cohort table."""
     role = entry.get("role") or "image"
     kept = {name: entry.get(name, "") for name in ("subject", "session", "image", "modality", "body_part", "batch")}
-    return {**kept, "role": role, "kind": "image" if role == "image" else "labels"}
+    return {**kept, "role": role, "kind": {"image": "image", "boxes": "table"}.get(role, "labels")}
 
 
 def _timing(row: Mapping[str, str]) -> Timing:

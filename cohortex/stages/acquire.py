@@ -36,7 +36,7 @@ def acquire(image: Image, settings: Mapping[str, Any], model: Any, seed: int) ->
     ----------
     image : Image
         ``row["path"]`` is a file, a folder of DICOM files or an OME-Zarr folder, ``row["root"]`` (optional) the dataset's folder, to which
-        messages name it. Its role says whether it is an image, a mask or labels.
+        messages name it. Its role says whether it is an image, a mask, labels or boxes (a table; the image is their sibling).
     settings : mapping
         ``volume``: what to do with a series of volumes (skip | first | mean | each). The others are
         those of `cohortex.io.read`: ``spacing_mm``, ``missing_chunks``, ``burned_in``; and ``links``:
@@ -49,7 +49,7 @@ def acquire(image: Image, settings: Mapping[str, Any], model: Any, seed: int) ->
     Made
         In memory or in a scratch file, by the plan of `cohortex.blocks`, with the same bytes. Axes closest to R, A, S, mm. Images are
         float32 (CT in HU); masks and labels are unsigned integers, 8 bits where they fit. Status ``warned`` with the first oddity as its
-        reason.
+        reason. Boxes are a table, see `cohortex.io.boxes.read_boxes`.
         For ``each`` a list: a word on the series, then its volumes with tags t000, t001, ...
 
     Raises
@@ -60,6 +60,8 @@ def acquire(image: Image, settings: Mapping[str, Any], model: Any, seed: int) ->
     Skip
         ``four-d``: a series, and the policy is to skip it.
     """
+    if image.role == "boxes":
+        return _made_boxes(image, settings)
     path = Path(image.row["path"])
     root = image.row.get("root")
     name = shown_name(path, Path(root) if root else None)
@@ -107,6 +109,21 @@ def _made_labels(volume: Volume, image: Image, name: str, beside: int = 1) -> Ma
     volume = settled(volume)
     made = replace(canonical, history=_without_sentences(volume.history)).with_data(data, step=step, kind="labels")
     return _with_notes(Made(made, measures={"voxels": prod(data.shape), "labels": labels}), [*notes_of(volume), *found])
+
+
+def _made_boxes(image: Image, settings: Mapping[str, Any]) -> Made:
+    """Return the boxes beside an image, which is its sibling, as a table in voxels of the acquired image and in mm."""
+    from cohortex.io.boxes import read_boxes
+
+    path, root = Path(image.row["path"]), image.row.get("root")
+    name = shown_name(path, Path(root) if root else None)
+    if not image.siblings:
+        raise BadInput("no-image", f"{name} holds boxes of an image that the table does not have: add it, or take them out.")
+    scan = Path(image.siblings[0].row["path"])
+    volumes = read(scan, "image", "skip", image.siblings[0].id, settings.get("spacing_mm"), settings.get("missing_chunks", "refuse"))
+    affine = check_affine(volumes[0].affine, image.siblings[0].id, FINEST_MICROSCOPY_MM)
+    table = read_boxes(path, volumes[0].shape, affine, name)
+    return Made(table, measures={"boxes": len(table["label"])})
 
 
 def _canonical(volume: Volume, image: Image, modality: str, name: str) -> Volume:

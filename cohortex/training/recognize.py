@@ -26,6 +26,7 @@ from cohortex.training.recognize_data import (
     known_of,
     labelled,
     most_labelled,
+    of_use,
     patch_of,
     plan_of,
     prepare,
@@ -83,8 +84,10 @@ def train_recognize(images: Sequence[Image], section: Mapping[str, Any], seed: i
     training = {**TRAINING, **{k: v for k, v in settings.get("training", {}).items() if v is not None}}
     modality = settings.get("modality") or most_labelled(images)
     pairs, held = (labelled(images, split, modality) for split in ("train", "validation"))
+    (pairs, without), (held, _) = (of_use(some, classes) for some in (pairs, held))
     if not pairs:
-        raise Refused(f"recognize: no {modality} of a training subject has labels; add them (role labels), or name a trained model.")
+        why = next(iter(without.values()), "add them (role labels or boxes), or name a trained model.")
+        raise Refused(f"recognize: no {modality} of a training subject has labels or boxes of use; {why}")
     least = int(training["least_voxels"])
     known = [known_of(pair, classes, least) for pair in pairs]
     _check_found(known, classes, modality)

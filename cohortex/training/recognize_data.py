@@ -1,7 +1,8 @@
-"""What a network that recognises learns from: labelled images, in each the boxes of its things, and examples cut around these."""
+"""What a network that recognises learns from: images with labels or boxes of what is in them, and examples cut around these."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from cohortex.blocks import read_block
-from cohortex.errors import Refused
+from cohortex.errors import BadInput, Refused
+from cohortex.io.boxes import CORNERS_MM, to_voxels
 from cohortex.items import Image
 from cohortex.lazy import Elementwise
 from cohortex.measures.components import find_components
@@ -22,8 +24,10 @@ from cohortex.survey import survey
 from cohortex.training.augment import Drawn, Ranges, draw, vary_image
 from cohortex.volume import ArrayLike
 
-USERS = "labels"
-"""Tag of the labels that a user gave, as ``<id>+labels``; those that the pipeline made are no truth."""
+LOG = logging.getLogger("cohortex.training")
+
+USERS = {"labels": "labels", "boxes": "truth"}
+"""By role, the tag of what a user gave, as ``<id>+labels``; what the pipeline made is no truth. Where there are both, boxes count."""
 LOOKED_AT = 24
 """Images whose numbers make the plan."""
 AROUND = 0.7
@@ -74,13 +78,15 @@ class Prepared:
 
 
 def labels_by_image(images: Sequence[Image]) -> dict[str, Image]:
-    """Return the labels that users gave, by the id of their image."""
-    found = {image.id.rpartition("+")[0]: image for image in images if image.role == "labels" and image.id.endswith(f"+{USERS}")}
+    """Return the labels or boxes that users gave, by the id of their image."""
+    found: dict[str, Image] = {}
+    for role, tag in USERS.items():
+        found |= {image.id.rpartition("+")[0]: image for image in images if image.role == role and image.id.endswith(f"+{tag}")}
     return {name: labels for name, labels in found.items() if name}
 
 
 def labelled(images: Sequence[Image], split: str, modality: str | None = None) -> list[tuple[Image, Image]]:
-    """Return the images of a split that have labels of a user, with these, sorted by id."""
+    """Return the images of a split that have labels or boxes of a user, with these, sorted by id."""
     labels = labels_by_image(images)
     chosen = [i for i in images if i.kind == "image" and i.role == "image" and i.id in labels and i.row.get("split") == split]
     return [(i, labels[i.id]) for i in sorted(chosen, key=lambda i: i.id) if modality in (None, i.modality)]
@@ -97,24 +103,70 @@ def most_labelled(images: Sequence[Image]) -> str:
     found = [image.modality for image, _ in labelled(images, "train")]
     if not found:
         raise Refused(
-            "recognize: no image of a training subject has labels; add rows of role labels to the cohort table, or name a trained model."
+            "recognize: no image of a training subject has labels or boxes; add rows of these roles to the cohort table, or name a trained "
+            "model."
         )
     return max(sorted(set(found)), key=found.count)
 
 
 def known_of(pair: tuple[Image, Image], classes: Sequence[tuple[int, str]], least_voxels: int = 1) -> Known:
-    """Return an image with the boxes of the connected pieces of its labels, each piece of fewer than `least_voxels` voxels left out.
+    """Return an image with its boxes, or those of the connected pieces of its labels, each of fewer than `least_voxels` voxels left out.
 
     Parameters
     ----------
-    pair : image and labels
-        Labels on another grid than their image are taken from the nearest voxel.
+    pair : image, and labels or boxes
+        Labels on another grid than their image are taken from the nearest voxel; boxes stay at their place in the world.
     classes : sequence of (value, name)
-        The k-th is class k.
+        The k-th is class k. A box has the name, or the value, as its label.
     least_voxels : int
+
+    Raises
+    ------
+    BadInput
+        ``unknown-label``, ``boxes-outside``: of boxes, see `of_use`.
     """
-    image, _ = pair
+    image, beside = pair
+    if beside.kind == "table":
+        found = _given_boxes(image, beside, classes)
+        # a box may be thinner than a voxel, a piece may not
+        return Known(image, found if least_voxels <= 1 else found.some(_size(found.corners) >= least_voxels - 1e-3))
     return Known(image, _boxes(_labels_on(pair), classes, least_voxels))
+
+
+def of_use(pairs: Sequence[tuple[Image, Image]], classes: Sequence[tuple[int, str]]) -> tuple[list[tuple[Image, Image]], dict[str, str]]:
+    """Return the pairs whose boxes are all of known classes and within their image, and why others are not, by image, in a sentence."""
+    kept, without = [], {}
+    for pair in pairs:
+        try:
+            if pair[1].kind == "table":
+                _given_boxes(*pair, classes)
+        except BadInput as bad:
+            without[pair[0].id] = bad.sentence
+            LOG.warning("%s", bad.sentence)
+        else:
+            kept.append(pair)
+    return kept, without
+
+
+def _given_boxes(image: Image, beside: Image, classes: Sequence[tuple[int, str]]) -> Findings:
+    """Return the boxes of an acquired table in voxels of the image, as it is now."""
+    table: Any = beside.content
+    numbers = {str(value): k for k, (value, _) in enumerate(classes)} | {name: k for k, (_, name) in enumerate(classes)}
+    told = [str(name) for name in table.get("label", [])]
+    unknown = sorted(set(told) - set(numbers))
+    if unknown:
+        raise BadInput(
+            "unknown-label",
+            f"{beside.id} has boxes of {', '.join(unknown)}, which recognize.default.labels does not name "
+            f"({', '.join(f'{value}: {name}' for value, name in classes)}); {image.id} is not learned from: correct one or the other.",
+        )
+    places = np.array([[float(value) for value in table.get(name, [])] for name in CORNERS_MM]).T.reshape(-1, 6)
+    volume = image.volume
+    ends = [to_voxels(places[:, k : k + 3], volume.affine) for k in (0, 3)]
+    corners = np.round(np.clip(np.concatenate([np.minimum(*ends), np.maximum(*ends)], axis=1), 0, np.tile(volume.shape, 2)), 3)
+    if len(corners) and not _size(corners).all():
+        raise BadInput("boxes-outside", f"{beside.id} has a box outside {image.id} as it is now; it is not learned from: do not crop it.")
+    return Findings(corners, np.array([numbers[name] for name in told], np.int64), np.ones(len(told)))
 
 
 def _labels_on(pair: tuple[Image, Image]) -> ArrayLike:
@@ -217,7 +269,7 @@ def prepare(
     feeding : Feeding
     classes, least_voxels
         As for `known_of`.
-    pair : image and labels, optional
+    pair : image and labels or boxes, optional
         For a network of two dimensions: what the boxes of each slice are taken from.
     """
     values, factor = prepared(known.image.volume, feeding)
@@ -225,8 +277,10 @@ def prepare(
     scaled = replace(known.truth, corners=known.truth.corners / np.tile(factor, 2))
     if across is None or pair is None:
         return Prepared(values, scaled, None, across)
-    labels, slices = _labels_on(pair), []
     axes = [axis for axis in range(3) if axis != across]
+    if pair[1].kind == "table":
+        return Prepared(values, scaled, [_cut(scaled, place, across) for place in range(values.shape[across])], across)
+    labels, slices = _labels_on(pair), []
     held = {k for low, high in known.truth.corners[:, [across, 3 + across]].astype(int) for k in range(low, high)}
     for place in range(labels.shape[across]):
         if place not in held:
@@ -237,6 +291,16 @@ def prepare(
         columns = [*axes, *(3 + axis for axis in axes)]
         slices.append(replace(found, corners=found.corners[:, columns] / np.tile(factor[axes], 2)))
     return Prepared(values, scaled, slices, across)
+
+
+def _cut(boxes: Findings, place: int, across: int) -> Findings:
+    """Return the boxes (n, 4) of a slice: of all that reach to its middle, or that lie within it."""
+    low, high = boxes.corners[:, across], boxes.corners[:, 3 + across]
+    first = np.ceil(low - 0.5)
+    held = (first <= place) & (place < np.maximum(np.ceil(high - 0.5), first + 1))
+    columns = [axis for axis in range(6) if axis % 3 != across]
+    found = boxes.some(held)
+    return replace(found, corners=found.corners[:, columns])
 
 
 def ranges_of(flip: Sequence[int], across: int | None) -> Ranges:

@@ -61,10 +61,12 @@ def check_recognize(section: Mapping[str, Any], rows: Sequence[Mapping[str, str]
     registry.entry("recognize", settings.get("network", NETWORK))
     classes_of(settings.get("labels") or LABELS)
     modality = settings.get("modality")
-    with_labels = [row for row in rows if row["role"] == "labels" and row["split"] == "train" and modality in (None, row["modality"])]
+    with_labels = [
+        row for row in rows if row["role"] in ("labels", "boxes") and row["split"] == "train" and modality in (None, row["modality"])
+    ]
     if not with_labels:
         whose = f"{modality} of a training subject" if modality else "training subject"
         raise Refused(
-            f"recognize: weights: train needs labels, and no {whose} has a row of role labels in the cohort table; add them, or name a "
-            "trained model."
+            f"recognize: weights: train needs labels, and no {whose} has a row of role labels or boxes in the cohort table; add them, or "
+            "name a trained model."
         )

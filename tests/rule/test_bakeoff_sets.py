@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import yaml
 
-from cohortex.tables import read_table
+from cohortex.io.boxes import CORNERS
+from cohortex.tables import read_table, write_table
 from tests.toy_findings import scene
 from tests.workflow import jobs_run, snakemake, write_nifti
 
@@ -40,16 +41,22 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Run both bake-offs on pictures: dim ones with a bright disc, and others with two discs of either kind; the last is a copy."""
+    """Run both bake-offs on pictures: dim ones with a bright disc and labels, others with two discs and boxes; the last is a copy."""
     folder = tmp_path_factory.mktemp("bakeoff")
     rows, people = ["subject\tmodality\tpath\trole\tsplit"], ["subject\tkind"]
     for number, split in enumerate(split for split, count in SPLITS.items() for _ in range(count)):
         several = number % 2
         seed = 1 if number == sum(SPLITS.values()) - 1 else number
-        image, labels, _ = scene(seed, (32, 36, 1), 1 + several, 1 + several)
-        for role, array in (("image", image + 8 * several), ("labels", labels)):
-            write_nifti(folder / "scans" / f"{number}_{role}.nii.gz", array, (1.0, 1.0, 1.0))
-            rows.append(f"{number:02d}\tT2w\tscans/{number}_{role}.nii.gz\t{role}\t{split}")
+        image, labels, things = scene(seed, (32, 36, 1), 1 + several, 1 + several)
+        write_nifti(folder / "scans" / f"{number}.nii.gz", image + 8 * several, (1.0, 1.0, 1.0))
+        beside = f"scans/{number}_boxes.tsv" if several else f"scans/{number}_labels.nii.gz"
+        if several:
+            told = [{"label": ("bright", "dark")[kind - 1], **dict(zip(CORNERS, box, strict=True))} for kind, *box in things]
+            write_table(folder / beside, ("label", *CORNERS), told)
+        else:
+            write_nifti(folder / beside, labels, (1.0, 1.0, 1.0))
+        for path, role in ((f"scans/{number}.nii.gz", "image"), (beside, "boxes" if several else "labels")):
+            rows.append(f"{number:02d}\tT2w\t{path}\t{role}\t{split}")
         people.append(f"{number:02d}\t{'several' if several else 'single'}")
     (folder / "cohort.tsv").write_text("\n".join(rows) + "\n")
     (folder / "people.tsv").write_text("\n".join(people) + "\n")
@@ -101,6 +108,10 @@ def test_things_are_found_and_measured_on_all_images_together(run):
     # bright discs of 8 in noise of 1 are no trouble for a detector of bright blobs, which knows no other class
     assert float(rows["blobs"]["ap_bright"]) > 0.3 and float(rows["blobs"]["ap_dark"]) == 0
     assert float(rows["blobs"]["map"]) == pytest.approx(float(rows["blobs"]["ap_bright"]) / 2)
+    answers = read_table(run[0] / "work" / "bakeoff" / "recognize" / "scores" / "tiny" / "answers.tsv")
+    told = {number: [row for row in answers if row["what"] == "true" and row["image"] == f"{number:02d}_T2w"] for number in (15, 16)}
+    assert all(len(rows) == len(scene(n, (32, 36, 1), 1 + n % 2, 1 + n % 2)[2]) for n, rows in told.items())
+    assert {tuple(float(row[name]) for name in CORNERS) for row in told[15]} == {tuple(box) for _, *box in scene(15, (32, 36, 1), 2, 2)[2]}
     assert rows["blobs"]["map_gain"] == "" and float(rows["tiny"]["map_low"]) <= float(rows["tiny"]["map_high"])
     best = max(rows.values(), key=lambda row: float(row["validation_map"]))
     assert [name for name, row in rows.items() if row["chosen"]] == [best["system"]]

@@ -1,16 +1,19 @@
 """The zoo's page: settings that the configuration takes, real scans dealt out by subject, a section made of a bake-off's pages."""
 
 from argparse import Namespace
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
-from benchmarks import segment, zoo
+from benchmarks import segment, zoo, zoo_sets
 from benchmarks.record import TARGETS, figure_line
 from cohortex.bakeoff.systems import systems_of
 from cohortex.config import check_config
+from cohortex.io.boxes import CORNERS, read_boxes
 from cohortex.models.registry import entries
 from cohortex.tables import read_table
 
@@ -48,6 +51,53 @@ def test_networks_with_labels_are_candidates_on_the_simulated_heads(root, task):
     if task == "segment":
         assert len(found) > 15 and {system.section["default"]["training"]["steps"] for system in found.values()} == {5}
         assert bakeoff["labels"]["2"] == "grey_matter"
+
+
+@pytest.mark.parametrize(("task", "cohort"), [(task, cohort) for task in zoo.SETS for cohort in ("demo", "pictures")])
+def test_networks_that_fit_are_candidates_on_a_cohort_of_the_task(root, task, cohort):
+    asked = zoo.settings_of(Namespace(**{**vars(GIVEN), "tasks": [task]}), cohort)
+    shipped = yaml.safe_load((root / "config.yaml").read_text())
+    bakeoff, section = shipped["bakeoff"][task] | asked.pop("bakeoff")[task], shipped[task]["default"] | asked.pop(task)["default"]
+    config = check_config({**shipped, **asked, "bakeoff": {**shipped["bakeoff"], task: bakeoff}, task: {"default": section}})
+    found = {system.name: system for system in systems_of(config, task)}
+    trained = {name for name, system in found.items() if system.trains}
+    other = {"demo": {"motioncnn2d", "smallresnet2d"}, "pictures": {"motioncnn2d", "smallcnn3d", "slice_rnn", "time_lstm"}}
+    assert trained == {entry.name for entry in entries(task)} - (other[cohort] if task == "classify" else set())
+    assert bakeoff["against"] in found and {found[name].section["default"]["training"]["steps"] for name in trained} == {5}
+    assert all(
+        cohort == "demo" and system.weights.startswith(f"zoo/{task}/") for system in found.values() if system.weights not in ("", "train")
+    )
+    assert ("regseg" in asked["stages"]) == ((task, cohort) == ("classify", "demo"))
+
+
+def test_slices_of_heads_show_what_their_diagnosis_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo_sets, "HEADS", {"train": 2, "test": 1})
+    rows = read_table(zoo_sets.heads_table(tmp_path, "recognize"))
+    assert len(rows) == 3 * zoo_sets.SLICES * 2 and {row["split"] for row in rows} == {"train", "test"}
+    assert [row["diagnosis"] for row in rows[:: 2 * zoo_sets.SLICES]] == list(zoo_sets.DIAGNOSES)
+    for row in rows:
+        image = nib.load(row["path"])
+        assert image.shape == zoo_sets.FINE
+        if row["role"] == "labels":
+            assert (np.asarray(image.dataobj) == zoo_sets.LESION).any() == (row["diagnosis"] != "control")
+    places = {(row["subject"], round(float(nib.load(row["path"]).affine[2, 3]), 3)) for row in rows}
+    assert len(places) == 3 * zoo_sets.SLICES
+
+
+def test_pictures_of_tumours_have_their_boxes_beside_them_and_subjects_one_split(shared_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo_sets, "DEALT", {"train": (0, 1), "test": (17, 18)})
+    rows = read_table(zoo_sets.pictures_table(tmp_path, shared_data))
+    assert len({(row["subject"], row["split"]) for row in rows}) == len({row["subject"] for row in rows}) == 6
+    assert len(rows) == 2 * 6 * 5
+    picture, boxes = (next(row for row in rows if row["role"] == role) for role in ("image", "boxes"))
+    image = nib.load(picture["path"])
+    table = read_boxes(Path(boxes["path"]), image.shape, image.affine, "t")
+    values, at = np.asarray(image.dataobj), [round(table[name][0]) for name in CORNERS]
+    assert table["label"] == [boxes["diagnosis"]] and 0 <= at[0] < at[3] <= values.shape[0] and 0 <= at[1] < at[4] <= values.shape[1]
+    size = [float(word) for word in next((shared_data / "brain-tumour-2d" / "0").glob(f"{boxes['run']}.txt")).read_text().split()[3:]]
+    assert [table["x_high"][0] - table["x_low"][0], table["y_high"][0] - table["y_low"][0]] == pytest.approx(
+        [128 * n for n in size], abs=1e-3
+    )
 
 
 def test_candidates_can_be_named():
