@@ -1,11 +1,11 @@
 """Where and how long the proofs of classification train, and the pictures that they are tried on.
 
 All are made from seeds, have as many cases of each class as of the others (but for `chests`), and vary in place, size, brightness and
-contrast by more than the classes differ. `fundus`: discs with an optic disc, vessels, drusen, and in the second class two to five microaneurysms, as dark as the
-vessels. `textures`: eight kinds of plain surface. `lungs`: patterns of interstitial disease in a part of a noisy lung. `masses`: smooth or
-with spicules, on film or from a digital device, whose pictures have less contrast, more noise and fibres. `nodule_types`: volumes whose
-nodules differ in the core, at the margin or by what they hang on. `chests`: radiographs with several findings that do not exclude each
-other.
+contrast by more than the classes differ. `fundus`: discs with an optic disc, vessels, drusen, and in the second class two to five
+microaneurysms, as dark as the vessels. `textures`: eight kinds of plain surface. `lungs`: patterns of interstitial disease in a part of a
+noisy lung. `masses`: smooth or with spicules, on film or from a digital device, whose pictures have less contrast, more noise and fibres.
+`nodule_types`: volumes whose nodules differ in the core, at the margin or by what they hang on. `chests`: radiographs with several
+findings that do not exclude each other.
 """
 
 from __future__ import annotations
