@@ -148,7 +148,7 @@ def lungs(n: int, seed: int, size: int = 28) -> Pictures:
         image = 0.3 * grain(rng, (size, size), 2.0) + 0.6 * net(rng, x, y, int(rng.integers(0, 3)), rng.uniform(0.8, 1.4))
         image += 0.8 * dots(rng, x, y, int(rng.integers(0, 4)), rng.uniform(0.8, 1.4), size / 2)
         field = grain(rng, (size, size), 6.0)
-        region = ndi.gaussian_filter((field > np.quantile(field, rng.uniform(0.2, 0.55))).astype(float), 1.0)
+        region = ndi.gaussian_filter((field > np.quantile(field, rng.uniform(0.1, 0.4))).astype(float), 1.0)
         if label == 1:
             own = 0.8 + 0.3 * grain(rng, (size, size), 1.2)
         elif label == 2:
@@ -159,7 +159,7 @@ def lungs(n: int, seed: int, size: int = 28) -> Pictures:
             own = dots(rng, x, y, int(rng.integers(25, 45)), rng.uniform(0.7, 1.0), size / 2)
         else:
             own = np.zeros_like(x)
-        image = image + rng.uniform(0.7, 1.2) * region * own + 0.3 * rng.standard_normal((size, size))
+        image = image + rng.uniform(0.8, 1.3) * region * own + 0.25 * rng.standard_normal((size, size))
         made.append(rng.uniform(0.8, 1.2) * image + 0.5 * rng.normal())
     return Pictures(np.asarray(made, np.float32), labels)
 

@@ -64,7 +64,7 @@ def alexnet(have: Settings) -> Found:
     def values(repetition: int) -> Mapping[str, float]:
         learned, tested = cases(have, "fundus", EYES, repetition, 1), cases(have, "fundus", TESTED, repetition, TEST)
         seed, (x, shown) = seed_of(have, repetition, 1), (hand_made(own) for own in (learned, tested))
-        found = {"AlexNet": auc(tested.y == 1, learn(have, learned, "alexnet", seed, 250, average=0.98).logs(tested.images)[:, 1])}
+        found = {"AlexNet": auc(tested.y == 1, learn(have, learned, "alexnet", seed, 250).logs(tested.images)[:, 1])}
         for name in estimators:
             made = fit_estimator(name, x, learned.y, np.arange(len(x)), 2, seed)
             found[name] = auc(tested.y == 1, predict_logits(made, shown)[:, 1])
@@ -88,7 +88,7 @@ def vgg(have: Settings) -> Found:
     def values(repetition: int) -> Mapping[str, float]:
         learned, tested = (nodules(n, seed_of(have, repetition, part)) for n, part in ((300, 1), (TESTED, TEST)))
         seed = seed_of(have, repetition, 1)
-        made = learn(have, Pictures(learned.images, learned.y), "vgg16", seed, 200, average=0.98)
+        made = learn(have, Pictures(learned.images, learned.y), "vgg16", seed, 200)
         return {"AUC of nodules, narrow": auc(tested.y == 1, made.logs(tested.images)[:, 1]), "loss": made.loss}
 
     found = repeated(shortened(have, 3), values)
@@ -130,7 +130,7 @@ def interpretable(have: Settings) -> Found:
     x, x_kept, x_tested = (hand_made(own, own.masks) for own in (learned, kept, tested))
     estimator = fit_estimator("logistic", x, learned.y, np.arange(len(x)), 2, seed)
     assert isinstance(estimator, Logistic)
-    network = learn(have, Pictures(learned.images, learned.y), "smallresnet2d", seed, 250, average=0.98)
+    network = learn(have, Pictures(learned.images, learned.y), "smallresnet2d", seed, 250)
     parts = {
         "features": [predict_logits(estimator, own) for own in (x_kept, x_tested)],
         "network": [network.logs(own.images) for own in (kept, tested)],
@@ -180,7 +180,7 @@ def triage(have: Settings) -> Found:
     nothing, figures, low = [np.zeros(len(own.y)) for own in (kept, tested)], {}, []
     for number, finding in enumerate(FINDINGS):
         own = Pictures(learned.images, learned.y[:, number])
-        made = learn(have, own, "googlenet", seed_of(have, 1, number), 150, average=0.95, balance="logit_adjust", batch=16)
+        made = learn(have, own, "googlenet", seed_of(have, 1, number), 150, balance="logit_adjust", batch=16)
         logs = [made.logs(each.images) for each in (kept, tested)]
         nothing = [total + each[:, 0] for total, each in zip(nothing, logs, strict=True)]
         found = delong_interval(tested.y[:, number] == 1, logs[1][:, 1])

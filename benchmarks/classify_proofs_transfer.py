@@ -80,14 +80,14 @@ def fused(have: Settings) -> Found:
 
     def values(repetition: int) -> Mapping[str, float]:
         learned, tested, seed = few(have, repetition)
-        tuned = {name: learn(have, learned, name, seed, STEPS, start=start, average=0.98) for name, start in starts.items()}
+        tuned = {name: learn(have, learned, name, seed, STEPS, start=start) for name, start in starts.items()}
         found = {name: right(made.logs(tested.images), tested.y) for name, made in tuned.items()}
-        fresh = learn(have, learned, THREE[0], seed, STEPS, average=0.98)
+        fresh = learn(have, learned, THREE[0], seed, STEPS)
         found[f"{THREE[0]} from scratch"] = right(fresh.logs(tested.images), tested.y)
         every = [made.members[0] for made in tuned.values()]
         # the input's mean and deviation are those of the cases, so the same for all three
         found["three networks"] = right(together(every, tuned[THREE[0]]).logs(tested.images), tested.y)
-        members = learn(have, learned, THREE[0], seed, STEPS, start=starts[THREE[0]], average=0.98, members=3)
+        members = learn(have, learned, THREE[0], seed, STEPS, start=starts[THREE[0]], members=3)
         alone = [right(members.logs(tested.images, number), tested.y) for number in range(3)]
         return {**found, "three members": right(members.logs(tested.images), tested.y), "one member": float(np.mean(alone))}
 
@@ -114,7 +114,7 @@ def textured(have: Settings) -> Found:
     def values(repetition: int) -> Mapping[str, float]:
         learned, tested, seed = few(have, repetition)
         both = {"after surfaces": start, "from scratch": None}
-        made = {name: learn(have, learned, THREE[0], seed, STEPS, start=own, average=0.98) for name, own in both.items()}
+        made = {name: learn(have, learned, THREE[0], seed, STEPS, start=own) for name, own in both.items()}
         return {name: right(own.logs(tested.images), tested.y) for name, own in made.items()}
 
     found = repeated(shortened(have, 8), values)
@@ -136,7 +136,7 @@ def twice(have: Settings) -> Found:
         learned, tested = cases(have, "digital masses", FEWEST, repetition, 1), cases(have, "digital masses", TESTED, repetition, TEST)
         seed, found = seed_of(have, repetition, 1), {}
         for name, start in starts.items():
-            logs = learn(have, learned, THREE[0], seed, STEPS, start=start, average=0.98).logs(tested.images)
+            logs = learn(have, learned, THREE[0], seed, STEPS, start=start).logs(tested.images)
             found[name] = auc(tested.y == 1, logs[:, 1])
         return found
 
@@ -154,7 +154,7 @@ def varied(have: Settings) -> Found:
         learned, tested, seed = few(have, repetition)
         found = {}
         for name, ranges in {"none": {}, **AUGMENTATIONS}.items():
-            made = learn(have, learned, THREE[0], seed, STEPS, start=start, average=0.98, augment=ranges)
+            made = learn(have, learned, THREE[0], seed, STEPS, start=start, augment=ranges)
             found[name] = right(made.logs(tested.images), tested.y)
         return found
 
@@ -182,7 +182,7 @@ def transformers(have: Settings) -> Found:
             learned, tested, seed = few(have, repetition)
             found = {}
             for name, own in {"after surfaces": start, "from scratch": None}.items():
-                made = learn(have, learned, network, seed, STEPS, start=own, average=0.98, rate=1e-3)
+                made = learn(have, learned, network, seed, STEPS, start=own, rate=1e-3)
                 found[name] = right(made.logs(tested.images), tested.y)
             return found
 
