@@ -1,8 +1,8 @@
 """Where and how long the proofs of classification train, and the pictures that they are tried on.
 
 All are made from seeds, have as many cases of each class as of the others (but for `chests`), and vary in place, size, brightness and
-contrast by more than the classes differ. `fundus`: discs with an optic disc, vessels, drusen, and in the second class two to five
-microaneurysms, as dark as the vessels. `textures`: eight kinds of plain surface. `lungs`: patterns of interstitial disease in a part of a
+contrast by more than the classes differ. `fundus`: discs with an optic disc, vessels, a macula, and bright exudates around
+it or another place. `textures`: eight kinds of plain surface. `lungs`: patterns of interstitial disease in a part of a
 noisy lung. `masses`: smooth or with spicules, on film or from a digital device, whose pictures have less contrast, more noise and fibres.
 `nodule_types`: volumes whose nodules differ in the core, at the margin or by what they hang on. `chests`: radiographs with several
 findings that do not exclude each other.
@@ -54,6 +54,7 @@ class Pictures:
 TEXTURES = ("fine grain", "coarse grain", "narrow stripes", "wide stripes", "bright dots", "dark dots", "cells", "crossing lines")
 LUNGS = ("normal", "ground glass", "reticulation", "honeycomb", "micronodules")
 NODULE_TYPES = ("solid", "calcified", "spiculated", "perifissural")
+PLAIN_TEXTURES = ("narrow stripes", "wide stripes", "cells", "crossing lines")
 FINDINGS = ("large heart", "effusion", "opacity")
 
 
@@ -98,21 +99,26 @@ def net(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, count: int, widt
 
 
 def fundus(n: int, seed: int, size: int = 32) -> Pictures:
-    """Return pictures of the back of eyes, without (0) and with (1) microaneurysms."""
+    """Return pictures of the back of eyes, with exudates around the macula (1), or as many around another place (0)."""
     rng, (x, y) = np.random.default_rng([seed, 11]), places(size)
     made, labels = [], np.arange(n) % 2
     inside = np.hypot(x, y) < size / 2 - 1
     for label in labels:
-        tilt = rng.uniform(-0.012, 0.012, 2)
+        tilt, side = rng.uniform(-0.012, 0.012, 2), rng.choice([-1, 1])
         image = 0.55 + tilt[0] * x + tilt[1] * y + 0.04 * grain(rng, (size, size), 2.5)
-        nerve = np.array([rng.choice([-1, 1]) * rng.uniform(0.2, 0.32) * size, rng.uniform(-0.1, 0.1) * size])
+        nerve = np.array([side * rng.uniform(0.2, 0.34), rng.uniform(-0.1, 0.1)]) * size
+        macula = nerve - np.array([side * rng.uniform(0.34, 0.4), rng.uniform(-0.05, 0.05)]) * size
         image += rng.uniform(0.2, 0.35) / (1 + np.exp((np.hypot(x - nerve[0], y - nerve[1]) - rng.uniform(2.5, 3.5)) / 0.5))
-        dark = rng.uniform(0.16, 0.24)
-        for _ in range(int(rng.integers(3, 6))):
-            image -= dark * line(x, y, nerve, rng.uniform(0, 2 * np.pi), rng.uniform(-0.02, 0.02), rng.uniform(0.7, 1.2))
-        image += rng.uniform(0.1, 0.2) * dots(rng, x, y, int(rng.integers(0, 4)), 0.9, 0.33 * size)
-        if label:
-            image -= dark * dots(rng, x, y, int(rng.integers(2, 6)), 0.9, 0.33 * size)
+        away = np.hypot(x - macula[0], y - macula[1])
+        image -= rng.uniform(0.1, 0.2) * np.exp(-(away**2) / (2 * 2.0**2))
+        for _ in range(int(rng.integers(2, 6))):
+            image -= rng.uniform(0.15, 0.25) * line(x, y, nerve, rng.uniform(0, 2 * np.pi), rng.uniform(-0.02, 0.02), rng.uniform(0.7, 1.2))
+        free = inside & (np.hypot(x - nerve[0], y - nerve[1]) > 5) & (np.hypot(x, y) < 0.42 * size)
+        other = rng.choice(np.argwhere(free & (away > 0.32 * size)))
+        free &= (away if label else np.hypot(x - x[tuple(other)], y - y[tuple(other)])) < 0.19 * size
+        for place in rng.choice(np.argwhere(free), int(rng.integers(4, 9))):
+            spot = np.hypot(x - x[tuple(place)], y - y[tuple(place)])
+            image += rng.uniform(0.15, 0.3) * np.exp(-(spot**2) / (2 * 0.8**2))
         image = rng.uniform(0.8, 1.2) * image + 0.04 * rng.standard_normal(image.shape)
         made.append(np.where(inside, np.clip(image, 0.05, 1.5), 0))
     return Pictures(np.asarray(made, np.float32), labels)
@@ -138,6 +144,14 @@ def textures(n: int, seed: int, size: int = 28) -> Pictures:
         image = rng.uniform(0.4, 1.0) * own + 0.4 * grain(rng, (size, size), 3.0) + 0.3 * rng.standard_normal((size, size))
         made.append(rng.uniform(0.7, 1.4) * image + rng.normal())
     return Pictures(np.asarray(made, np.float32), labels)
+
+
+def plain_textures(n: int, seed: int, size: int = 28) -> Pictures:
+    """Return the surfaces `PLAIN_TEXTURES`, which are told apart at once."""
+    rows = [TEXTURES.index(name) for name in PLAIN_TEXTURES]
+    found = textures(2 * n, seed, size)
+    kept = np.flatnonzero(np.isin(found.y, rows))
+    return Pictures(found.images[kept], np.searchsorted(rows, found.y[kept]))
 
 
 def lungs(n: int, seed: int, size: int = 28) -> Pictures:
@@ -177,11 +191,11 @@ def masses(n: int, seed: int, size: int = 28, device: str = "film") -> Pictures:
         if label:
             for _ in range(int(rng.integers(5, 9))):
                 own = line(x, y, middle, rng.uniform(0, 2 * np.pi), rng.uniform(-0.03, 0.03), rng.uniform(0.6, 0.9))
-                rays = np.maximum(rays, own * np.exp(-np.maximum(away - radius, 0) / rng.uniform(1.5, 3.5)))
+                rays = np.maximum(rays, own * np.exp(-np.maximum(away - radius, 0) / rng.uniform(2.0, 4.0)))
         fibres = net(rng, x, y, int(rng.integers(2, 6) if digital else rng.integers(0, 3)), rng.uniform(0.7, 1.2))
-        image = np.maximum(mass, 0.8 * rays) + rng.uniform(0.3, 0.6) * fibres + 0.2 * grain(rng, (size, size), 3.0)
+        image = np.maximum(mass, 0.9 * rays) + rng.uniform(0.3, 0.6) * fibres + 0.2 * grain(rng, (size, size), 3.0)
         if digital:
-            image = -0.8 * image + 0.15 * grain(rng, (size, size), 1.0)
+            image = 0.7 * image + 0.2 * grain(rng, (size, size), 1.2)
         made.append(rng.uniform(0.7, 1.3) * image + (0.2 if digital else 0.15) * rng.standard_normal((size, size)))
     return Pictures(np.asarray(made, np.float32), labels)
 
@@ -269,6 +283,7 @@ def chests(n: int, seed: int, size: int = 40) -> Pictures:
 KINDS: dict[str, Callable[[int, int], Pictures]] = {
     "fundus": fundus,
     "textures": textures,
+    "plain textures": plain_textures,
     "lungs": lungs,
     "film masses": masses,
     "digital masses": digital_masses,

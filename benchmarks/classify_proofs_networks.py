@@ -38,8 +38,8 @@ from cohortex.models.classify.logistic import Logistic
 from cohortex.models.classify.pictures import picture_features, picture_names
 from cohortex.models.classify.why_features import contributions, term_names
 
-EYES, TESTED = 300, 800
-DEEP: dict[str, Any] = {"stem": "small", "width": 8, "depth": [6, 6, 6, 6], "bottleneck": False}
+EYES, TESTED = 400, 500
+DEEP: dict[str, Any] = {"stem": "small", "width": 8, "depth": [4, 4, 4, 4], "bottleneck": False}
 SHALLOW: dict[str, Any] = {**DEEP, "depth": [1, 1, 1, 1]}
 SCALES = (0.25, 0.5, 1.0)
 SENSITIVITY = 0.95
@@ -70,7 +70,7 @@ def alexnet(have: Settings) -> Found:
             found[name] = auc(tested.y == 1, predict_logits(made, shown)[:, 1])
         return found
 
-    count, found = counted("alexnet"), repeated(shortened(have, 5), values)
+    count, found = counted("alexnet"), repeated(shortened(have, 4), values)
     best = max(estimators, key=lambda name: found[name].mean())
     more = gain(found["AlexNet"], found[best])
     figures = {"parameters": f"{count:,}"} | {f"AUC, {name}": told(mean(own)) for name, own in found.items()}
@@ -88,7 +88,7 @@ def vgg(have: Settings) -> Found:
     def values(repetition: int) -> Mapping[str, float]:
         learned, tested = (nodules(n, seed_of(have, repetition, part)) for n, part in ((300, 1), (TESTED, TEST)))
         seed = seed_of(have, repetition, 1)
-        made = learn(have, Pictures(learned.images, learned.y), "vgg16", seed, 200)
+        made = learn(have, Pictures(learned.images, learned.y), "vgg16", seed, 150)
         return {"AUC of nodules, narrow": auc(tested.y == 1, made.logs(tested.images)[:, 1]), "loss": made.loss}
 
     found = repeated(shortened(have, 3), values)
@@ -97,25 +97,25 @@ def vgg(have: Settings) -> Found:
 
 
 def residual(have: Settings) -> Found:
-    """Row C04: fifty layers with skips learn surfaces, the same without do not; of ten layers the plain ones do."""
+    """Row C04: 34 layers with skips learn surfaces, the same without do not; of ten layers the plain ones do."""
     arms = {
-        "50 layers": DEEP,
-        "50 layers, plain": {**DEEP, "skips": False},
+        "34 layers": DEEP,
+        "34 layers, plain": {**DEEP, "skips": False},
         "10 layers": SHALLOW,
         "10 layers, plain": {**SHALLOW, "skips": False},
     }
 
     def values(repetition: int) -> Mapping[str, float]:
-        learned, tested = cases(have, "textures", 800, repetition, 1), cases(have, "textures", 400, repetition, TEST)
+        learned, tested = (cases(have, "plain textures", n, repetition, part) for n, part in ((800, 1), (300, TEST)))
         found = {}
         for name, options in arms.items():
-            made = learn(have, learned, "resnet18", seed_of(have, repetition, 1), 100, options)
+            made = learn(have, learned, "resnet18", seed_of(have, repetition, 1), 100, options, optimiser="muon", rate=3e-3)
             found |= {name: right(made.logs(tested.images), tested.y), f"loss, {name}": made.loss}
         return found
 
-    found = repeated(shortened(have, 5), values)
-    skips, lower = gain(found["50 layers"], found["50 layers, plain"]), gain(found["loss, 50 layers, plain"], found["loss, 50 layers"])
-    depth = gain(found["10 layers, plain"], found["50 layers, plain"])
+    found = repeated(shortened(have, 4), values)
+    skips, lower = gain(found["34 layers"], found["34 layers, plain"]), gain(found["loss, 34 layers, plain"], found["loss, 34 layers"])
+    depth = gain(found["10 layers, plain"], found["34 layers, plain"])
     figures = {name: told(mean(own)) for name, own in found.items()}
     figures |= {"skips add": gained(skips), "loss without skips higher by": gained(lower), "plain depth takes": gained(depth)}
     statements = {"skips over plain": skips[1] > 0, "lower loss with skips": lower[1] > 0, "plain ones learn less the deeper": depth[1] > 0}
@@ -155,18 +155,18 @@ def interpretable(have: Settings) -> Found:
 
 def scales(have: Settings) -> Found:
     """Row C21: three planes at three scales above the best of the scales alone; type of nodules."""
-    options = NETWORK["multi_stream"] | {"size": 16, "features": [8, 16], "hidden": 32}
+    options = NETWORK["multi_stream"] | {"size": 16, "features": [8, 16], "hidden": 32, "dropout": 0.0}
 
     def values(repetition: int) -> Mapping[str, float]:
-        learned, tested = cases(have, "nodule types", 200, repetition, 1), cases(have, "nodule types", 400, repetition, TEST)
+        learned, tested = (cases(have, "nodule types", n, repetition, part) for n, part in ((300, 1), (300, TEST)))
         found = {}
         for own in (SCALES, *[(scale,) for scale in SCALES]):
-            made = learn(have, learned, "multi_stream", seed_of(have, repetition, 1), 120, {**options, "scales": list(own)}, batch=16)
+            made = learn(have, learned, "multi_stream", seed_of(have, repetition, 1), 120, {**options, "scales": list(own)})
             logs = made.logs(tested.images)
             found["three scales" if len(own) == 3 else f"scale {own[0]}"] = right(logs, tested.y)
         return found
 
-    found = repeated(shortened(have, 5), values)
+    found = repeated(shortened(have, 4), values)
     single = [name for name in found if name != "three scales"]
     best = max(single, key=lambda name: found[name].mean())
     more = gain(found["three scales"], found[best])
@@ -180,7 +180,7 @@ def triage(have: Settings) -> Found:
     nothing, figures, low = [np.zeros(len(own.y)) for own in (kept, tested)], {}, []
     for number, finding in enumerate(FINDINGS):
         own = Pictures(learned.images, learned.y[:, number])
-        made = learn(have, own, "googlenet", seed_of(have, 1, number), 150, balance="logit_adjust", batch=16)
+        made = learn(have, own, "googlenet", seed_of(have, 1, number), 150, balance="logit_adjust")
         logs = [made.logs(each.images) for each in (kept, tested)]
         nothing = [total + each[:, 0] for total, each in zip(nothing, logs, strict=True)]
         found = delong_interval(tested.y[:, number] == 1, logs[1][:, 1])
@@ -250,7 +250,7 @@ def windows(have: Settings, edges: Sequence[int] = (56, 112, 224)) -> Found:
 ROWS: dict[str, tuple[str, Callable[[Settings], Found]]] = {
     "C02": ("AlexNet: parameters; eyes over hand-made features", alexnet),
     "C03": ("VGG: parameters; runs and learns", vgg),
-    "C04": ("ResNet: fifty layers with skips learn, the plain twin does not", residual),
+    "C04": ("ResNet: 34 layers with skips learn, the plain twin does not", residual),
     "C17": ("Nodules: AUC of an interpretable fusion of features and network", interpretable),
     "C21": ("Nodule types: three scales over one", scales),
     "C22": ("GoogLeNet: several findings of a radiograph, and ruling out at 95 % sensitivity", triage),

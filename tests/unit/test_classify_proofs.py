@@ -29,11 +29,11 @@ def test_classes_are_equally_frequent_and_findings_go_together(tmp_path):
     assert (abs(found.mean(axis=0) - 0.25) < 0.08).all() and (found.sum(axis=1) > 1).any()
 
 
-def test_microaneurysms_are_dark_and_few():
-    """With one seed eyes of both classes have the same brightness but for the spots."""
+def test_eyes_of_both_classes_are_as_bright():
+    """Only where the exudates are tells the classes apart."""
     eyes = KINDS["fundus"](200, 1)
     means = [eyes.images[eyes.y == label].mean() for label in (0, 1)]
-    assert 0 < means[0] - means[1] < 0.03
+    assert abs(means[0] - means[1]) < 0.01
 
 
 def test_a_training_begins_with_a_model_of_surfaces(tmp_path):
