@@ -85,7 +85,7 @@ def learn(
     plan = replace(plan_of(settings, asked, classes), weights=weights)
     count = len(cases.y)
     names = np.array([f"{number:05d}" for number in range(count)], dtype=object)
-    rows = Examples(np.full((count, 1), np.nan), asked.standard(cases.images), cases.y, names, names, beside)
+    rows = Examples(np.full((count, 1), np.nan), asked.standard(cases.images), cases.y, names, names, beside=beside)
     members, _ = fit_members(rows, plan, seed, "cpu", Journal(), name)
     return Learnt(plan.one(members), asked)
 

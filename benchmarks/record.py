@@ -83,6 +83,7 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         **dict.fromkeys(("hybrid", "hybrid_best_single", "hybrid_p", "proofs_holding", "proofs_total")),
     },
     "recognize_proofs": {"proofs_holding": None, "proofs_total": None},
+    "classify_proofs": {"proofs_holding": None, "proofs_total": None},
     "recognize": {
         "brain3_map50": None,
         "low": None,

@@ -24,7 +24,7 @@ def _vgg(depth: int, parameters: int) -> Entry:
 
 
 def _resnet(depth: int, parameters: int) -> Entry:
-    options = {"depth": depth, "width": 64, "stem": "plain", "bottleneck": None, "dropout": 0.0}
+    options = {"depth": depth, "width": 64, "stem": "plain", "bottleneck": None, "dropout": 0.0, "skips": True}
     return _entry(f"resnet{depth}", _RESNET, 2, 3, 1000, options, parameters, factory="resnet:ResNet")
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from cohortex.models.classify.network import MapsNetwork
 from cohortex.models.denoise.layers import he_weights
-from cohortex.models.segment.resnet import DilatedResNet
+from cohortex.models.segment.resnet import Block, Bottleneck, DilatedResNet
 
 
 class ResNet(MapsNetwork):
@@ -29,6 +29,8 @@ class ResNet(MapsNetwork):
         Kind of the blocks; when absent that of the depth.
     dropout : float
         Before the last layer.
+    skips : bool
+        Without them nothing is added to what the blocks make: the plain network of the same depth that the paper compares with.
     """
 
     def __init__(
@@ -41,12 +43,24 @@ class ResNet(MapsNetwork):
         stem: str = "plain",
         bottleneck: bool | None = None,
         dropout: float = 0.0,
+        skips: bool = True,
     ):
         super().__init__(dimensions, channels, classes, dropout)
         self.body = DilatedResNet(dimensions, channels, depth, 32, stem=stem, width=width, bottleneck=bottleneck)
+        for block in () if skips else self.body.modules():
+            if isinstance(block, Block | Bottleneck):
+                block.shortcut = Nothing()
         self.head = nn.Linear(self.body.features[-1], classes)
         he_weights(self, self.head)
 
     def maps(self, x: torch.Tensor) -> torch.Tensor:
         """Return the last feature maps (n, width, ...)."""
         return self.body(x)[-1]
+
+
+class Nothing(nn.Module):
+    """Adds nothing."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return 0."""
+        return x.new_zeros(())
