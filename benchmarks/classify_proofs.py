@@ -25,14 +25,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from collections.abc import Callable
 from functools import partial
 
-from benchmarks import classify_proofs_networks, classify_proofs_transfer
+from benchmarks import classify_proofs_learning, classify_proofs_networks, classify_proofs_sequences, classify_proofs_transfer
 from benchmarks.classify_proofs_data import Settings
 from benchmarks.proofs import Found, Statements, parser_of, rows_of, try_all
 from benchmarks.record import Run
 from cohortex.threads import set_threads
 
 SEED = 41
-MODULES = (classify_proofs_networks, classify_proofs_transfer)
+MODULES = (classify_proofs_networks, classify_proofs_transfer, classify_proofs_learning, classify_proofs_sequences)
 ROWS: dict[str, tuple[str, Callable[[Settings], Found]]] = dict(sorted(each for module in MODULES for each in module.ROWS.items()))
 """What each row states, and who tries it."""
 
