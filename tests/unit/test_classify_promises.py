@@ -179,7 +179,7 @@ def test_near_copies_and_a_subject_in_both_parts_are_seen_and_no_score_is_perfec
         images.append(picture(f"v{i:03d}", np.ascontiguousarray(changed, np.float32), KIND[labels[i]], "validation"))
     both = [picture(f"v{i:03d}", voxels(900 + i, "clear"), KIND[labels[i]]) for i in range(3)]
     with caplog.at_level(logging.WARNING, "cohortex.training"):
-        train_classify([*images, *both], with_training(steps=60, augment={}, batch=16, folds=2), 3, "cpu", tmp_path / "m")
+        train_classify([*images, *both], with_training(steps=30, augment={}, batch=16, folds=2), 3, "cpu", tmp_path / "m")
     card = read_card(tmp_path / "m")
     copies = card["recipe"]["copies"]
     assert copies == {"left_out": [f"t{i:03d}" for i in range(12)], "both": ["v000", "v001", "v002"], "alike": 12}
