@@ -175,11 +175,15 @@ def test_near_copies_and_a_subject_in_both_parts_are_seen_and_no_score_is_perfec
     labels = rng.permutation(np.arange(60) % 2)
     images = [picture(f"t{i:03d}", voxels(i, "clear"), KIND[label]) for i, label in enumerate(labels)]
     for i in range(12):
-        changed = [lambda a: a[::-1], lambda a: 3 * a + 7, lambda a: a + rng.normal(0, 0.5, a.shape)][i % 3](voxels(i, "clear"))
+        changed = (
+            voxels(i, "clear")[::-1]
+            if i == 0
+            else [3 * voxels(i, "clear") + 7, voxels(i, "clear") + rng.normal(0, 0.5, (20, 24, 1))][i % 2]
+        )
         images.append(picture(f"v{i:03d}", np.ascontiguousarray(changed, np.float32), KIND[labels[i]], "validation"))
     both = [picture(f"v{i:03d}", voxels(900 + i, "clear"), KIND[labels[i]]) for i in range(3)]
     with caplog.at_level(logging.WARNING, "cohortex.training"):
-        train_classify([*images, *both], with_training(steps=30, augment={}, batch=16, folds=2), 3, "cpu", tmp_path / "m")
+        train_classify([*images, *both], with_training(steps=60, augment={}, batch=16, folds=2), 3, "cpu", tmp_path / "m")
     card = read_card(tmp_path / "m")
     copies = card["recipe"]["copies"]
     assert copies == {"left_out": [f"t{i:03d}" for i in range(12)], "both": ["v000", "v001", "v002"], "alike": 12}
