@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cohortex.items import Image
+from cohortex.items import Image, Made
 from cohortex.models.folder import fits, read_card
 from cohortex.stages.classify import classify, load
 from cohortex.volume import Volume
@@ -30,7 +30,7 @@ def radiograph(opacity: float = 0.0, pixels: int = 28, body_part: str = "chest",
     return Volume(voxels, np.eye(4), modality, body_part=body_part)
 
 
-def asked(volume: Volume) -> dict:
+def asked(volume: Volume) -> Made:
     """Return what the stage says of the image itself."""
     row = {"site": "here", "split": "test"}
     image = Image("s1_DX", "s1", "", volume.modality, "image", "image", volume.body_part, row=row, opener=lambda: volume)
