@@ -81,7 +81,8 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "resnet18, whole pixels": {"network": {"name": "resnet18", "options": SMALL["resnet18"]}},
     "densenet121, whole pixels": {"network": {"name": "densenet121", "options": SMALL["densenet121"]}},
 }
-"""What `--pick` compares, beside `PNEUMONIA`."""
+"""What `--pick` compares as single networks. It tells whole from interpolated pixels and DenseNet from the others, but not residual
+networks from each other; the smallest was taken, whose committee has the weights of one of the others."""
 ABOUT: dict[str, Any] = {
     "name": "chest-pneumonia-28",
     "data": "the train part of PneumoniaMNIST (CC BY 4.0; Yang J. et al., MedMNIST v2, Scientific Data 10, 2023), chest radiographs of "
@@ -287,7 +288,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--only", default="pneumonia,brain3,demo,conformal")
-    parser.add_argument("--pick", action="store_true", help="cross-validate the candidates too (about 8 minutes)")
+    parser.add_argument("--pick", action="store_true", help="cross-validate the candidates too (about 12 minutes)")
     parser.add_argument("--ship", type=Path, help="where the model of the chest radiographs is kept")
     parser.add_argument("--heads", type=int, default=100)
     parser.add_argument("--folder", type=Path, help="where the heads are kept; a run that was stopped goes on there")

@@ -1,11 +1,12 @@
 """The shipped classifier of chest radiographs: whole, within its limits, and asked through the stage."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cohortex.items import Image
+from cohortex.items import Image, Made
 from cohortex.models.folder import fits, read_card
 from cohortex.stages.classify import classify, load
 from cohortex.volume import Volume
@@ -30,11 +31,17 @@ def radiograph(opacity: float = 0.0, pixels: int = 28, body_part: str = "chest",
     return Volume(voxels, np.eye(4), modality, body_part=body_part)
 
 
-def asked(volume: Volume) -> dict:
+@cache
+def model() -> dict:
+    """Return the model as the stage loads it."""
+    return load(SECTION, {NAME: FOLDER}, "cpu")
+
+
+def asked(volume: Volume) -> Made:
     """Return what the stage says of the image itself."""
     row = {"site": "here", "split": "test"}
     image = Image("s1_DX", "s1", "", volume.modality, "image", "image", volume.body_part, row=row, opener=lambda: volume)
-    return next(made for made in classify([image], SECTION, load(SECTION, {NAME: FOLDER}, "cpu"), 0) if not made.tag)
+    return next(made for made in classify([image], SECTION, model(), 0) if not made.tag)
 
 
 def test_the_card_says_what_it_is_and_it_is_small():
