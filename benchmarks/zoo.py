@@ -100,7 +100,7 @@ ABOUT = {
         "All networks of the registry, each narrower than in its paper, and all for the same few steps, which takes tens of seconds on "
         "one core (`benchmarks/zoo_sets.py` has the options). **The budget is too short to rank networks finely**: the page shows that "
         "each of them is trained, scored and held against blobs, and which learn fast; the order is not what they reach, and not an order "
-        "of the papers. Of each simulated head there are three slices of 1.5 mm with its labels, of two heads in three with lesions. The "
+        "of the papers. Of each simulated head there are three slices of 1.5 mm with its labels; two heads in three have a tumour. The "
         "pictures of tumours have boxes in tables beside them; ten slices in a row count as one subject, since patients are not told "
         "apart, and one may still be in two splits. What the figures mean: [bakeoff.md](../bakeoff.md)."
     ),
