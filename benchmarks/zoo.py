@@ -88,21 +88,21 @@ ABOUT = {
         "[bakeoff.md](../bakeoff.md)."
     ),
     "classify": (
-        "The networks of the registry that fit (volumes or pictures), each narrower than in its paper, all for the same few steps, some "
-        "seconds on one core (`benchmarks/zoo_sets.py` has the options). **The budget is too short to rank networks "
-        "finely**: the page shows that each of them is trained, scored and held against the frequencies of the classes, and which learn "
-        "fast; the order is not what they reach, and not an order of the papers. The simulated heads are on a grid of 3 mm and were "
-        "segmented by the shipped joint model: the networks see its labels beside the image, as the shipped classifier (`_shipped`) does, "
-        "whose training took longer. Of the pictures of tumours ten slices in a row count as one subject, since patients are not told "
-        "apart; one may still be in two splits. What the figures mean: [bakeoff.md](../bakeoff.md)."
+        "Networks of the registry that fit (volumes, or pictures; all of them where the command names none), each narrower than in its "
+        "paper, and all for the same few steps, some seconds on one core (`benchmarks/zoo_sets.py` has the options). **The budget is too "
+        "short to rank networks finely**: the page shows that each of them is trained, scored and held against the frequencies of the "
+        "classes, and which learn fast; the order is not what they reach, and not an order of the papers. The simulated heads are on a "
+        "grid of 3 mm and were segmented by the shipped joint model: the networks see its labels beside the image, as the shipped "
+        "classifier (`_shipped`) does, whose training took longer. Of the pictures of tumours ten slices in a row count as one subject, "
+        "since patients are not told apart; one may still be in two splits. What the figures mean: [bakeoff.md](../bakeoff.md)."
     ),
     "recognize": (
-        "All networks of the registry, each narrower than in its paper, and all for the same few steps, which takes tens of seconds on "
-        "one core (`benchmarks/zoo_sets.py` has the options). **The budget is too short to rank networks finely**: the page shows that "
-        "each of them is trained, scored and held against blobs, and which learn fast; the order is not what they reach, and not an order "
-        "of the papers. Of each simulated head there are three slices of 1.5 mm with its labels, of two heads in three with lesions. The "
-        "pictures of tumours have boxes in tables beside them; ten slices in a row count as one subject, since patients are not told "
-        "apart, and one may still be in two splits. What the figures mean: [bakeoff.md](../bakeoff.md)."
+        "Networks of the registry (all of them where the command names none), each narrower than in its paper, and all for the same few "
+        "steps, some tens of seconds on one core (`benchmarks/zoo_sets.py` has the options). **The budget is too short to rank networks "
+        "finely**: the page shows that each of them is trained, scored and held against blobs, and which learn fast; the order is not what "
+        "they reach, and not an order of the papers. Of each simulated head there are three slices of 1.5 mm with its labels; two heads "
+        "in three have a tumour. The pictures of tumours have boxes in tables beside them; ten slices in a row count as one subject, since "
+        "patients are not told apart, and one may still be in two splits. What the figures mean: [bakeoff.md](../bakeoff.md)."
     ),
 }
 

@@ -29,6 +29,8 @@ FINE_MM, FINE = 1.5, (96, 128, 1)
 SLICES, APART = 3, 2
 """Slices of each head in which things are looked for, and how far apart they are at least, in voxels of the coarse grid."""
 HEADS = {"train": 32, "validation": 16, "test": 24}
+DIAGNOSED = {"classify": DIAGNOSES, "recognize": ("tumour", "control", "tumour")}
+"""Small lesions have three pixels along an axis: too few for what a network learns within these budgets."""
 ROLES = ("image", "labels")
 LESION = 6
 COLUMNS = ("subject", "run", "modality", "path", "body_part", "role", "site", "split", "diagnosis")
@@ -50,20 +52,20 @@ def affine_of(spacing_mm: float, shape: Sequence[int], z_mm: float = 8.0) -> np.
     return affine
 
 
-def diagnosis_of(number: int) -> str:
+def diagnosis_of(number: int, task: str) -> str:
     """Return the diagnosis of a head; they take turns."""
-    return DIAGNOSES[number % len(DIAGNOSES)]
+    return DIAGNOSED[task][number % len(DIAGNOSED[task])]
 
 
 def volume_of(number: int) -> list[nib.Nifti1Image]:
     """Return the T1w of a head, (x, y, z) float32 with 3 % noise, and its labels, uint8."""
-    rng, painted = _head(number)
+    rng, painted = _head(number, "classify")
     return _images(*painted(SHAPE, affine_of(SPACING_MM, SHAPE)), affine_of(SPACING_MM, SHAPE), rng)
 
 
 def pictures_of(number: int) -> list[list[nib.Nifti1Image]]:
     """Return slices of a head with their labels: those with most lesion, some way apart; of a healthy one some others."""
-    rng, painted = _head(number)
+    rng, painted = _head(number, "recognize")
     _, coarse = painted(SHAPE, affine_of(SPACING_MM, SHAPE))
     # of equally good ones any, above the base of the skull
     lesion = (coarse == LESION).sum(axis=(0, 1)) + rng.random(SHAPE[2]) * (np.arange(SHAPE[2]) > SHAPE[2] / 3)
@@ -76,12 +78,14 @@ def pictures_of(number: int) -> list[list[nib.Nifti1Image]]:
     return found
 
 
-def _head(number: int) -> tuple[np.random.Generator, Callable[[tuple[int, int, int], np.ndarray], tuple[np.ndarray, np.ndarray]]]:
+def _head(
+    number: int, task: str
+) -> tuple[np.random.Generator, Callable[[tuple[int, int, int], np.ndarray], tuple[np.ndarray, np.ndarray]]]:
     from cohortex.demo.anatomy import make_head, paint
     from cohortex.demo.tissues import mr_contrast
 
     rng = np.random.default_rng([SEED, number])
-    made = make_head({"diagnosis": diagnosis_of(number), "age": rng.integers(25, 80)}, rng)
+    made = make_head({"diagnosis": diagnosis_of(number, task), "age": rng.integers(25, 80)}, rng)
     contrast = mr_contrast(rng)
     return rng, lambda shape, affine: paint(made, affine, shape, contrast, np.eye(4))
 
@@ -106,7 +110,7 @@ def heads_table(folder: Path, task: str) -> Path:
             for file, image in zip(files, [image for pair in made for image in pair], strict=True):
                 nib.save(image, file)
         told = zip([run for run in runs for _ in ROLES], files, ROLES * len(runs), strict=True)
-        about = DEMO_SITE, split, diagnosis_of(number)
+        about = DEMO_SITE, split, diagnosis_of(number, task)
         rows += [(f"head{number:03d}", run, "T1w", str(file), "head", role, *about) for run, file, role in told]
     return _table(folder, rows)
 
@@ -183,7 +187,7 @@ OF_PATCHES: dict[str, dict[str, Any]] = {"patch_detector": {"filters": [8, 16]},
 
 FOUND = {"demo": {"6": "lesion"}, "pictures": {str(number + 1): kind for number, kind in enumerate(TUMOURS)}}
 OVERLAP = {"demo": 0.3, "pictures": 0.5}
-"""From which a box is right: the small lesions have some three pixels along an axis."""
+"""From which a box is right; slices at the edge of a simulated tumour show little of it."""
 
 
 def classifiers(cohort: str) -> list[dict[str, Any]]:

@@ -74,7 +74,7 @@ def test_slices_of_heads_show_what_their_diagnosis_says(tmp_path, monkeypatch):
     monkeypatch.setattr(zoo_sets, "HEADS", {"train": 2, "test": 1})
     rows = read_table(zoo_sets.heads_table(tmp_path, "recognize"))
     assert len(rows) == 3 * zoo_sets.SLICES * 2 and {row["split"] for row in rows} == {"train", "test"}
-    assert [row["diagnosis"] for row in rows[:: 2 * zoo_sets.SLICES]] == list(zoo_sets.DIAGNOSES)
+    assert [row["diagnosis"] for row in rows[:: 2 * zoo_sets.SLICES]] == list(zoo_sets.DIAGNOSED["recognize"])
     for row in rows:
         image = nib.load(row["path"])
         assert image.shape == zoo_sets.FINE
