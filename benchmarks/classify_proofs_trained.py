@@ -100,7 +100,7 @@ def auc_of(cases: Cases, learnt: Learnt) -> float:
     return auc(cases.y == 1, learnt.score(cases.images))
 
 
-def over(ours: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
+def over(ours: Sequence[float] | np.ndarray, others: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
     """Return how much more the one is than the other over pairs, with its interval of 95 %."""
     return paired_interval(ours, others)
 
