@@ -59,7 +59,7 @@ RATE, BATCH = 2e-3, 8
 SHIPPED: dict[str, Any] = {
     "name": "recognize-brain-tumours",
     "data": "360 slices of T1w MR with contrast agent, 120 of each of three kinds of brain tumour, with a box around each tumour: Cheng "
-    "J., brain tumor dataset, figshare 1512427 (CC BY 4.0), as in github.com/nanonane/RCS-YOLO, on 128 x 128 pixels (benchmarks.recognize).",
+    "J., brain tumor dataset, figshare 1512427 (CC BY 4.0), as in github.com/nanonane/RCS-YOLO, on 128 x 128 pixels.",
     "intended_use": "Boxes around pituitary tumours, meningiomas and gliomas in pictures of slices of T1w with contrast agent that show a "
     "whole head on 128 x 128 pixels: shows the stage at work, and where a training may start from. For research only.",
     "limits": "Not for diagnosis. Every slice that it learned from has one tumour, so that it was never shown a healthy brain; small "
