@@ -42,9 +42,7 @@ from cohortex.stages import STAGES, USUAL
 from cohortex.tables import read_table
 
 SINGLE, PAIR = "b00001", "b00002"
-MODELS = {"superresolve": "zoo/superresolve/srcnn3d", "recognize": "zoo/recognize/lesions"}
-FINDING = ("acquire", "recognize", "export")
-"""The shortest chain in which things are found: of the images as they are."""
+MODELS = {"superresolve": "zoo/superresolve/srcnn3d"}
 
 
 @dataclass(frozen=True)
@@ -70,10 +68,6 @@ CASES = (
     Case("192 thick", (192, 192, 64), (1.25, 1.25, 3.75), stages=("acquire", "preprocess", "denoise", "superresolve", "export")),
     Case("256", (256, 256, 256), (1.0, 1.0, 1.0)),
     Case("larger than its plan", (256, 256, 256), (1.0, 1.0, 1.0), blocks_mb=256),
-    Case("64 found", (64, 72, 40), (3.0, 3.0, 4.5), stages=FINDING),
-    Case("181 found", (181, 217, 181), (1.0, 1.0, 1.0), stages=FINDING),
-    Case("256 found", (256, 256, 256), (1.0, 1.0, 1.0), stages=FINDING),
-    Case("larger than its plan, found", (256, 256, 256), (1.0, 1.0, 1.0), blocks_mb=256, stages=FINDING),
 )
 METHODS: dict[str, dict[str, Mapping[str, Any]]] = {
     "acquire": {"": {}},
@@ -95,7 +89,6 @@ METHODS: dict[str, dict[str, Mapping[str, Any]]] = {
         "instance": {"deformable": {"method": "instance"}},
         "network": {},
     },
-    "recognize": {"none": {"weights": None}, "network": {"weights": MODELS["recognize"]}},
     "classify": {"none": {"features": False}, "features": {}},
     "export": {"": {}},
 }
@@ -315,28 +308,12 @@ TRAININGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "classify": ({"folds": 2, "steps": 10}, {"folds": 2, "steps": 40}),
 }
 """Budgets of which the trainings are measured; the first on two numbers of subjects."""
-FINDERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {"recognize": ({"steps": 4}, {"steps": 12})}
-"""The same of what learns from the images as they are."""
 
 
 def measure_trainings(folder: Path) -> Iterable[Used]:
     """Yield what the trainings take on 8 and 20 simulated heads."""
-    config = demo_configuration(folder / "trainings", 20, 2)
-    yield from _trainings(folder / "trainings", config, "regseg", TRAININGS)
-
-
-def measure_finders(folder: Path) -> Iterable[Used]:
-    """Yield what the training of a detector takes on 8 and 20 simulated heads."""
-    there = folder / "finders"
-    config = demo_configuration(there, 20, 2) | {"stages": list(FINDING), "keep": ["acquire"]}
-    config["recognize"]["default"] |= {"weights": "train", "modality": "T1w"}
-    yield from _trainings(there, check_config(config), "acquire", FINDERS)
-
-
-def _trainings(
-    there: Path, config: dict[str, Any], until: str, trainings: Mapping[str, tuple[dict[str, Any], dict[str, Any]]]
-) -> Iterable[Used]:
-    """Yield what trainings take on the images of 4 and of 10 batches of two subjects, that the stage `until` left."""
+    there = folder / "trainings"
+    config = demo_configuration(there, 20, 2)
     people = ["subject\tgroup", *(f"demo{number + 1:03d}\t{'ab'[number % 2]}" for number in range(20))]
     (there / "groups.tsv").write_text("\n".join(people) + "\n")
     config |= {
@@ -347,9 +324,9 @@ def _trainings(
     make_tables(config, there)
     (there / "settings.yaml").write_text(yaml.safe_dump(config))
     words = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--configfile", str(there / "settings.yaml")]
-    watched([*words, "--cores", "1", "--until", until], there, there / "nothing")
+    watched([*words, "--cores", "1", "--until", "regseg"], there, there / "nothing")
     batches = [f"b{number:05d}" for number in range(1, 11)]
-    for task, (few, many) in trainings.items():
+    for task, (few, many) in TRAININGS.items():
         before = config["stages"][config["stages"].index(task) - 1]
         for name, chosen, budget in (("few steps", batches[:4], few), ("more steps", batches[:4], many), ("more subjects", batches, few)):
             section = {**config[task], "default": {**config[task]["default"]}}
@@ -394,7 +371,7 @@ def make_tables(config: Mapping[str, Any], folder: Path) -> None:
     make_cohort(config, ROOT)
 
 
-OTHERS = {"demo": measure_demo, "report": measure_report, "train": measure_trainings, "finders": measure_finders}
+OTHERS = {"demo": measure_demo, "report": measure_report, "train": measure_trainings}
 """Jobs that are no stage."""
 
 
