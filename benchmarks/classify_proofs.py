@@ -15,8 +15,9 @@ Cases are mirrored and get another gain and offset, but are not turned, moved or
 smoother pictures than those that they are asked about, which costs much where classes differ in details of a pixel or two (row C09 has
 what each kind adds or takes).
 
-What fails: not all of what is said of fused networks (C06); that the fusion of C17 is better than the network alone cannot be told by 1,000 nodules; and of Swin in so few steps and four
-trainings it cannot be told that textures first are better than scratch (C26), as they are for ViT.
+What fails: three members of one network are better than one, but the mean of three different networks is not better than the best of
+them where the other two are much weaker (C06); that the fusion of C17 is better than the network alone cannot be told by 1,000 nodules;
+and that textures first are better for Swin too, as they are for ViT, cannot be told by four trainings of so few steps (C26).
 """
 
 from __future__ import annotations
