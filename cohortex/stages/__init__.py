@@ -47,7 +47,7 @@ STAGES: dict[str, Stage] = {
     "superresolve": Stage("image", version=3, learned=True, streams=True, beside=("second_view", "reference")),
     "regseg": Stage("subject", version=6, learned=True, streams=True),
     "recognize": Stage("image", learned=True, streams=True, usual=False),
-    "classify": Stage("subject", version=2, learned=True, streams=True),
+    "classify": Stage("subject", version=3, learned=True, streams=True),
     "export": Stage("subject", version=2, streams=True),
 }
 """In the order in which they usually stand in ``stages:``."""
