@@ -248,7 +248,7 @@ def test_a_table_gives_roles_covariates_and_ids_as_text(make, tmp_path, folder):
         (HEADER + "01\tXyzzy\ta\n", "line 2: the modality Xyzzy is not known; to use it all the same, name it in select: suffix:"),
         ("subject,modality,path\n01,T1w,a\n", "commas or semicolons"),
         ("subject\tmodality\n01\tT1w\n", "has no column path"),
-        ("subject\tmodality\tpath\trole\n01\tT1w\ta\tmaks\n", "line 2: role is 'maks', expected image, mask or labels"),
+        ("subject\tmodality\tpath\trole\n01\tT1w\ta\tmaks\n", "line 2: role is 'maks', expected image, mask, labels or boxes"),
         ("subject\tmodality\tpath\tsplit\n01\tT1w\ta\tval\n", "line 2: split is 'val', expected train, validation or test"),
         ("subject\tmodality\tpath\tpath\n01\tT1w\ta\tb\n", "two columns are called path"),
         ("subject\tmodality\tpath\tSession\n01\tT1w\ta\tb\n", "the column Session is written session"),
@@ -265,7 +265,7 @@ def test_a_wrong_table_is_refused_naming_the_line(make, tmp_path, text, sentence
 
 
 def test_masks_and_labels_without_any_image_are_no_cohort(make, tmp_path):
-    with pytest.raises(Refused, match="masks or labels but no image"):
+    with pytest.raises(Refused, match="masks, labels or boxes but no image"):
         make(table(tmp_path, "subject\tmodality\tpath\trole\n01\tT1w\ta\tmask\n"))
 
 
