@@ -35,7 +35,14 @@ PAGES = {
     ),
     ROOT / "docs" / "registration.md": ("registration", "register_proofs"),
     ROOT / "docs" / "segmentation.md": ("regseg", "real_heads", "quality", "quality_any", "segment", "segment_proofs", "vessels"),
-    ROOT / "docs" / "classification.md": ("classify", "classify_proofs", "recognize", "recognize_proofs", "radiomics", "classify_evaluation"),
+    ROOT / "docs" / "classification.md": (
+        "classify",
+        "classify_proofs",
+        "recognize",
+        "recognize_proofs",
+        "radiomics",
+        "classify_evaluation",
+    ),
     ROOT / "docs" / "robustness.md": ("robustness",),
 }
 """The pages, and the benchmarks that each shows."""
