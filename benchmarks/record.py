@@ -176,7 +176,7 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         **dict.fromkeys(("pneumonia_gain", "pneumonia_gain_low", "pneumonia_gain_high")),
         **dict.fromkeys(("pneumonia_auc_gain", "pneumonia_auc_gain_low", "pneumonia_auc_gain_high")),
         **dict.fromkeys(("brain3_accuracy", "brain3_resnet18_accuracy", "brain3_gain", "brain3_gain_low", "brain3_gain_high")),
-        "demo_auc": None,
+        "demo_auc": (">=", 0.95),
         **dict.fromkeys(("demo_auc_low", "demo_auc_high", "demo_accuracy", "demo_brier")),
         **dict.fromkeys(("demo_calibration_error", "demo_calibration_error_chance", "demo_slope", "demo_slope_low", "demo_slope_high")),
         "conformal_gap": ("<=", 0.01),
