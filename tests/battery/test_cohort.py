@@ -94,7 +94,8 @@ def test_the_results_hold_what_they_say_and_nothing_half_written(runs):
 
 def test_the_run_says_how_many_were_set_aside(runs):
     _, alone, among = runs
-    bad = sum(case.verdict == "set aside" for case in BAD)
+    # labels that are set aside are named, but only images count; theirs stands beside them
+    bad = sum(case.verdict == "set aside" and case.role == "image" for case in BAD)
     assert re.search(rf"\b{bad} of {len(BAD) + len(GOOD)} images .* were set aside", among), among[-3000:]
     assert "set aside" not in alone.lower() or "0 of" in alone
 
