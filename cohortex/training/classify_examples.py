@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,9 +19,11 @@ from cohortex.measures.leakage import BEYOND, GRID, Leakage, check_split
 from cohortex.models.classify.inputs import Input
 from cohortex.models.classify.regrid import network_input
 from cohortex.models.classify.scans import Grain, Vectors
-from cohortex.training.beside import Beside
 from cohortex.training.team import team
 from cohortex.volume import ArrayLike
+
+if TYPE_CHECKING:
+    from cohortex.training.beside import Beside
 
 MOST_COMPARED = 20_000
 """Images of which every pair is compared, some minutes' work; of more only the same voxels are found."""

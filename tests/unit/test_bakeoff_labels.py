@@ -109,7 +109,7 @@ def test_without_labels_nothing_is_started(config, tmp_path):
     columns = ("subject", "split", "role")
     rows = [{"subject": str(k), "split": split, "role": "image"} for k, split in enumerate(("train", "validation", "test"))]
     write_table(tmp_path / "cohort" / "cohort.tsv", columns, rows)
-    with pytest.raises(Refused, match="segment trains planned_unet, but no training subject has labels; list labels"):
+    with pytest.raises(Refused, match="segment trains planned_unet, but no training subject has labels; list them"):
         check_splits(config, "segment")
     with pytest.raises(Refused, match="regseg trains voxelmorph_small, but no training subject has labels"):
         check_splits(config, "regseg")
