@@ -6,9 +6,9 @@ several trainings, each with training cases and first weights of its own; differ
 statement holds where the 95 % interval of the difference over trainings is above 0. Sizes and budgets were chosen with other seeds.
 
 What fails: of the ways to treat a rare class drawing it as often as the other helps; how much weights, focal loss and adjusted logits do
-differs so much from training to training that five cannot tell (W02). While sizes were chosen, a curriculum was no better with fewer
-steps than a random order with all of them (C11), a decomposition as good as a network that was trained twice as long (C12), attention no
-help to AG-CNN, whose twin without had found the lesion by itself (C14), and Grad-CAM of the network that pools maxima too pointed no
+differs so much from training to training that five cannot tell (W02), and so does what attention adds to AG-CNN, whose map lies on the
+lesion (C14). While sizes were chosen, a curriculum was no better with fewer steps than a random order with all of them (C11), a
+decomposition as good as a network that was trained twice as long (C12), and Grad-CAM of the network that pools maxima too pointed no
 better than chance (W04).
 """
 

@@ -13,8 +13,9 @@ record has already are kept beside the new ones. Last line: FIGURE, over all row
 What fails: focal loss over cross entropy (D06) held on the other seed (AP .263 beside .057), but on the record's the two are not told
 apart (.292 beside .269): how far cross entropy comes in so few steps hangs on the seed. And a fusion of contexts better than each of them
 (D13): on the other seed the widest context alone, once it has learned, finds what there is to find (CPM .958, bounded by the screening's
-sensitivity; plain mean .951), and held-out volumes give it all the weight, so that the fusion is as good as the best context, not better; on the record's two contexts
-share the weight, and the fusion is .003 above the better one, which 24 volumes cannot tell from nothing.
+sensitivity; plain mean .951), and held-out volumes give it all the weight, so that the fusion is as good as the best
+context, not better; on the record's two contexts share the weight, and the fusion is .003 above the better one, which 24 volumes cannot
+tell from nothing.
 """
 
 from __future__ import annotations
