@@ -7,9 +7,8 @@ statement holds where the 95 % interval of the difference over trainings is abov
 
 What fails: of the ways to treat a rare class drawing it as often as the other helps; how much weights, focal loss and adjusted logits do
 differs so much from training to training that five cannot tell (W02), and so does what attention adds to AG-CNN, whose map lies on the
-lesion (C14). While sizes were chosen, a curriculum was no better with fewer steps than a random order with all of them (C11), a
-decomposition as good as a network that was trained twice as long (C12), and Grad-CAM of the network that pools maxima too pointed no
-better than chance (W04).
+lesion (C14). A curriculum is better than a random order with as many steps, but with two thirds of them it is no better than that order
+with all (C11); a decomposition is not better than a network that was trained twice as long (C12).
 """
 
 from __future__ import annotations
