@@ -11,6 +11,7 @@ import numpy as np
 from cohortex.cohort.table import read_table, some
 from cohortex.errors import BadInput, Refused
 from cohortex.io.geometry import to_ras
+from cohortex.io.paths import check_file
 
 AXES = "xyz"
 CORNERS = tuple(f"{axis}_{end}" for end in ("low", "high") for axis in AXES)
@@ -42,11 +43,10 @@ def read_boxes(path: Path, shape: Sequence[int], affine: np.ndarray, name: str) 
     Raises
     ------
     BadInput
-        ``missing-file``, ``bad-boxes``: no such table, or a box without a label, that is no number, ends before it begins or lies outside
-        the image. One bad box sets the whole table aside: an image with a thing that is not told of would teach that there is none.
+        Those of `cohortex.io.paths.check_file`; ``bad-boxes``: a box without a label, that is no number, ends before it begins or lies
+        outside the image. One bad box sets the whole table aside: an image with a thing that is not told of would teach that there is none.
     """
-    if not path.is_file():
-        raise BadInput("missing-file", f"{name} is not there: correct its path, or take it out of the table.")
+    check_file(path, name)
     flat = shape[2] == 1
     try:
         _, rows = read_table(path, ("label", *(column for column in CORNERS if not (flat and column[0] == "z"))))

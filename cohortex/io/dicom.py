@@ -168,7 +168,7 @@ def _headers(paths: Sequence[Path], name: str, notes: list[Note]) -> list[Found]
                 header.get(keyword)
             image = "Rows" in header and "Columns" in header
             # cut before its rows it is a lost slice, not an object of another kind
-            cut = not image and "Image Storage" in header.file_meta.MediaStorageSOPClassUID.name
+            cut = not image and "Image Storage" in getattr(header.file_meta.get("MediaStorageSOPClassUID", ""), "name", "")
             whole = "SeriesInstanceUID" in header and not cut and not (image and "BitsAllocated" not in header)
         except (RecursionError, MemoryError):
             raise BadInput("corrupt", f"{shown} has a header that is nested too deeply or too large: take it out of the folder.") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -65,10 +66,7 @@ def acquire(image: Image, settings: Mapping[str, Any], model: Any, seed: int) ->
     path = Path(image.row["path"])
     root = image.row.get("root")
     name = shown_name(path, Path(root) if root else None)
-    missing = settings.get("missing_chunks", "refuse")
-    burned_in = settings.get("burned_in", "refuse")
-    with confined(Path(root) if root and settings.get("links", "refuse") == "refuse" else None):
-        volumes = read(path, image.role, settings.get("volume", "skip"), name, settings.get("spacing_mm"), missing, burned_in)
+    volumes = _read(path, root, image.role, settings.get("volume", "skip"), name, settings)
     finish = _made_image if image.role == "image" else _made_labels
     if len(volumes) == 1:
         return finish(volumes[0], image, name)
@@ -79,6 +77,18 @@ def acquire(image: Image, settings: Mapping[str, Any], model: Any, seed: int) ->
     ]
     # a word on the series itself, or the report would miss it
     return [Made(of=image.id, measures={"volumes": len(each)}), *each]
+
+
+def _read(path: Path, root: str | None, role: str, frames: Any, name: str, settings: Mapping[str, Any]) -> list[Volume]:
+    """Read a path of a dataset, with what the settings say of voxel sizes, lost chunks, burned-in text and links."""
+    missing, burned_in = settings.get("missing_chunks", "refuse"), settings.get("burned_in", "refuse")
+    with _kept_inside(root, settings):
+        return read(path, role, frames, name, settings.get("spacing_mm"), missing, burned_in)
+
+
+def _kept_inside(root: str | None, settings: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """Let no link lead out of the dataset's folder, unless the settings have links followed."""
+    return confined(Path(root) if root and settings.get("links", "refuse") == "refuse" else None)
 
 
 def _made_image(volume: Volume, image: Image, name: str, beside: int = 1) -> Made:
@@ -120,9 +130,10 @@ def _made_boxes(image: Image, settings: Mapping[str, Any]) -> Made:
     if not image.siblings:
         raise BadInput("no-image", f"{name} holds boxes of an image that the table does not have: add it, or take them out.")
     scan = Path(image.siblings[0].row["path"])
-    volumes = read(scan, "image", "skip", image.siblings[0].id, settings.get("spacing_mm"), settings.get("missing_chunks", "refuse"))
+    volumes = _read(scan, root, "image", "skip", image.siblings[0].id, settings)
     affine = check_affine(volumes[0].affine, image.siblings[0].id, FINEST_MICROSCOPY_MM)
-    table = read_boxes(path, volumes[0].shape, affine, name)
+    with _kept_inside(root, settings):
+        table = read_boxes(path, volumes[0].shape, affine, name)
     return Made(table, measures={"boxes": len(table["label"])})
 
 

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.data import get_testdata_file
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
-from pydicom.uid import UID, CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless, generate_uid
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless, generate_uid
 
 from cohortex.items import Made
 from tests.battery.case import SECRET, Case
+from tests.unit.test_io_dicom import dataset as plain_dataset
 
 ROWS, COLUMNS, SLICES = 16, 14, 10
 STORED = np.random.default_rng(1).integers(0, 2000, (SLICES, ROWS, COLUMNS)).astype(np.uint16)
@@ -26,24 +27,11 @@ Change = Callable[[int, FileDataset], Any]
 
 def dataset(pixels: np.ndarray, position: Any, **tags: Any) -> FileDataset:
     """Return one slice with a patient's data in every tag that a scanner fills; a tag that is None is left out."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    made = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    made.SOPClassUID, made.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-    made.SeriesInstanceUID, made.StudyInstanceUID = "1.2.3", "1.2"
-    made.PatientID, made.PatientName, made.PatientBirthDate = SECRET, f"{SECRET}^A", "19010203"
+    made = plain_dataset(
+        pixels, position, BodyPartExamined="HEAD", PixelSpacing=[1.0, 1.0], StudyInstanceUID="1.2", PatientBirthDate="19010203"
+    )
     made.InstitutionName = made.SeriesDescription = made.ImageComments = made.StationName = f"{SECRET} 1"
     made.add_new(0x00091001, "LO", f"{SECRET} private")
-    made.Modality, made.BodyPartExamined = "CT", "HEAD"
-    made.Rows, made.Columns = pixels.shape[-2:]
-    made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
-    made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelRepresentation = 16, 12, 11, 0
-    made.RescaleSlope, made.RescaleIntercept, made.PixelSpacing = 1, -1024, [1.0, 1.0]
-    if position is not None:
-        made.ImagePositionPatient, made.ImageOrientationPatient = [float(v) for v in position], [1, 0, 0, 0, 1, 0]
-    made.PixelData = np.ascontiguousarray(pixels, dtype="<u2").tobytes()
     for keyword, value in tags.items():
         if value is None:
             delattr(made, keyword)
@@ -171,6 +159,13 @@ def odd_syntax(folder: Path) -> Path:
         packed("1.2.840.10008.1.2.4.100")(i, made)
         pydicom.dcmwrite(folder / "a" / f"s{i}.dcm", made, implicit_vr=False, little_endian=True, force_encoding=True)
     return folder / "a"
+
+
+def with_directory(folder: Path) -> Path:
+    """Write a series beside a DICOMDIR that points out of the folder."""
+    path = series(folder)
+    (path / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + b"../../etc/passwd" * 20)
+    return path
 
 
 def junk(folder: Path) -> Path:
@@ -318,6 +313,7 @@ CASES = [
         tags(SOPClassUID="1.2.840.10008.5.1.4.1.1.7", ConversionType="WSD"),
         **CT,
     ),
+    Case("D23", "a DICOMDIR that points out of the folder", "followed", "taken", (), with_directory, check=hounsfield, **CT),
     Case(
         "D25a",
         "MONOCHROME1",

@@ -16,22 +16,9 @@ from cohortex.models import registry
 from cohortex.models.folder import load_network, read_model, write_model
 from cohortex.publish import file_sha256
 from tests.battery.case import Case
+from tests.unit.test_models_folder import card
 
-CARD: dict[str, Any] = {
-    "name": "small",
-    "task": "superresolve",
-    "network": "srcnn3d",
-    "modality": ["T1w"],
-    "body_part": ["head"],
-    "dimensions": [3],
-    "spacing_mm": {"min": 0.5, "max": 4.0},
-    "data": "noise",
-    "recipe": {"steps": 0},
-    "seed": 1,
-    "metrics": [],
-    "intended_use": "tests",
-    "limits": "everything else",
-}
+CARD = card(modality=["T1w"], metrics=[])
 WEIGHTS = "model.safetensors"
 
 

@@ -11,6 +11,7 @@ from cohortex.config import check_config
 from cohortex.errors import BadInput, Refused
 from cohortex.io.boxes import CORNERS, read_boxes
 from cohortex.io.geometry import to_ras
+from cohortex.io.nifti import write_nifti
 from cohortex.items import Image
 from cohortex.job import Job
 from cohortex.models.folder import read_model
@@ -21,6 +22,7 @@ from cohortex.tables import read_table
 from cohortex.training import recognize_data as data
 from cohortex.training.recognize import train_recognize
 from cohortex.training.recognize_settings import check_recognize
+from cohortex.volume import Volume
 from tests.toy_findings import pair, scene
 
 HEADER = "label\t" + "\t".join(CORNERS)
@@ -93,7 +95,7 @@ def test_a_bad_box_sets_its_table_aside(tmp_path, row, words):
 
 
 def test_tables_that_are_none_are_set_aside_and_empty_ones_say_that_there_is_nothing(tmp_path):
-    with pytest.raises(BadInput, match="t is not there"):
+    with pytest.raises(BadInput, match="t does not exist"):
         read_boxes(tmp_path / "none.tsv", SHAPE, np.eye(4), "t")
     with pytest.raises(BadInput, match="no column x_high"):
         read_boxes(written(tmp_path, header=HEADER.replace("x_high", "X_high")), SHAPE, np.eye(4), "t")
@@ -216,3 +218,25 @@ def test_a_table_of_the_cohort_names_boxes_and_acquire_reads_them_beside_their_i
     assert np.array_equal(np.asarray(image.content.data)[12:18, 21:27, 0], dark.T[::-1, ::-1])
     with pytest.raises(BadInput, match="boxes of an image that the table does not have"):
         acquire(items["2_XR+truth"], {}, None, 0)
+
+
+def test_boxes_and_their_image_are_read_under_the_policies_of_the_dataset(tmp_path):
+    inside, other = tmp_path / "data", tmp_path / "other"
+    inside.mkdir()
+    other.mkdir()
+    written(other, line("a", [1, 1, 1, 5, 5, 5])).rename(other / "b.tsv")
+    write_nifti(inside / "a.nii", Volume(np.random.default_rng(0).normal(0, 1, SHAPE).astype(np.float32), np.eye(4)), compress=False)
+    (inside / "b.tsv").symlink_to(other / "b.tsv")
+    row = {"path": str(inside / "b.tsv"), "root": str(inside)}
+    scan = Image("1_T1w", "1", "", "T1w", "image", "image", row={**row, "path": str(inside / "a.nii")})
+    boxes = Image("1_T1w+truth", "1", "", "T1w", "table", "boxes", row=row, siblings=(scan,))
+    with pytest.raises(BadInput, match="leads out of the dataset") as caught:
+        acquire(boxes, {}, None, 0)
+    assert caught.value.code == "outside"
+    assert acquire(boxes, {"links": "follow"}, None, 0).measures == {"boxes": 1}
+    (inside / "a.nii").rename(other / "a.nii")
+    (inside / "a.nii").symlink_to(other / "a.nii")
+    (inside / "b.tsv").unlink()
+    (other / "b.tsv").rename(inside / "b.tsv")
+    with pytest.raises(BadInput, match="leads out of the dataset"):
+        acquire(boxes, {}, None, 0)

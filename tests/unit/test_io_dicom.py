@@ -208,6 +208,14 @@ def test_files_that_are_not_dicom_are_left_out_and_told(tmp_path: Path) -> None:
     assert refused(folder / "unknown").code == "not-dicom"
 
 
+def test_an_object_without_pixels_or_class_beside_a_series_is_left_alone(tmp_path: Path) -> None:
+    folder = series(tmp_path / "a")
+    other = dataset(np.zeros((2, 2), np.uint16), None, Rows=None, Columns=None, PixelData=None, Modality="SR")
+    del other.file_meta.MediaStorageSOPClassUID
+    other.save_as(folder / "report.dcm", enforce_file_format=False)
+    assert read_dicom(folder)[0].shape == (10, 12, 6)
+
+
 def test_a_cut_file_is_refused_by_name(tmp_path: Path) -> None:
     folder = series(tmp_path / "a")
     whole = (folder / "s003.dcm").read_bytes()
