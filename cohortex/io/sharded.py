@@ -7,6 +7,7 @@ one is damage, never background.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import uuid
@@ -92,12 +93,29 @@ class Sharded:
             start, stop, _ = part.indices(n)
             if start % SHARD or (stop % SHARD and stop != n):
                 raise ValueError(f"a sharded array takes whole shards of {SHARD} voxels, not {start}:{stop} of {n}")
-        self._array("r+")[tuple(reversed(key))] = values.transpose()
+        try:
+            self._array("r+")[tuple(reversed(key))] = values.transpose()
+        except OSError:
+            # zarr raises with the first shard that fails, while threads still write others
+            settle()
+            raise
 
     def missing(self) -> int:
         """Return how many shards are not there."""
         wanted = prod(-(-n // SHARD) for n in self.shape)
         return wanted - sum(1 for path in (self.path / "0" / "c").glob("*/*/*") if path.is_file())
+
+
+def settle() -> None:
+    """Wait until zarr writes nothing more, so that the folder can be removed."""
+    from zarr.core.sync import sync
+
+    async def others() -> None:
+        rest = asyncio.all_tasks() - {cast(Any, asyncio.current_task())}
+        if rest:
+            await asyncio.wait(rest)
+
+    sync(others())
 
 
 def publish_sharded(path: Path, volume: Volume) -> None:

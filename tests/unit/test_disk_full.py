@@ -119,6 +119,21 @@ def test_a_full_disk_blames_no_image_and_leaves_nothing_behind(tmp_path: Path, f
     assert (out / "old").read_bytes() == b"old"
 
 
+def test_nothing_is_written_any_more_once_the_error_is_told(tmp_path: Path) -> None:
+    # shards are written by several threads: a folder to which one still writes cannot be removed
+    noise = np.tile(NOISE, (2, 2, 2))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for _ in range(5):
+        array = Sharded.create(tmp_path, noise.shape)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2**19, hard))
+            with pytest.raises(OSError, match="File too large"):
+                array[:, :, :] = noise
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        shutil.rmtree(array.path)
+
+
 def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path: Path) -> None:
     # the second half of the file is lost while it is read
     path = nifti(tmp_path / "a.nii", NOISE, np.eye(4))
