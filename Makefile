@@ -40,6 +40,8 @@ zoo: install
 	$(VENV)/bin/snakemake --profile local --set-threads train=1 --configfile zoo/train.yaml -- $(addprefix $(MODELS)/,superresolve regseg classify)
 	for pair in superresolve/srcnn3d regseg/heads classify/heads; do \
 		rm -rf zoo/$$pair && mkdir -p zoo/$$pair && cp $(MODELS)/$${pair%%/*}/* zoo/$$pair/; done
+	$(VENV)/bin/snakemake --profile local --configfile zoo/calibrate.yaml
+	$(VENV)/bin/python -m cohortex.training.recalibrate zoo/classify/heads build/zoo/calibrate/work
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m cohortex.training.zoo_mr --folder zoo/denoise/frame_unet $(if $(wildcard $(SCANS)),--scans $(SCANS))
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m cohortex.training.zoo_ct --folder zoo/denoise/low_dose $(if $(wildcard $(SCANS)),--scans $(SCANS))
 
