@@ -51,6 +51,15 @@ def _parser() -> argparse.ArgumentParser:
 
     status = commands.add_parser("status", help="say how far a run is and what was set aside")
     status.add_argument("work", nargs="?", default="work", help="the work folder of a run (work)")
+    status.add_argument(
+        "-f",
+        "--follow",
+        nargs="?",
+        type=float,
+        const=5.0,
+        metavar="SECONDS",
+        help="show it again every so many seconds (5) until the run has ended",
+    )
     status.set_defaults(run=_status)
 
     view = commands.add_parser("view", help="show the report in a browser")
@@ -90,8 +99,13 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from cohortex.status import status
+    from cohortex.status import follow, status
 
+    if options.follow is not None:
+        if not options.follow > 0:
+            raise Refused(f"--follow {options.follow:g} is no time to wait; give seconds above 0.")
+        follow(Path(options.work), options.follow)
+        return 0
     for line in status(Path(options.work)):
         print(line)
     return 0
