@@ -247,6 +247,16 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         "prostate_dice_gain": (">=", 0),
         "rigid_error_mm": ("<=", 0.5),
     },
+    "report": {
+        "index_mb": ("<=", 15),
+        "open_s": ("<=", 2),
+        "filter_s": ("<=", 2),
+        "make_s": ("<=", 120),
+        "make_mb": ("<=", 1000),
+        "external_requests": ("<=", 0),
+        "console_errors": ("<=", 0),
+        "axe_serious": ("<=", 0),
+    },
     "robustness": {
         "cases_right": None,
         "cases_total": None,

@@ -102,11 +102,13 @@ def write_fake_cohort(
     site: str = "demo-simulator",
     systemic: bool = False,
     batch_size: int = BATCH,
+    lost: int = 0,
 ) -> Path:
     """Write `<work>/cohort` and `<work>/records` of a cohort with a T1w and a CT each.
 
     The second subject's CT is quarantined by preprocess, the third's T1w crashed in denoise, CT is skipped by
-    superresolve, the sixth subject's T1w is odd; with `systemic`, most of the last batch is quarantined by preprocess.
+    superresolve, the sixth subject's T1w is odd; with `systemic`, most of the last batch is quarantined by preprocess;
+    the CT of so many subjects as `lost` says, spread over the cohort, is quarantined by preprocess, too.
     """
     generator = np.random.default_rng(5)
     names = [f"{index + 1:03d}" for index in range(subjects)]
@@ -123,6 +125,7 @@ def write_fake_cohort(
     write_table(work / "cohort" / "participants.tsv", ("subject", "diagnosis", "age"), people)
     shapes = Pictures() if pictures else None
     alive = {row["image"]: row for row in rows}
+    gone = {names[int(at)] for at in np.linspace(1, subjects - 1, lost)}
     by_batch: dict[str, list[dict[str, str]]] = {}
     for row in rows:
         by_batch.setdefault(row["batch"], []).append(row)
@@ -131,7 +134,12 @@ def write_fake_cohort(
             members = [row for row in by_batch[batch] if row["image"] in alive]
             manifest, previews = [], {}
             for row in members:
-                told = _tell(stage, row, generator, systemic=systemic and batch == max(batches.values()))
+                told = _tell(
+                    stage,
+                    row,
+                    generator,
+                    systemic=(systemic and batch == max(batches.values())) or (row["modality"] == "CT" and row["subject"] in gone),
+                )
                 if told["status"] in ("quarantined", "crashed", "failed"):
                     alive.pop(row["image"])
                     manifest.append(told)

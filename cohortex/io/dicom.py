@@ -245,11 +245,10 @@ def _placed(header: Any) -> bool:
 def _slices(item: Found) -> list[Slice]:
     """Return the frames of a file with their geometry."""
     header = item.header
-    shared = _group(header.get("SharedFunctionalGroupsSequence"), 0)
-    per_frame = header.get("PerFrameFunctionalGroupsSequence")
+    shared = _inner(header, "SharedFunctionalGroupsSequence")
     slices = []
     for frame in range(item.frames):
-        own = _group(per_frame, frame)
+        own = _inner(header, "PerFrameFunctionalGroupsSequence", frame)
 
         def value(sequence: str, keyword: str, count: int = 0, own: Any = own) -> tuple[float, ...] | None:
             """Look a number up in the frame, then what all frames share, then the file."""
@@ -292,13 +291,11 @@ def _slices(item: Found) -> list[Slice]:
     return slices
 
 
-def _group(sequence: Any, index: int) -> Any:
-    return sequence[index] if sequence is not None and index < len(sequence) else None
-
-
-def _inner(group: Any, keyword: str) -> Any:
+def _inner(group: Any, keyword: str, index: int = 0) -> Any:
+    """Return an item of a sequence, None where it is absent or cannot be read."""
     try:
-        return None if group is None else _group(group.get(keyword), 0)
+        sequence = None if group is None else group.get(keyword)
+        return sequence[index] if sequence is not None and index < len(sequence) else None
     except UNREADABLE:
         return None
 
@@ -378,7 +375,7 @@ def _picture_spacing(header: Any) -> tuple[tuple[float, float], str]:
         values = numbers(header, keyword, 2)
         if values and min(values) > 0:
             return (values[0], values[1]), keyword
-    region = _group(header.get("SequenceOfUltrasoundRegions"), 0)
+    region = _inner(header, "SequenceOfUltrasoundRegions")
     if region is not None:
         x, y = number(region, "PhysicalDeltaX"), number(region, "PhysicalDeltaY")
         # unit code 3 is centimetres

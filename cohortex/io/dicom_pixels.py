@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom.errors import BytesLengthException
 
 from cohortex.errors import BadInput
 from cohortex.io.series import Note
@@ -21,7 +22,10 @@ QUANTITIES = ("CT", "PT", "NM")
 """Modalities whose values mean something: MONOCHROME1 is then only a wish about the display."""
 MAX_COMPRESSION = 5000
 AIR_HU = -1024.0
-UNREADABLE = (ValueError, TypeError, LookupError, OverflowError, NotImplementedError, AttributeError, struct.error, OSError)
+UNREADABLE = (
+    *(ValueError, TypeError, LookupError, OverflowError, NotImplementedError, AttributeError, struct.error, OSError),
+    BytesLengthException,
+)
 """What pydicom raises on a tag whose value, or kind of value, cannot be; it lies in memory, so an OSError is none of the disk."""
 
 
@@ -241,7 +245,11 @@ def in_units(array: np.ndarray, dataset: Any, rescale: tuple[float | None, float
         raise BadInput(
             "no-hu", f"{file} is a CT without rescale slope and intercept, so its Hounsfield units are unknown: export it again."
         )
-    if dataset.get("ModalityLUTSequence"):
+    try:
+        table = bool(dataset.get("ModalityLUTSequence"))
+    except UNREADABLE:
+        table = True
+    if table:
         raise BadInput("unsupported-type", f"{file} keeps its units in a table (Modality LUT): convert it to rescale slope and intercept.")
     values = array.astype(np.float32)
     if text(dataset, "PhotometricInterpretation") == "MONOCHROME1" and modality not in QUANTITIES:

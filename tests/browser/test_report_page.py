@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 from cohortex.report.page import write_report
+from tests.browser.chromium import CHROMIUM, DRIVER, MISSING, READY, axe_findings, console_errors, driver, requests
 from tests.fake_cohort import CONFIG, STAGES, write_fake_cohort
 from tests.unit.test_report_evaluation import write_classified
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed (apt-get install chromium chromium-driver)"
-)
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync"
-)
-READY = """return location.protocol === 'file:' && document.readyState === 'complete' && !!document.querySelector('#table tbody tr')
-    && document.querySelector('#table').getAttribute('aria-busy') === 'false'"""
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason=MISSING)
 VISIBLE = """return [...arguments[0].querySelectorAll('.view')].filter(view => view.offsetParent)
     .map(view => view.className.match(/view-([a-z]+)/)[1])"""
 
@@ -43,17 +33,8 @@ def page(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in [*FLAGS.split(" "), f"--user-data-dir={tmp_path_factory.mktemp('profile')}", "--window-size=1300,900"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
-    yield driver
-    driver.quit()
+    with driver(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
 
 
 @pytest.fixture
@@ -91,14 +72,20 @@ def choose(driver, selector: str, value: str) -> None:
 
 
 def test_the_page_has_no_console_error_and_asks_nothing_of_a_network(opened, page):
-    assert [entry for entry in opened.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
-    asked = []
-    for entry in opened.get_log("performance"):
-        message = json.loads(entry["message"])["message"]
-        if message["method"] == "Network.requestWillBeSent":
-            asked.append(message["params"]["request"]["url"])
+    assert console_errors(opened) == []
+    asked = requests(opened)
     assert [url for url in asked if not url.startswith(("data:", page.as_uri()))] == []
     assert page.as_uri() in asked
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(opened, scheme):
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    try:
+        found = axe_findings(opened)
+    finally:
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert [(each["id"], each["nodes"][0]["html"][:200]) for each in found if each["impact"] in ("serious", "critical")] == []
 
 
 def test_markup_in_a_reason_is_shown_as_text(opened):
