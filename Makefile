@@ -1,20 +1,39 @@
-# make install | demo | test | lint | figures | zoo | zoo-superresolve | clean
+# make install | demo | test | lint | lock | audit | figures | zoo | zoo-superresolve | clean
 VENV := .venv
 PYTHON ?= python3.11
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint figures zoo zoo-superresolve clean
+.PHONY: install demo test lint lock audit figures zoo zoo-superresolve clean
 
 install: $(STAMP)
 
-# torch first and alone: any other order lets another package bring in a build with CUDA libraries.
+# torch first and alone: any other order lets another package bring in a build with CUDA libraries. It is the one package whose file may
+# differ from the index's that the hashes are of (a build for the CPU, or for one version of CUDA), so its hash is not asked for; all
+# others are installed only if their file is one that the lock knows. Last come the libraries that a build with CUDA asks for.
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV) 2>/dev/null || python3 -m venv $(VENV)
-	grep -E '^torch==' requirements.lock > $(VENV)/torch.txt
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/torch.txt
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	grep -oE '^torch==[^ ]+' requirements.lock > $(VENV)/torch.txt
+	$(PIP) install --no-deps -r $(VENV)/torch.txt
+	$(PIP) install --no-deps --require-hashes -r requirements.lock
+	$(PIP) install -r $(VENV)/torch.txt
+	$(PIP) install --no-deps --no-build-isolation -e .
 	touch $(STAMP)
+
+# The hashes of the lock anew, of all files of every release (any platform), for the versions that stand in it: after a pin was changed or
+# a line `name==version` added. And what is known against those versions; it fails too where its database cannot be asked.
+TOOLS := build/tools
+$(TOOLS)/bin/uv $(TOOLS)/bin/pip-audit:
+	$(PYTHON) -m venv $(TOOLS) 2>/dev/null || python3 -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip --disable-pip-version-check --quiet install uv pip-audit
+
+lock: $(TOOLS)/bin/uv
+	grep -oE '^[A-Za-z0-9._-]+==[^ ]+' requirements.lock > $(TOOLS)/pins.txt
+	$(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --no-deps --generate-hashes --no-annotate --no-header \
+		$(TOOLS)/pins.txt --output-file requirements.lock
+
+audit: $(TOOLS)/bin/pip-audit
+	$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
 
 demo: install
 	$(VENV)/bin/snakemake --profile local

@@ -6,7 +6,8 @@ The Snakefile imports this at every parse, in every job: nothing heavy is import
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ def check_config(config: Mapping[str, Any]) -> dict[str, Any]:
         With one line for each problem: an unknown key and the nearest known one, a wrong type with what was expected and found,
         a wrong value with those that are allowed, a chain of stages or a set of folders that cannot work.
     """
+    strange = list(_strange(config, ""))
+    if strange:
+        raise Refused("\n".join(strange))
     checked, problems = check(dict(config), "config.schema.json")
     if not problems:
         problems = [*_chain(checked), *_selected(checked)]
@@ -54,6 +58,34 @@ def check_config(config: Mapping[str, Any]) -> dict[str, Any]:
             raise Refused(f"{key} begins with ~, which only a shell replaces; write the whole path.")
     _check_folders(checked)
     return checked
+
+
+LARGEST_NUMBER = 2**63
+
+
+def _strange(value: Any, path: str) -> Iterator[str]:
+    """Yield a problem for each value that is of no use anywhere: no schema has to think of it, and every message can show what is left."""
+    where = path or "the configuration"
+    if isinstance(value, Mapping):
+        for key, below in value.items():
+            if not isinstance(key, str | int | float) or any(True for _ in _strange(key, "")):
+                yield f"{where} has a key that is no word and no plain number; write keys as words."
+            else:
+                yield from _strange(below, f"{path}.{key}" if path else str(key) or "''")
+    elif isinstance(value, list | tuple):
+        for i, below in enumerate(value):
+            yield from _strange(below, f"{path}[{i}]")
+    elif isinstance(value, str):
+        if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+            yield f"{where} is text with a letter that no file or name can hold; write it again."
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            yield f"{where} is {value}, expected a number that is finite."
+    elif isinstance(value, int):
+        if abs(value) > LARGEST_NUMBER:
+            yield f"{where} is a number of more than 19 digits; write a smaller one."
+    elif value is not None:
+        yield f"{where} is a {type(value).__name__}, expected text, a number, true, false or null; put it in quotes."
 
 
 def _chain(config: Mapping[str, Any]) -> Iterable[str]:
@@ -96,8 +128,17 @@ def _check_folders(config: Mapping[str, Any]) -> None:
             raise Refused(f"input lies inside {key}; give {key} a folder of its own, the input is never changed.")
 
 
+MOST_BYTES = 4 * 2**20
+MOST_LEVELS = 40
+MOST_VALUES = 100_000
+"""What a configuration file may come to: its length, how deep it is nested, and its values with every alias written out."""
+
+
 def check_files(paths: Iterable[str | Path]) -> None:
-    """Check what is lost once configuration files are merged: a key that stands twice, and tags that would run code.
+    """Check what is lost once configuration files are merged, and what must not be loaded.
+
+    That is a key that stands twice, tags that would run code, values that no loader takes, and files that are nested or, by their aliases,
+    repeated beyond all use.
 
     Raises
     ------
@@ -107,37 +148,82 @@ def check_files(paths: Iterable[str | Path]) -> None:
     import yaml
 
     for path in map(Path, paths):
+        if path.stat().st_size > MOST_BYTES:
+            raise Refused(f"{path.name} has more than {MOST_BYTES >> 20} MB; give a configuration file.")
         try:
-            node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+            loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+            node = loader.get_single_node()
+            if node is not None:
+                _Looked(loader, path.name).size(node, 1)
+                loader.construct_document(node)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             mark = getattr(error, "problem_mark", None)
             where = f" line {mark.line + 1}" if mark else ""
-            what = getattr(error, "problem", None) or "it is not UTF-8 text"
+            what = getattr(error, "problem", None) or getattr(error, "reason", None) or "it is not UTF-8 text"
             raise Refused(f"{path.name}{where} cannot be read as YAML: {what}.") from None
-        if node is not None:
-            _check_node(node, path.name, set())
+        except RecursionError:
+            raise Refused(f"{path.name} is nested more than {MOST_LEVELS} levels deep; write it flat.") from None
 
 
-def _check_node(node: Any, file: str, seen: set[int]) -> None:
-    import yaml
+class _Looked:
+    """Looks at every node of a YAML file once, whatever the number of its aliases, and counts what they unfold to."""
 
-    if id(node) in seen:  # an alias: a node may be reached on many ways, but is looked at once
-        return
-    seen.add(id(node))
-    line = node.start_mark.line + 1
-    if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
-        raise Refused(f"{file} line {line}: the tag {node.tag} is not allowed; write a plain value.")
-    if isinstance(node, yaml.MappingNode):
+    def __init__(self, loader: Any, file: str):
+        self._loader = loader
+        self._file = file
+        self._sizes: dict[int, int | None] = {}
+
+    def size(self, node: Any, level: int) -> int:
+        """Return the values that a node stands for, each alias written out.
+
+        Raises
+        ------
+        Refused
+        """
+        if id(node) not in self._sizes:
+            self._sizes[id(node)] = None
+            self._sizes[id(node)] = self._seen(node, level)
+        size = self._sizes[id(node)]
+        if size is None:
+            raise self._refused(node, "holds an alias of itself; write out what is meant")
+        if size > MOST_VALUES:
+            raise self._refused(node, f"unfolds by its aliases to more than {MOST_VALUES} values; write out what is meant")
+        return size
+
+    def _refused(self, node: Any, what: str) -> Refused:
+        return Refused(f"{self._file} line {node.start_mark.line + 1} {what}.")
+
+    def _seen(self, node: Any, level: int) -> int:
+        import yaml
+
+        if level > MOST_LEVELS:
+            raise self._refused(node, f"is nested more than {MOST_LEVELS} levels deep; write it flat")
+        if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
+            raise Refused(f"{self._file} line {node.start_mark.line + 1}: the tag {node.tag} is not allowed; write a plain value.")
+        if isinstance(node, yaml.SequenceNode):
+            return 1 + sum(self.size(value, level + 1) for value in node.value)
+        if isinstance(node, yaml.MappingNode):
+            return 1 + self._mapping(node, level)
+        try:
+            self._loader.construct_object(node)
+        except (ValueError, LookupError, TypeError, OverflowError):
+            raise self._refused(node, "holds a number or date that cannot be; put it in quotes if it is text") from None
+        return 1
+
+    def _mapping(self, node: Any, level: int) -> int:
+        import yaml
+
         first: dict[str, int] = {}
+        size = 0
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise self._refused(key, "has a list or a mapping as a key; write keys as words")
             name, at = str(key.value), key.start_mark.line + 1
             if name in first and name != "<<":
-                raise Refused(f"{file} line {at}: the key {name} already stands on line {first[name]}; keep one of them.")
+                raise Refused(f"{self._file} line {at}: the key {name} already stands on line {first[name]}; keep one of them.")
             first[name] = at
-            _check_node(value, file, seen)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _check_node(value, file, seen)
+            size += self.size(key, level + 1) + self.size(value, level + 1)
+        return size
 
 
 def canonical(section: Any) -> str:
@@ -207,7 +293,7 @@ def let_said_win(config: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str
             continue
         both = dict.fromkeys(TOGETHER) if any(key in default for key in TOGETHER) else {}
         made[stage] = {
-            modality: without(own, both | dict(default), users.get(modality) or {})
+            modality: without(own, both | dict(default), theirs if isinstance(theirs := users.get(modality), Mapping) else {})
             if modality != "default" and isinstance(own, Mapping)
             else own
             for modality, own in section.items()

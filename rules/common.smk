@@ -75,17 +75,18 @@ def limit_of(name):
 
 
 try:
-    said = workflow.config_settings.overwrite_config
-    config.update(check_config(let_said_win(config, said)))
-    WORK = config["work"]
     if workflow.is_main_process:
-        # The head process makes the table of the cohort and checks models and disk; jobs only read.
         check_files(
             [
                 os.path.join(BASEDIR, "config.yaml"),
                 *map(str, workflow.overwrite_configfiles),
             ]
         )
+    said = workflow.config_settings.overwrite_config
+    config.update(check_config(let_said_win(config, said)))
+    WORK = config["work"]
+    if workflow.is_main_process:
+        # The head process makes the table of the cohort and checks models and disk; jobs only read.
         make_cohort(config, BASEDIR)
         # jobs of a cluster are counted as nodes, those of one machine as cores
         jobs = workflow.resource_settings.nodes or workflow.resource_settings.cores

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from cohortex.errors import BadInput
 from cohortex.io.dicom_deflated import check_inflated
 from cohortex.io.dicom_geometry import Slice, arrange, by_orientation
-from cohortex.io.dicom_pixels import UNREADABLE, check_decoder, check_size, in_units, number, numbers, pixels, quiet, text
+from cohortex.io.dicom_pixels import UNREADABLE, check_decoder, check_size, in_units, number, numbers, pixels, quiet, tag_of, text
 from cohortex.io.geometry import centred_affine, check_affine
 from cohortex.io.paths import check_file, shown_name, what_it_is
 from cohortex.io.series import Frames, Note, chosen_frames, framed, read_step
@@ -148,6 +149,7 @@ def _headers(paths: Sequence[Path], name: str, notes: list[Note]) -> list[Found]
 
     found: list[Found] = []
     strangers: list[str] = []
+    tags = [tag_of(keyword) for keyword in TAGS]
     for path, shown in _files(paths, name):
         check_file(path, shown)
         with path.open("rb") as file:
@@ -160,12 +162,14 @@ def _headers(paths: Sequence[Path], name: str, notes: list[Note]) -> list[Found]
         check_inflated(path, start, shown)
         try:
             with path.open("rb") as file:
-                header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS))
+                header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags))
                 end = file.tell()
             syntax = header.file_meta.TransferSyntaxUID
-            for keyword in TAGS:
+            there = header.keys()
+            for tag in (tag for tag in tags if tag in there):
                 # values are converted when they are looked at: here, where their errors are met
-                header.get(keyword)
+                with suppress(AttributeError):
+                    _ = header[tag].value
             image = "Rows" in header and "Columns" in header
             # cut before its rows it is a lost slice, not an object of another kind
             cut = not image and "Image Storage" in getattr(header.file_meta.get("MediaStorageSOPClassUID", ""), "name", "")

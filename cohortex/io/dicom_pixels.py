@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import struct
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,22 @@ def _switched() -> Iterator[list[warnings.WarningMessage]]:
         config.settings.reading_validation_mode = mode
 
 
+@cache
+def tag_of(keyword: str) -> Any:
+    """Return the tag of a keyword; looking it up anew for every value of every slice costs more than reading the slice."""
+    from pydicom.datadict import tag_for_keyword
+    from pydicom.tag import BaseTag
+
+    tag = tag_for_keyword(keyword)
+    assert tag is not None, keyword
+    return BaseTag(tag)
+
+
+def _value(dataset: Any, keyword: str) -> Any:
+    tag = tag_of(keyword)
+    return dataset[tag].value if tag in dataset.keys() else None  # noqa: SIM118 (a data set's own `in` makes the tag anew)
+
+
 def number(dataset: Any, keyword: str) -> float | None:
     """Return a tag's first number, or None where it is absent, empty or not a finite number."""
     values = numbers(dataset, keyword)
@@ -68,13 +86,13 @@ def number(dataset: Any, keyword: str) -> float | None:
 def numbers(dataset: Any, keyword: str, count: int = 0) -> tuple[float, ...] | None:
     """Return a tag's numbers, or None where they are absent, not `count` of them, or not finite."""
     try:
-        value = dataset.get(keyword)
+        value = _value(dataset, keyword)
         if value is None or value == "":
             return None
         values = tuple(float(v) for v in value) if isinstance(value, list | tuple) or hasattr(value, "__iter__") else (float(value),)
     except UNREADABLE:
         return None
-    if not values or (count and len(values) != count) or not np.isfinite(values).all():
+    if not values or (count and len(values) != count) or not all(map(math.isfinite, values)):
         return None
     return values
 
@@ -82,7 +100,7 @@ def numbers(dataset: Any, keyword: str, count: int = 0) -> tuple[float, ...] | N
 def text(dataset: Any, keyword: str) -> str:
     """Return a tag as text, empty where it is absent or unreadable; for comparing with known words, never for messages."""
     try:
-        return str(dataset.get(keyword) or "")
+        return str(_value(dataset, keyword) or "")
     except UNREADABLE:
         return ""
 

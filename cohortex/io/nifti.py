@@ -32,6 +32,7 @@ REFUSED_TYPES = {1: "one bit a voxel", 32: "complex", 128: "RGB", 1536: "128-bit
 UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 1e-3}
 LARGEST_HEADER = 64 * 2**20
 FORM_DISTANCE_MM = 1.0
+LARGEST_FLOAT32 = 3.4e38
 SLAB, PIECE = 64, 2**20
 """Planes that are taken from a volume at once, and bytes that are compressed at once, when a file is written."""
 GZIP_START = bytes.fromhex("1f8b08000000000000ff")
@@ -115,12 +116,16 @@ def read_nifti_series(path: Path, role: str = "image", frames: Frames = "skip", 
 def _volumes(header: Header, numbers: Numbers, frames: Frames, role: str, name: str) -> list[Volume]:
     count = prod(header.shape[3:])
     scaled = (header.slope, header.intercept) != (1.0, 0.0)
+    # whole numbers go no further than their type, so most scalings cannot lead beyond float32 and no voxel has to be asked
+    extremes = np.iinfo(header.dtype) if header.dtype.kind in "iu" else np.finfo(header.dtype)
+    reach = max(abs(float(extremes.min)), abs(float(extremes.max))) * abs(header.slope) + abs(header.intercept)
+    safe = reach < LARGEST_FLOAT32
 
     def units(stored: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):
             # in double precision, but of one slice at a time
             values = (stored * np.float64(header.slope) + header.intercept).astype(np.float32)
-        if np.isinf(values).any() and (stored.dtype.kind != "f" or np.isfinite(stored).all()):
+        if not safe and np.isinf(values).any() and (stored.dtype.kind != "f" or np.isfinite(stored).all()):
             raise BadInput("overflow", f"{name} scales its values (scl_slope) beyond what 32-bit floats hold: write its header again.")
         return values
 

@@ -26,10 +26,14 @@ from cohortex.volume import ArrayLike
 DEFLATE_MAX_RATIO = 1032
 """Bytes that a byte of deflate can stand for."""
 PIECE = 2**23
+CONVERTED = 2**19
+"""Bytes that are read and converted at once: they stay in the processor's cache."""
 
 
 class Numbers:
     """Numbers of one type in a file, from an offset on, or in memory; read in runs.
+
+    A file is read, never mapped: a file that becomes shorter under a map ends the process, here it makes a sentence.
 
     Parameters
     ----------
@@ -57,21 +61,57 @@ class Numbers:
         BadInput
             ``truncated``: the file ends before, or has become shorter.
         """
-        begin, length = self.offset + start * self.stored.itemsize, count * self.stored.itemsize
+        return next(self.runs((start,), count))
+
+    def runs(self, starts: Iterable[int], count: int) -> Iterator[np.ndarray]:
+        """Yield `count` numbers from each of these on, as `run` returns them; a file is opened once for all of them."""
         if isinstance(self.source, np.ndarray):
-            values = self.source[begin : begin + length].view(self.stored)
-        else:
-            values = np.empty(count, self.stored)
-            path = self.source.path if isinstance(self.source, Spool) else self.source
-            with path.open("rb", buffering=0) as file:
-                view, at = values.view(np.uint8).data, 0
-                while at < length:
-                    # the kernel gives at most 2 GB at once
-                    got = os.preadv(file.fileno(), [view[at:]], begin + at)
-                    if not got:
-                        raise BadInput("truncated", f"{self.name} ends inside its voxels: copy it again from its source.")
-                    at += got
-        return values.astype(self.dtype, copy=False)
+            for start in starts:
+                begin = self.offset + start * self.stored.itemsize
+                yield self.source[begin : begin + count * self.stored.itemsize].view(self.stored).astype(self.dtype, copy=False)
+            return
+        with self._opened(self.source) as file:
+            for start in starts:
+                values = np.empty(count, self.stored)
+                self._fill(file, values, start)
+                yield values.astype(self.dtype, copy=False)
+
+    def converted(self, start: int, count: int, dtype: Any) -> np.ndarray:
+        """Return `count` numbers from one on as another type; of a file no second array of all of them is held.
+
+        Raises
+        ------
+        BadInput
+            ``truncated``, as `run`.
+        """
+        values = np.empty(count, dtype)
+        if isinstance(self.source, np.ndarray):
+            values[:] = self.run(start, count)
+            return values
+        with self._opened(self.source) as file:
+            if self.stored == values.dtype:
+                self._fill(file, values, start)
+                return values
+            step = CONVERTED // self.stored.itemsize
+            piece = np.empty(min(count, step), self.stored)
+            for at in range(0, count, step):
+                stored = piece[: count - at]
+                self._fill(file, stored, start + at)
+                values[at : at + step] = stored
+        return values
+
+    @staticmethod
+    def _opened(source: Path | Spool) -> Any:
+        return (source.path if isinstance(source, Spool) else source).open("rb", buffering=0)
+
+    def _fill(self, file: Any, values: np.ndarray, start: int) -> None:
+        view, at, begin = values.view(np.uint8).data, 0, self.offset + start * self.stored.itemsize
+        while at < len(view):
+            # the kernel gives at most 2 GB at once
+            got = os.preadv(file.fileno(), [view[at:]], begin + at)
+            if not got:
+                raise BadInput("truncated", f"{self.name} ends inside its voxels: copy it again from its source.")
+            at += got
 
 
 def frame_of(
@@ -102,12 +142,16 @@ def frame_of(
         return numbers.run(index * plane * depth, plane * depth).reshape(shape, order="F")
 
     def read(wanted: Sequence[int]) -> Iterator[np.ndarray]:
-        for z in wanted:
-            first = z * plane * together if interleaved else (index * depth + z) * plane
-            values = numbers.run(first, plane * together).reshape((together, width, height), order="F")[index if interleaved else 0]
+        starts = (z * plane * together if interleaved else (index * depth + z) * plane for z in wanted)
+        for run in numbers.runs(starts, plane * together):
+            values = run.reshape((together, width, height), order="F")[index if interleaved else 0]
             yield values if change is None else change(values)
 
-    return Slices(shape, numbers.dtype if dtype is None else dtype, read)
+    def whole(wanted: np.dtype) -> np.ndarray:
+        return numbers.converted(index * plane * depth, plane * depth, wanted).reshape(shape, order="F")
+
+    at_once = whole if change is None and not interleaved else None
+    return Slices(shape, numbers.dtype if dtype is None else dtype, read, whole=at_once)
 
 
 @contextmanager

@@ -27,6 +27,8 @@ class Slices:
         ``read(numbers)`` yields the slices of these numbers, one (x, y) array after the other.
     odd : callable, optional
         Gives what was found odd while slices were read (`cohortex.io.series.settled`).
+    whole : callable, optional
+        ``whole(dtype)`` gives all of it as a type, where that is cheaper than slice by slice.
 
     Notes
     -----
@@ -42,10 +44,12 @@ class Slices:
         dtype: Any,
         read: Callable[[Sequence[int]], Iterable[np.ndarray]],
         odd: Callable[[], list[Note]] | None = None,
+        whole: Callable[[np.dtype], np.ndarray] | None = None,
     ):
         self.shape = tuple(int(n) for n in shape)
         self.dtype = np.dtype(dtype)
         self.read = read
+        self.whole = whole
         self.odd = odd or list
 
     @property
@@ -54,11 +58,17 @@ class Slices:
         return 3
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self[...], dtype=dtype)
+        # converted slice by slice, while each is in the processor's cache
+        return self._taken(..., self.dtype if dtype is None else np.dtype(dtype))
 
     def __getitem__(self, key: Any) -> np.ndarray:
+        return self._taken(key, self.dtype)
+
+    def _taken(self, key: Any, dtype: np.dtype) -> np.ndarray:
         (xs, ys, zs), drop = basic_index(key, self.shape)
-        out = np.empty((len(xs), len(ys), len(zs)), dtype=self.dtype, order="F")
+        if self.whole is not None and not drop and all(r == range(n) for r, n in zip((xs, ys, zs), self.shape, strict=True)):
+            return self.whole(dtype)
+        out = np.empty((len(xs), len(ys), len(zs)), dtype=dtype, order="F")
         if out.size:
             part = (_slice(xs), _slice(ys))
             for k, plane in zip(range(len(zs)), self.read(list(zs)), strict=True):

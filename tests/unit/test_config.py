@@ -186,11 +186,12 @@ def test_a_file_that_would_run_code_is_refused_and_not_run(tmp_path):
         check_files([path])
 
 
-def test_aliases_upon_aliases_take_no_time(tmp_path):
+def test_aliases_upon_aliases_take_no_time_and_are_refused(tmp_path):
     lines = ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 40)]
     path = tmp_path / "bomb.yaml"
     path.write_text("\n".join(lines))
-    check_files([path])
+    with pytest.raises(Refused, match=r"bomb.yaml line \d unfolds by its aliases"):
+        check_files([path])
 
 
 def test_the_same_settings_are_one_string_whatever_their_order_and_form():
