@@ -6,6 +6,7 @@ The Snakefile imports this at every parse, in every job: nothing heavy is import
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,13 @@ def _check_folders(config: Mapping[str, Any]) -> None:
             raise Refused(f"input lies inside {key}; give {key} a folder of its own, the input is never changed.")
 
 
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+$|[0-9_]+:)")
+"""1:30 is a number to the base of 60, 012 one to the base of 8."""
+
+
 def check_files(paths: Iterable[str | Path]) -> None:
-    """Check what is lost once configuration files are merged: a key that stands twice, and tags that would run code.
+    """Check what is lost once configuration files are merged: a key that stands twice, tags that would run code, numbers that mean others.
 
     Raises
     ------
@@ -138,6 +144,9 @@ def _check_node(node: Any, file: str, seen: set[int]) -> None:
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
             _check_node(value, file, seen)
+    elif node.tag in _NUMBERS and _OTHER_BASE.match(node.value):
+        meant = yaml.safe_load(node.value)
+        raise Refused(f"{file} line {line}: {node.value} means {meant} in YAML; write the number that you mean, or put it in quotes.")
 
 
 def canonical(section: Any) -> str:

@@ -18,7 +18,7 @@ from cohortex.clocks import check_host, check_stamps, read_by_jobs
 from cohortex.config import TRAINED_FOR, is_trained, settings_for, training_section
 from cohortex.errors import BadInput, Refused
 from cohortex.machine import check_written, no_space
-from cohortex.owner import alive, give_back, take
+from cohortex.owner import alive, give_back, read_owner, take
 from cohortex.publish import NO_SPACE
 
 BYTES_A_BATCH = 6.0
@@ -62,6 +62,40 @@ def release(config: Mapping[str, Any]) -> None:
     """Give the folders back that this process owns."""
     for file in owner_files(config).values():
         give_back(file)
+
+
+def check_flags(settings: Any) -> None:
+    """Refuse flags of Snakemake with which half a result would count as done.
+
+    Parameters
+    ----------
+    settings : snakemake.settings.types.ExecutionSettings
+
+    Raises
+    ------
+    Refused
+        Naming the flag.
+    """
+    if settings.keep_incomplete:
+        raise Refused("--keep-incomplete would let what a failed job left count as done; leave it out: what is finished is kept anyway.")
+    if settings.ignore_incomplete:
+        raise Refused("--ignore-incomplete would take what a killed job left for done; leave it out, or say --rerun-incomplete.")
+    if not settings.lock:
+        raise Refused("--nolock would let two runs write at once; leave it out, or after a killed run say --unlock first.")
+
+
+def in_use(config: Mapping[str, Any]) -> str:
+    """Return a sentence on a run that works on the work folder now, empty where there is none.
+
+    Of a second one Snakemake says only that the folder is locked, and how to break that.
+    """
+    owner = read_owner(owner_files(config)["work"])
+    if not owner or owner.get("pid") == os.getpid() or alive(owner) is False:
+        return ""
+    return (
+        f"the work folder {config['work']} belongs to another run (process {owner.get('pid')} on {owner.get('host')}); while it goes on "
+        "only dry runs work beside it, and --unlock is not for it."
+    )
 
 
 def model_params(weights: Mapping[str, str]) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from cohortex.config import WEIGHTS
-from cohortex.errors import BadInput, NoWorkers, Skip
+from cohortex.errors import BadInput, NoWorkers, Skip, WorkersDied
 from cohortex.items import Image, Made, settings_for
 from cohortex.publish import NO_SPACE, atomic_path, write_json, write_text
 from cohortex.records import geometry, row_of
@@ -30,6 +30,8 @@ from cohortex.volume import Volume
 
 FOREIGN = 2.0
 """What readers of foreign files may take, as a multiple of what their job asks for: a file that blows up ends in an error of its own."""
+DIVIDED = (1, 2, 4)
+"""By what the memory of a block is divided when the workers of a cluster died of the one before."""
 SUFFIX = {"image": ".ozx", "labels": ".ozx", "field": ".ozx", "transform": ".json", "table": ".tsv"}
 
 
@@ -127,6 +129,26 @@ def call(task: Task, item: Item, model: Any) -> list[Made]:
     (image,) = item.images
     made = task.function(image, settings_for(task.section, image.modality), model, item.seed)
     return [made] if isinstance(made, Made) else list(made)
+
+
+def call_with_room(task: Task, item: Item, model: Any) -> list[Made]:
+    """Call the stage's function on an item, with smaller blocks where the workers of a cluster died of the larger ones.
+
+    Raises
+    ------
+    WorkersDied
+        When they die of the smallest, too.
+    """
+    from cohortex.blocks import divided, plan
+
+    for part in DIVIDED[:-1]:
+        try:
+            with divided(part):
+                return call(task, item, model)
+        except WorkersDied:
+            task.log(f"{item.name}: workers died of blocks for {plan().memory_mb // part} MB; it goes on with smaller ones\n")
+    with divided(DIVIDED[-1]):
+        return call(task, item, model)
 
 
 def keep(task: Task, item: Item, made: Sequence[Made]) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
@@ -238,7 +260,7 @@ def attempt(task: Task, item: Item, function: Callable[[], Any]) -> tuple[Any, l
 def compute(task: Task, item: Item, model: Any) -> Outcome:
     """Call the stage's function on an item."""
     started = time.monotonic()
-    made, rows = attempt(task, item, lambda: call(task, item, model))
+    made, rows = attempt(task, item, lambda: call_with_room(task, item, model))
     return Outcome(started, made or (), rows)
 
 

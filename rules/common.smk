@@ -35,7 +35,9 @@ from cohortex.resources import (
 from cohortex.training.frozen import frozen_batches
 from cohortex.changed import what_reruns
 from cohortex.run import (
+    check_flags,
     claim,
+    in_use,
     model_params,
     preflight,
     release,
@@ -86,6 +88,8 @@ try:
                 *map(str, workflow.overwrite_configfiles),
             ]
         )
+        if another := in_use(config):
+            sys.stderr.write(f"cohortex: {another}\n")
         make_cohort(config, BASEDIR)
         # jobs of a cluster are counted as nodes, those of one machine as cores
         jobs = workflow.resource_settings.nodes or workflow.resource_settings.cores
@@ -254,6 +258,7 @@ def exported(wildcards):
 def start_run():
     """Claim the output for this run and see to Slurm, or refuse; write down that it began."""
     try:
+        check_flags(workflow.execution_settings)
         claim(config)
         begin(workflow, config)
         begin_run(config)
