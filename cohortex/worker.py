@@ -23,6 +23,7 @@ import numpy as np
 from cohortex.config import WEIGHTS
 from cohortex.errors import BadInput, NoWorkers, Skip, WorkersDied
 from cohortex.items import Image, Made, settings_for
+from cohortex.machine import SCARCE
 from cohortex.publish import NO_SPACE, atomic_path, write_json, write_text
 from cohortex.records import geometry, row_of
 from cohortex.tables import cell, read_table, table_text
@@ -246,7 +247,7 @@ def attempt(task: Task, item: Item, function: Callable[[], Any]) -> tuple[Any, l
         )
         return None, set_aside(item, "failed", "out-of-memory", sentence)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in NO_SPACE:
+        if isinstance(error, OSError) and error.errno in (*NO_SPACE, *SCARCE):
             raise
         task.log(
             f"{item.name}: unexpected {where(error)}\n"
@@ -379,13 +380,15 @@ def work(task: Task, items: Sequence[Item], connection: Any) -> None:
     except BaseException as error:
         # Not an item's fault (a model that does not load, a full disk): the job ends with this sentence.
         from cohortex.errors import CohortexError
-        from cohortex.machine import no_space
+        from cohortex.machine import no_space, too_few
 
         sentence = (
             str(error)
             if isinstance(error, CohortexError)
             else no_space(task.running, error)
             if isinstance(error, OSError) and error.errno in NO_SPACE
+            else too_few(error)
+            if isinstance(error, OSError) and error.errno in SCARCE
             else f"{type(error).__name__}: {os.strerror(error.errno)}"
             if isinstance(error, OSError) and error.errno
             else where(error)

@@ -275,7 +275,8 @@ def end_run(success):
         sweep_run(config)
         forget_runs(config)
     else:
-        say_what_went_wrong(config, BASEDIR)
+        stopped = not workflow.scheduler.failed
+        say_what_went_wrong(config, BASEDIR, stopped)
     complete_run(config, success)
     release(config)
 
