@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cohortex.blocks import Box, plan
-from cohortex.errors import NoWorkers
+from cohortex.errors import NoWorkers, WorkersDied
 from cohortex.slurm import FORMAT as QUEUE
 from cohortex.slurm import NoAnswer, ask, read_queue
 
@@ -111,10 +111,19 @@ def run_on_cluster(one: Callable[[Box], Any], grid: Sequence[Box]) -> list[Any]:
     -------
     list
         In the order of `grid`.
+
+    Raises
+    ------
+    WorkersDied
+        When a block ended several workers, one after the other.
     """
+    from distributed import KilledWorker  # pyright: ignore[reportMissingImports]
+
     there = client()
     futures = there.map(one, list(grid), pure=False, retries=2)
     try:
         return list(there.gather(futures))
+    except KilledWorker:
+        raise WorkersDied from None
     finally:
         there.cancel(futures)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -133,11 +134,15 @@ MOST_LEVELS = 40
 MOST_VALUES = 100_000
 """What a configuration file may come to: its length, how deep it is nested, and its values with every alias written out."""
 
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+$|[0-9_]+:)")
+"""1:30 is a number to the base of 60, 012 one to the base of 8."""
+
 
 def check_files(paths: Iterable[str | Path]) -> None:
     """Check what is lost once configuration files are merged, and what must not be loaded.
 
-    That is a key that stands twice, tags that would run code, values that no loader takes, and files that are nested or, by their aliases,
+    That is a key that stands twice, tags that would run code, numbers that mean others, values that no loader takes, and files that are nested or, by their aliases,
     repeated beyond all use.
 
     Raises
@@ -204,6 +209,9 @@ class _Looked:
             return 1 + sum(self.size(value, level + 1) for value in node.value)
         if isinstance(node, yaml.MappingNode):
             return 1 + self._mapping(node, level)
+        if node.tag in _NUMBERS and _OTHER_BASE.match(node.value):
+            meant = yaml.safe_load(node.value)
+            raise self._refused(node, f"has {node.value}, which means {meant} in YAML; write the number that you mean, or put it in quotes")
         try:
             self._loader.construct_object(node)
         except (ValueError, LookupError, TypeError, OverflowError):

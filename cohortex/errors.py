@@ -17,6 +17,10 @@ class NoWorkers(CohortexError):
     """Slurm gives no workers for the blocks of a volume: no image's fault, the job ends and is tried again."""
 
 
+class WorkersDied(MemoryError):
+    """The workers of a cluster died again and again on the blocks of a volume, nearly always for want of memory."""
+
+
 class BadInput(CohortexError):
     """An image cannot be used: it is quarantined with a code, the others go on.
 

@@ -9,6 +9,7 @@ import errno
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, RLIMIT_NPROC, getrlimit
 from typing import TYPE_CHECKING, Any
 
 from cohortex.errors import Refused
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 SHARE = 0.9
 """Of the machine's memory, what jobs get together; the rest is for the system and the head process."""
+SCARCE = (errno.EMFILE, errno.ENFILE, errno.EAGAIN)
+"""Errors of a machine that gives no more open files, processes or threads: no image's fault."""
 NAMED = 3
 """So many batches or files are named in a sentence."""
 
@@ -158,6 +161,16 @@ def check_written(folders: Mapping[str, str]) -> None:
             read_only = os.statvfs(there).f_flag & os.ST_RDONLY
             why = "its file system is mounted read-only" if read_only else "you have no permission"
             raise Refused(f"{key}: nothing can be written in {there} ({why}); give another {key}.")
+
+
+def too_few(error: OSError) -> str:
+    """Say in a sentence that no more files, processes or threads are given, and what to do."""
+    limit, name, what = (RLIMIT_NPROC, "u", "start no more processes or threads")
+    if error.errno != errno.EAGAIN:
+        limit, name, what = RLIMIT_NOFILE, "n", "open no more files"
+    most = getrlimit(limit)[0]
+    told = f" is {most}" if most != RLIM_INFINITY else ""
+    return f"this process may {what} (ulimit -{name}{told}); raise the limit, or run fewer jobs at once, then start the same line again."
 
 
 def no_space(folder: str | Path, error: OSError) -> str:

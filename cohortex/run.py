@@ -17,8 +17,8 @@ from typing import Any
 from cohortex.clocks import check_host, check_stamps, read_by_jobs
 from cohortex.config import TRAINED_FOR, is_trained, settings_for, training_section
 from cohortex.errors import BadInput, Refused
-from cohortex.machine import check_written, no_space
-from cohortex.owner import alive, give_back, take
+from cohortex.machine import SCARCE, check_written, no_space, too_few
+from cohortex.owner import alive, give_back, read_owner, take
 from cohortex.publish import NO_SPACE
 
 BYTES_A_BATCH = 6.0
@@ -62,6 +62,40 @@ def release(config: Mapping[str, Any]) -> None:
     """Give the folders back that this process owns."""
     for file in owner_files(config).values():
         give_back(file)
+
+
+def check_flags(settings: Any) -> None:
+    """Refuse flags of Snakemake with which half a result would count as done.
+
+    Parameters
+    ----------
+    settings : snakemake.settings.types.ExecutionSettings
+
+    Raises
+    ------
+    Refused
+        Naming the flag.
+    """
+    if settings.keep_incomplete:
+        raise Refused("--keep-incomplete would let what a failed job left count as done; leave it out: what is finished is kept anyway.")
+    if settings.ignore_incomplete:
+        raise Refused("--ignore-incomplete would take what a killed job left for done; leave it out, or say --rerun-incomplete.")
+    if not settings.lock:
+        raise Refused("--nolock would let two runs write at once; leave it out, or after a killed run say --unlock first.")
+
+
+def in_use(config: Mapping[str, Any]) -> str:
+    """Return a sentence on a run that works on the work folder now, empty where there is none.
+
+    Of a second one Snakemake says only that the folder is locked, and how to break that.
+    """
+    owner = read_owner(owner_files(config)["work"])
+    if not owner or owner.get("pid") == os.getpid() or alive(owner) is False:
+        return ""
+    return (
+        f"the work folder {config['work']} belongs to another run (process {owner.get('pid')} on {owner.get('host')}); while it goes on "
+        "only dry runs work beside it, and --unlock is not for it."
+    )
 
 
 def model_params(weights: Mapping[str, str]) -> str:
@@ -222,6 +256,8 @@ def sentence_of(error: OSError, folder: str) -> str:
     """Say in a sentence what the system refused, and where; `folder` is where a full disk was met, which errors of writing do not name."""
     if error.errno in NO_SPACE:
         return no_space(folder, error)
+    if error.errno in SCARCE:
+        return too_few(error)
     return f"{error.filename or 'a file'} cannot be used ({error.strerror}); check the path, its permissions and its disk."
 
 
@@ -236,16 +272,25 @@ def tells_all(page: Path, work: Path, stages: Sequence[str]) -> bool:
     return all(manifest.is_file() and manifest.stat().st_mtime <= made for manifest in manifests)
 
 
-def say_what_went_wrong(config: Mapping[str, Any], basedir: str) -> None:
-    """After a failed run: make the report of the records that exist, unless one tells of them all, and end with one sentence."""
+def say_what_went_wrong(config: Mapping[str, Any], basedir: str, stopped: bool = False) -> None:
+    """After a failed run: make the report of the records that exist, unless one tells of them all, and end with one sentence.
+
+    `stopped` tells that no job failed: the run was told to end before everything was done.
+    """
     from cohortex.report.page import write_report
     from cohortex.verdict import verdict
 
     work, results, stages = Path(config["work"]), Path(config["output"]), list(config["stages"])
+    page = results / "report" / "index.html"
     try:
-        if not tells_all(results / "report" / "index.html", work, stages):
+        if not tells_all(page, work, stages):
             write_report(work, results, config, stages)
         _, sentence = verdict(work, config, stages)
+        if stopped:
+            sentence = (
+                "The run ended before everything was done, and no job of it failed: it was told to end, or Snakemake could not go on (see "
+                f"above). Start the same line again; what is finished is kept. The report of what there is: {page}."
+            )
     except OSError as error:
         sentence = f"no report could be made: {sentence_of(error, str(results))}"
     except BadInput as error:

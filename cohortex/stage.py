@@ -26,7 +26,7 @@ from cohortex.clocks import heed_clocks
 from cohortex.config import is_trained
 from cohortex.items import SET_ASIDE, Image, settings_for
 from cohortex.job import Job, Log, become_owner, job_from, task_of
-from cohortex.machine import no_space
+from cohortex.machine import SCARCE, no_space, too_few
 from cohortex.publish import NO_SPACE, atomic_path, link_or_copy, sweep, write_json
 from cohortex.records import TIMING_COLUMNS, pairs, row_of, write_manifest
 from cohortex.stages import STAGES
@@ -68,9 +68,10 @@ def run_stage(snakemake: Any, function: Callable[..., Any], load: Callable[..., 
     try:
         run_job(job, function, load)
     except OSError as error:
-        if error.errno not in NO_SPACE:
+        if error.errno not in (*NO_SPACE, *SCARCE):
             raise
-        raise SystemExit(f"{job.stage} {job.batch}: {no_space(job.running.parents[2], error)}") from None
+        why = no_space(job.running.parents[2], error) if error.errno in NO_SPACE else too_few(error)
+        raise SystemExit(f"{job.stage} {job.batch}: {why}") from None
 
 
 def run_job(job: Job, function: Callable[..., Any], load: Callable[..., Any] | None = None) -> None:

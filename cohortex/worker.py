@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from cohortex.config import WEIGHTS
-from cohortex.errors import BadInput, NoWorkers, Skip
+from cohortex.errors import BadInput, NoWorkers, Skip, WorkersDied
 from cohortex.items import Image, Made, settings_for
+from cohortex.machine import SCARCE
 from cohortex.publish import NO_SPACE, atomic_path, write_json, write_text
 from cohortex.records import geometry, row_of
 from cohortex.tables import cell, read_table, table_text
@@ -30,6 +31,8 @@ from cohortex.volume import Volume
 
 FOREIGN = 2.0
 """What readers of foreign files may take, as a multiple of what their job asks for: a file that blows up ends in an error of its own."""
+DIVIDED = (1, 2, 4)
+"""By what the memory of a block is divided when the workers of a cluster died of the one before."""
 SUFFIX = {"image": ".ozx", "labels": ".ozx", "field": ".ozx", "transform": ".json", "table": ".tsv"}
 
 
@@ -129,6 +132,26 @@ def call(task: Task, item: Item, model: Any) -> list[Made]:
     return [made] if isinstance(made, Made) else list(made)
 
 
+def call_with_room(task: Task, item: Item, model: Any) -> list[Made]:
+    """Call the stage's function on an item, with smaller blocks where the workers of a cluster died of the larger ones.
+
+    Raises
+    ------
+    WorkersDied
+        When they die of the smallest, too.
+    """
+    from cohortex.blocks import divided, plan
+
+    for part in DIVIDED[:-1]:
+        try:
+            with divided(part):
+                return call(task, item, model)
+        except WorkersDied:
+            task.log(f"{item.name}: workers died of blocks for {plan().memory_mb // part} MB; it goes on with smaller ones\n")
+    with divided(DIVIDED[-1]):
+        return call(task, item, model)
+
+
 def keep(task: Task, item: Item, made: Sequence[Made]) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     """Write what an item gave into the running folder; return its manifest rows and previews."""
     from cohortex.report.previews import orthogonal_views
@@ -224,7 +247,7 @@ def attempt(task: Task, item: Item, function: Callable[[], Any]) -> tuple[Any, l
         )
         return None, set_aside(item, "failed", "out-of-memory", sentence)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in NO_SPACE:
+        if isinstance(error, OSError) and error.errno in (*NO_SPACE, *SCARCE):
             raise
         task.log(
             f"{item.name}: unexpected {where(error)}\n"
@@ -238,7 +261,7 @@ def attempt(task: Task, item: Item, function: Callable[[], Any]) -> tuple[Any, l
 def compute(task: Task, item: Item, model: Any) -> Outcome:
     """Call the stage's function on an item."""
     started = time.monotonic()
-    made, rows = attempt(task, item, lambda: call(task, item, model))
+    made, rows = attempt(task, item, lambda: call_with_room(task, item, model))
     return Outcome(started, made or (), rows)
 
 
@@ -357,13 +380,15 @@ def work(task: Task, items: Sequence[Item], connection: Any) -> None:
     except BaseException as error:
         # Not an item's fault (a model that does not load, a full disk): the job ends with this sentence.
         from cohortex.errors import CohortexError
-        from cohortex.machine import no_space
+        from cohortex.machine import no_space, too_few
 
         sentence = (
             str(error)
             if isinstance(error, CohortexError)
             else no_space(task.running, error)
             if isinstance(error, OSError) and error.errno in NO_SPACE
+            else too_few(error)
+            if isinstance(error, OSError) and error.errno in SCARCE
             else f"{type(error).__name__}: {os.strerror(error.errno)}"
             if isinstance(error, OSError) and error.errno
             else where(error)

@@ -35,7 +35,9 @@ from cohortex.resources import (
 from cohortex.training.frozen import frozen_batches
 from cohortex.changed import what_reruns
 from cohortex.run import (
+    check_flags,
     claim,
+    in_use,
     model_params,
     preflight,
     release,
@@ -87,6 +89,8 @@ try:
     WORK = config["work"]
     if workflow.is_main_process:
         # The head process makes the table of the cohort and checks models and disk; jobs only read.
+        if another := in_use(config):
+            sys.stderr.write(f"cohortex: {another}\n")
         make_cohort(config, BASEDIR)
         # jobs of a cluster are counted as nodes, those of one machine as cores
         jobs = workflow.resource_settings.nodes or workflow.resource_settings.cores
@@ -255,6 +259,7 @@ def exported(wildcards):
 def start_run():
     """Claim the output for this run and see to Slurm, or refuse; write down that it began."""
     try:
+        check_flags(workflow.execution_settings)
         claim(config)
         begin(workflow, config)
         begin_run(config)
@@ -271,7 +276,8 @@ def end_run(success):
         sweep_run(config)
         forget_runs(config)
     else:
-        say_what_went_wrong(config, BASEDIR)
+        stopped = not workflow.scheduler.failed
+        say_what_went_wrong(config, BASEDIR, stopped)
     complete_run(config, success)
     release(config)
 

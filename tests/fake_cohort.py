@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -167,7 +168,8 @@ def write_fake_cohort(
 def _tell(stage: str, row: dict[str, str], generator: np.random.Generator, systemic: bool) -> dict[str, object]:
     name, modality = row["image"], row["modality"]
     told: dict[str, object] = {key: row[key] for key in ("subject", "session", "image", "modality", "body_part")}
-    told |= {"kind": "image", "role": "image", "status": "ok", "path": f"{name}.ozx", "sha256": "cd" * 32, "key": "ef" * 32}
+    told |= {"kind": "image", "role": "image", "status": "ok", "path": f"{name}.ozx", "key": "ef" * 32}
+    told["sha256"] = hashlib.sha256(name.encode()).hexdigest()
     told |= {"shape": "99x117x95", "spacing_mm": "2x2x2"}
     if stage == "preprocess" and (name == "002_CT" or (systemic and (modality == "CT" or int(row["subject"]) % BATCH == 1))):
         reason = f"{row['subject']}/{modality}: slice 17 of 42 is missing (the gap is 9 mm); send the series again. {SCRIPT}"

@@ -39,6 +39,8 @@ class BatchSize(NamedTuple):
     modalities: Mapping[str, Sequence[float]] = MappingProxyType({})
 
 
+NAMED = 20
+"""So many subjects are named in a sentence on them."""
 DEMO_MB = 12.0
 """An image of the demo cohort in float32 megabytes."""
 
@@ -99,9 +101,10 @@ def make_cohort(config: Mapping[str, Any], basedir: str | Path = ".") -> None:
     config = check_config(config)
     folder = Path(config["work"]) / "cohort"
     others: Counter[str] = Counter()
-    rows, people, root = _find(config, others)
-    if others:
-        _say(not_taken(others))
+    unmatched: list[str] = []
+    rows, people, root = _find(config, others, unmatched)
+    for sentence in [*([not_taken(others)] if others else []), *unmatched]:
+        _say(sentence)
     rows = _selected(rows, config)
     people = _people(rows, people, config)
     _complete(rows, people, config)
@@ -141,7 +144,13 @@ def make_cohort(config: Mapping[str, Any], basedir: str | Path = ".") -> None:
     write_if_changed(
         folder / "batches.tsv", table_text(["subject", "batch"], ({"subject": key, "batch": value} for key, value in batches.items()))
     )
-    index = {"next": following, "batch_size": config["batch_size"], "batches": sizes(measured), "others": dict(others)}
+    index = {
+        "next": following,
+        "batch_size": config["batch_size"],
+        "batches": sizes(measured),
+        "others": dict(others),
+        "unmatched": unmatched,
+    }
     index["only"] = _only(rows, config["only"])
     write_if_changed(folder / "index.json", json.dumps(index, separators=(",", ":"), sort_keys=True))
     _index.cache_clear()
@@ -159,7 +168,22 @@ def not_taken(others: Mapping[str, int]) -> str:
     return f"Images that were not taken, as select: suffix: does not name theirs: {counts}."
 
 
-def _find(config: Mapping[str, Any], others: Counter[str]) -> tuple[list[dict[str, str]], list[dict[str, str]], str]:
+def _unmatched(rows: Iterable[Mapping[str, str]], people: Iterable[Mapping[str, str]], empty: Sequence[str]) -> list[str]:
+    """Return sentences on subjects of a BIDS dataset with a folder but no image, or in only one of participants.tsv and the folders."""
+    there, named = {row["subject"] for row in rows}, {person["subject"] for person in people}
+    found = {
+        "named in participants.tsv but without a folder here": named - there - set(empty),
+        "with a folder but no image that select: suffix: names": set(empty),
+        "with images but no row in participants.tsv": there - named if named else set(),
+    }
+    return [
+        f"Subjects {what} ({len(subjects)}): {', '.join(sorted(subjects)[:NAMED])}{' and more' if len(subjects) > NAMED else ''}."
+        for what, subjects in found.items()
+        if subjects
+    ]
+
+
+def _find(config: Mapping[str, Any], others: Counter[str], unmatched: list[str]) -> tuple[list[dict[str, str]], list[dict[str, str]], str]:
     """Return the images, what is known of the subjects, and the folder that paths are relative to (empty for the demo)."""
     from cohortex.cohort import scan, table
     from cohortex.errors import Refused
@@ -173,7 +197,9 @@ def _find(config: Mapping[str, Any], others: Counter[str]) -> tuple[list[dict[st
     source = Path(os.path.abspath(config["input"]))  # noqa: PTH100 - links stay as they are
     if source.is_dir():
         if scan.is_bids(source):
-            rows, people = scan.scan_bids(source, config["select"], others)
+            empty: list[str] = []
+            rows, people = scan.scan_bids(source, config["select"], others, empty)
+            unmatched += _unmatched(rows, people, empty)
             wanted = ", ".join(config["select"].get("suffix", ()))
             hint = f"a BIDS dataset without images of the suffixes {wanted}; name yours in select: suffix:"
         else:

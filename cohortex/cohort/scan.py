@@ -30,7 +30,9 @@ def is_bids(root: Path) -> bool:
         return any(entry.name.startswith("sub-") and entry.is_dir() for entry in entries)
 
 
-def scan_bids(root: Path, select: Mapping[str, Any], others: Counter[str] | None = None) -> tuple[list[Row], list[Row]]:
+def scan_bids(
+    root: Path, select: Mapping[str, Any], others: Counter[str] | None = None, empty: list[str] | None = None
+) -> tuple[list[Row], list[Row]]:
     """Return the images of a BIDS dataset and its participants.
 
     Parameters
@@ -40,6 +42,8 @@ def scan_bids(root: Path, select: Mapping[str, Any], others: Counter[str] | None
         ``suffix``: those that are taken; other files are not looked at. Phases and other parts than the magnitude are left out.
     others : Counter, optional
         Here the images of other suffixes are counted, by suffix.
+    empty : list of str, optional
+        Here the subjects are put whose folder holds no image that is taken.
 
     Returns
     -------
@@ -62,6 +66,7 @@ def scan_bids(root: Path, select: Mapping[str, Any], others: Counter[str] | None
         if not _ID.match(folder[4:]):
             problems.append(f"{folder} is no subject: after sub- stand letters and digits only")
             continue
+        before = len(rows)
         inner = list(_folders(f"{root}/{folder}", ""))
         sessions = [name for name in inner if name.startswith("ses-")]
         places = [(folder, inner), *((f"{folder}/{name}", None) for name in sessions)]
@@ -82,6 +87,8 @@ def scan_bids(root: Path, select: Mapping[str, Any], others: Counter[str] | None
                 seen[name] = path
                 row["image"] = name
                 rows.append(row)
+        if empty is not None and len(rows) == before:
+            empty.append(folder[4:])
     if problems:
         raise Refused(f"In the BIDS dataset {some(problems)}; rename or move them.")
     return rows, _participants(root)

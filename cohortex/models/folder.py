@@ -385,6 +385,12 @@ def _check_card(card: Any, name: str) -> None:
     if "values" in card and card["values"]["high"] <= (0 if card["values"]["kind"] == "noise" else card["values"]["low"]):
         least = "high not above 0" if card["values"]["kind"] == "noise" else "low not below high"
         raise Refused(f"{name}: values has {least}; correct the card.")
+    named = len(card.get("classes") or ())
+    for where, part in {"": card, **card.get("parts", {})}.items():
+        made = (part.get("options") or {}).get("classes")
+        if named and isinstance(made, int) and made != named:
+            which = f"parts.{where}" if where else "its network"
+            raise Refused(f"{name}: {which} tells {made} classes apart, but classes names {named}; correct the card.")
 
 
 def _check_header(raw: bytes, name: str) -> None:

@@ -30,6 +30,9 @@ DOUBTED = ("no-overlap", "labels-empty", "labels-doubtful", "left-right-flipped"
 SYSTEMIC = 12
 """So many systemic batches are told of one by one."""
 
+TWINS = 12
+"""So many images that stand under several ids are told of one by one."""
+
 RUNS = 20
 """So many of the latest runs are listed."""
 
@@ -130,6 +133,8 @@ def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
         lost_groups=_lost_groups(found.lost),
         judged=judged,
         alarms=evaluation.alarms(judged),
+        twins=[(names[:NAMES], max(0, len(names) - NAMES)) for names in records.twins[:TWINS]],
+        twins_more=len(records.twins) - TWINS,
         systemic=systemic[:SYSTEMIC],
         systemic_more=len(systemic) - SYSTEMIC,
         statuses=STATUSES,

@@ -97,6 +97,8 @@ class Records:
         By stage.
     numbers : dict
         By stage and batch, the content of numbers.json.
+    twins : list of list of str
+        Images of the cohort that are one and the same, data and geometry, by the first stage.
     notes : list of str
         Records that are missing or cannot be read, in sentences.
     """
@@ -109,6 +111,7 @@ class Records:
     last: dict[str, Row] = field(default_factory=dict)
     timing: dict[str, list[Timing]] = field(default_factory=dict)
     numbers: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    twins: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @cached_property
@@ -184,9 +187,11 @@ def read_records(work: Path, stages: Sequence[str]) -> Records:
         index = {}  # a cohort without this file has been told of elsewhere
     if index.get("others"):
         records.notes.append(not_taken(index["others"]))
+    records.notes += index.get("unmatched", [])
     if index.get("only") is not None:
         _leave_out(work, records, set(index["only"]))
     batches = {row.get("batch", "") for row in records.cohort.values()} - {""}
+    alike: dict[str, list[str]] = {}
     for stage in stages:
         folder = work / "records" / stage
         found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")) if folder.is_dir() else []
@@ -199,6 +204,8 @@ def read_records(work: Path, stages: Sequence[str]) -> Records:
                 records.last[row.image] = row
                 if row.is_image:
                     counts[row.modality, row.status] += 1
+                    if stage == stages[0] and row.sha256:
+                        alike.setdefault(row.sha256, []).append(row.image)
                 if row.measures or row.status != "ok":
                     told.append(_without_file(row))
             timing += [_timing(row) for row in _table(record / "timing.tsv", records.notes)]
@@ -206,6 +213,7 @@ def read_records(work: Path, stages: Sequence[str]) -> Records:
             _share(numbers[batch], latest)
             latest = numbers[batch]
         records.told[stage], records.counts[stage], records.timing[stage], records.numbers[stage] = told, counts, timing, numbers
+    records.twins = [names for names in alike.values() if len(names) > 1]
     return records
 
 

@@ -7,7 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cohortex.blocks import over_blocks
+from cohortex.errors import BadInput
 from cohortex.items import DEMO_SITE, Image, Made, settings_for
 from cohortex.stages.classify_why import check_methods, reasons
 from cohortex.tables import column_word
@@ -60,7 +63,7 @@ def classify(images: Sequence[Image], section: Mapping[str, Any], model: Mapping
     Raises
     ------
     BadInput
-        When labels do not lie on the grid of their scan.
+        When labels do not lie on the grid of their scan; ``bad-result`` when the network gives NaN or infinite values.
 
     References
     ----------
@@ -145,6 +148,12 @@ def _decide(scan: Image, images: Sequence[Image], classifier: Classifier | None,
     if extra["needs_labels"] and (labels is None or not any(over_blocks(lambda _, block: bool(block.any()), labels))):
         return "no-labels", f"The model {classifier.card['name']} needs a segmentation of the scan, and regseg made none (see its reason)."
     opinion = ask(classifier, scan, images, vectors)
+    if any(part != "radiomics" and not np.isfinite(probability).all() for part, probability in opinion.parts.items()):
+        raise BadInput(
+            "bad-result",
+            f"The network of the model {classifier.card['name']} gives values that are not finite for {scan.id}: train it on such images, "
+            "or name no model (classify: weights: null).",
+        )
     if opinion.probability[0] != opinion.probability[0]:
         return "features-missing", (
             f"Features that the model {classifier.card['name']} needs are missing: "

@@ -66,7 +66,7 @@ def recognize(image: Image, settings: Mapping[str, Any], model: Mapping[str, Loa
     Raises
     ------
     BadInput
-        ``not-finite`` when the image has NaN or infinite values.
+        ``not-finite`` when the image has NaN or infinite values, ``bad-result`` when what the network gives has.
     Skip
         ``no-model`` where none is named, ``no-fit`` where it is not for this image, ``demo-only`` where it knows simulated heads only and
         the scan is real, ``constant`` when the image shows nothing.
@@ -78,7 +78,7 @@ def recognize(image: Image, settings: Mapping[str, Any], model: Mapping[str, Loa
     loaded = (model or {}).get(settings.get("weights") or "")
     if loaded is None:
         raise Skip("no-model", "No detector is configured: name a model folder (or train) under recognize.default.weights.")
-    from cohortex.models.recognize.apply import Asked, fed_of, found_in
+    from cohortex.models.recognize.apply import Asked, NotFinite, fed_of, found_in
 
     card = loaded.card
     if card["extra"].get("cohort") == "demo" and image.row.get("site") != DEMO_SITE:
@@ -103,7 +103,11 @@ def recognize(image: Image, settings: Mapping[str, Any], model: Mapping[str, Loa
         most=int(settings.get("most", 100)),
         slices=int(settings.get("slices", 1)),
     )
-    found = found_in(replace(volume, data=look.data), loaded.network, fed, asked, loaded.device)
+    try:
+        found = found_in(replace(volume, data=look.data), loaded.network, fed, asked, loaded.device)
+    except NotFinite:
+        sentence = f"The model {card['name']} gives values that are not finite for this image: train it on such images, or leave it out."
+        raise BadInput("bad-result", sentence) from None
     word = Made(of=image.id, measures=_measures(found, fed.classes, card["name"]), previews=_picture(volume, found))
     return [word, Made(_table(found, fed.classes, volume), of=image.id, tag="boxes")] if len(found) else [word]
 

@@ -54,7 +54,7 @@ def regseg(images: Sequence[Image], section: Mapping[str, Any], model: Mapping[s
     Skip
         ``no-pair`` when no rule pairs the images and no model fits them.
     BadInput
-        ``not-finite``
+        ``not-finite`` when an image has NaN or infinite values, ``bad-result`` when the class probabilities of a network have.
     """
     scans = {i.id: i for i in images if i.kind == "image" and i.role == "image" and "+" not in i.id}
     # What is made of a subject is held until all of it is there; a pair is what the plan is made for.

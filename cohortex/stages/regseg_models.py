@@ -27,6 +27,8 @@ JOINT = ("weights", "weights_otherwise")
 """Settings that name joint models, the first that is for an image counts."""
 ANY = "any"
 """Stands for every modality that a model does not name."""
+SLAB = 32
+"""Rows of class probabilities that are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -278,9 +280,28 @@ def _jointly(image: Image, subject: Subject, joint: Joint, settings: Mapping[str
 
     def look(values: ArrayLike) -> tuple[ArrayLike, str]:
         soft, chosen = class_probabilities(network, values, classes, joint.device, precision, overlap, say)
+        _check_finite(soft, joint.card, image)
         return (soft if settings.get("intensities") == "none" else followed(soft, values, spacing, joint.card)), chosen
 
     return Labeller(joint.card, prepared.on(box, out=new_array(box.shape)), box, look, 0.0, 1.0)
+
+
+def _check_finite(soft: ArrayLike, card: Mapping[str, Any], image: Image) -> None:
+    """Refuse class probabilities (K, X, Y, Z) that are no numbers, whose labels would look like background.
+
+    Raises
+    ------
+    BadInput
+        ``bad-result``
+    """
+    # where one class is no number none is
+    slabs = (np.asarray(soft[0:1, x : x + SLAB]) for x in range(0, soft.shape[1], SLAB))
+    if not all(np.isfinite(slab).all() for slab in slabs):
+        raise BadInput(
+            "bad-result",
+            f"The model {card['name']} gives values that are not finite for {image.id}: train it on such images, or leave it out "
+            "(regseg: segment: false).",
+        )
 
 
 def _by_itself(image: Image, single: Single, settings: Mapping[str, Any], say: Callable[[str], None]) -> Labeller:
@@ -294,7 +315,9 @@ def _by_itself(image: Image, single: Single, settings: Mapping[str, Any], say: C
     values = standardised(image.volume, plan, grid)
 
     def look(values: ArrayLike) -> tuple[ArrayLike, str]:
-        return predicted(single.network, values, single.fed, single.device, "probabilities", precision, say)
+        soft, chosen = predicted(single.network, values, single.fed, single.device, "probabilities", precision, say)
+        _check_finite(soft, single.card, image)
+        return soft, chosen
 
     low, high = np.percentile(sample_of(values), (0.5, 99.5))
     return Labeller(single.card, values, grid, look, float(low), float(max(high, low + 1e-3)))

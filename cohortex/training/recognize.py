@@ -12,8 +12,8 @@ import numpy as np
 from cohortex.errors import Refused
 from cohortex.items import DEMO_SITE, Image, settings_for
 from cohortex.models import registry
-from cohortex.models.recognize.apply import Asked, Fed, found_in
-from cohortex.models.recognize.findings import Findings
+from cohortex.models.recognize.apply import Asked, Fed, NotFinite, found_in
+from cohortex.models.recognize.findings import Findings, nothing
 from cohortex.models.segment.apply import Feeding, grid_of
 from cohortex.training import cards
 from cohortex.training.augment import Ranges
@@ -280,7 +280,10 @@ def _chosen(network: Any, items: Sequence[Prepared], fed: Fed, seed: int) -> dic
 
 
 def _look(known: Known, network: nn.Module, fed: Fed, device: str) -> Findings:
-    return found_in(known.image.volume, network, fed, Asked(score=LOWEST), device)
+    try:
+        return found_in(known.image.volume, network, fed, Asked(score=LOWEST), device)
+    except NotFinite:
+        return nothing()
 
 
 def _watch(judged: Sequence[Known], fed: Fed, match: float, device: str) -> Any:

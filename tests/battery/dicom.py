@@ -116,6 +116,23 @@ def inserted(data: bytes) -> bytes:
     return data[:at] + extra + data[at:]
 
 
+def other_letters(folder: Path) -> Path:
+    """Write a slice whose patient is named in letters that nobody has."""
+    path = series(folder)
+    file = path / "s004.dcm"
+    data, at = file.read_bytes(), file.read_bytes().index(b"\x08\x00\x16\x00")
+    file.write_bytes(data[:at] + b"\x08\x00\x05\x00CS\x08\x00ISO 999 " + data[at:])
+    return path
+
+
+def polyglot(folder: Path) -> Path:
+    """Write a series whose preambles make it a program, too."""
+    path = series(folder)
+    for file in path.iterdir():
+        file.write_bytes((b"MZ" + SECRET.encode()).ljust(128, b"\x90") + file.read_bytes()[128:])
+    return path
+
+
 def nested(data: bytes) -> bytes:
     at = data.index(b"\x20\x00\x0d\x00")
     item = b"\x19\x00\x10\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
@@ -195,7 +212,7 @@ def enhanced(heights: Any, folder: Path) -> Path:
     made.SharedFunctionalGroupsSequence, groups = Sequence([shared]), []
     for z in heights:
         group, position = Dataset(), Dataset()
-        position.ImagePositionPatient = [0, 0, z]
+        position.ImagePositionPatient = list(z) if isinstance(z, tuple) else [0, 0, z]
         group.PlanePositionSequence = Sequence([position])
         groups.append(group)
     made.PerFrameFunctionalGroupsSequence = Sequence(groups)
@@ -205,6 +222,31 @@ def enhanced(heights: Any, folder: Path) -> Path:
 
 def tilted(i: int, made: FileDataset) -> None:
     made.ImagePositionPatient = [0, i * float(np.tan(np.radians(15))), i]
+
+
+def turned_on_its_side(i: int, made: FileDataset) -> None:
+    if i == 3:
+        made.Rows, made.Columns = made.Columns, made.Rows
+
+
+def turned_away(i: int, made: FileDataset) -> None:
+    if i == 3:
+        made.ImageOrientationPatient, made.ImagePositionPatient = [1, 0, 0, 0, 0, -1], [0, 0, 3]
+
+
+def hounsfield_units(i: int, made: FileDataset) -> None:
+    """Store the Hounsfield units themselves, as 16 bits with a sign."""
+    made.PixelData, made.RescaleIntercept = (STORED[i].astype(np.int16) - 1024).tobytes(), 0
+    made.PixelRepresentation = 1
+
+
+def without_sign(i: int, made: FileDataset) -> None:
+    hounsfield_units(i, made)
+    made.PixelRepresentation = 0
+
+
+def leaning(i: int) -> tuple[float, float, float]:
+    return 0, i * float(np.tan(np.radians(15))), i
 
 
 def half(data: bytes) -> bytes:
@@ -249,6 +291,8 @@ CASES = [
     Case("D05", "a scout beside the volume", "", "warned", ("several-series",), two_series, **CT),
     Case("D06a", "one slice of another pixel size", "", "set aside", ("mixed-geometry",), tags(3, PixelSpacing=[1.0, 1.1]), **CT),
     Case("D06b", "one slice moved", "", "set aside", ("mixed-geometry",), tags(3, ImagePositionPatient=[3, 0, 3]), **CT),
+    Case("D06c", "one slice of other rows and columns", "", "set aside", ("mixed-geometry",), of(turned_on_its_side), **CT),
+    Case("D06d", "one slice of another orientation", "", "set aside", ("mixed-geometry", "missing-slices"), of(turned_away), **CT),
     Case(
         "D07", "two patients in one folder", "one volume of both", "set aside", ("mixed-patients",), tags(3, PatientID=f"{SECRET}2"), **CT
     ),
@@ -287,6 +331,7 @@ CASES = [
     Case("D13b", "files without preamble", "read when forced", "set aside", ("not-dicom",), bare, **CT),
     Case("D13c", "gzip-compressed files", "", "set aside", ("not-dicom",), zipped, **CT),
     Case("D14", "a thickness that is no number, a text too long", "an error", "taken", (), content(inserted), check=hounsfield, **CT),
+    Case("D14b", "a character set that nobody knows", "a warning", "taken", (), other_letters, check=hounsfield, **CT),
     Case(
         "D15", "65535 rows and columns in a small file", "allocate 8 GB", "set aside", ("truncated",), tags(Rows=65535, Columns=65535), **CT
     ),
@@ -297,6 +342,33 @@ CASES = [
     Case("D19", "junk inside a JPEG 2000 stream", "", "set aside", ("corrupt-pixels", "truncated"), junk, modality="MR"),
     Case("D20a", "enhanced multi-frame", "", "taken", (), lambda d: enhanced(range(SLICES), d), check=hounsfield, **CT),
     Case("D20b", "enhanced multi-frame with a gap", "evenly spaced", "set aside", ("missing-slices",), lambda d: enhanced(GAP, d), **CT),
+    Case(
+        "D20c",
+        "enhanced multi-frame, two frames at one place",
+        "another spacing",
+        "set aside",
+        ("duplicate-slices",),
+        lambda d: enhanced([0, 1, 2, 2, 3], d),
+        **CT,
+    ),
+    Case(
+        "D20d",
+        "enhanced multi-frame, uneven frames",
+        "evenly spaced",
+        "set aside",
+        ("varying-spacing",),
+        lambda d: enhanced([0, 1, 2, 4.5], d),
+        **CT,
+    ),
+    Case(
+        "D20e",
+        "enhanced multi-frame, gantry tilted by 15 degrees",
+        "an upright volume",
+        "set aside",
+        ("gantry-tilt",),
+        lambda d: enhanced(map(leaning, range(SLICES)), d),
+        **CT,
+    ),
     Case(
         "D10c", "the last file of a series cut in half", "a slice less", "set aside", ("truncated",), content(half, file="s009.dcm"), **CT
     ),
@@ -313,6 +385,9 @@ CASES = [
         tags(SOPClassUID="1.2.840.10008.5.1.4.1.1.7", ConversionType="WSD"),
         **CT,
     ),
+    Case("D24", "a preamble that makes the file a program, too", "kept", "taken", (), polyglot, check=hounsfield, **CT),
+    Case("D25b", "values with a sign", "", "taken", (), of(hounsfield_units), check=hounsfield, **CT),
+    Case("D25c", "the same, the sign denied", "read silently", "warned", ("not-hu",), of(without_sign), **CT),
     Case("D23", "a DICOMDIR that points out of the folder", "followed", "taken", (), with_directory, check=hounsfield, **CT),
     Case(
         "D25a",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,31 @@ def elsewhere(kind: str) -> Callable[[Path], Path]:
                 file.create_virtual_dataset("kspace", layout)
             else:
                 file["kspace"] = h5py.SoftLink("/kspace")
+        return folder / "a.h5"
+
+    return make
+
+
+def dangling(file: Any) -> None:
+    file["kspace"] = h5py.SoftLink("/nowhere")
+
+
+WRITER = """
+import os, signal, sys, h5py, numpy as np
+file = h5py.File(sys.argv[1], "w")
+file.create_dataset("kspace", (10, 3, 20, 24), "c8", chunks=(1, 3, 20, 24))
+for z in range(3):
+    file["kspace"][z] = np.ones((3, 20, 24), np.complex64)
+file.flush() if sys.argv[2] == "flushed" else None
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed(when: str) -> Callable[[Path], Path]:
+    """Return what has another process write a file and be killed in the middle."""
+
+    def make(folder: Path) -> Path:
+        subprocess.run([sys.executable, "-c", WRITER, str(folder / "a.h5"), when], check=False)
         return folder / "a.h5"
 
     return make
@@ -201,12 +228,15 @@ FOREIGN = ("foreign-data",)
 BAD = ("bad-header",)
 CASES = [
     Case("K01", "half of a file", "", "set aside", ("truncated",), half),
+    Case("K01b", "its writer killed before anything was flushed", "", "set aside", (), killed("early")),
+    Case("K01c", "its writer killed after three of ten slices", "zeros", "set aside", (), killed("flushed")),
     Case("K02", "k-space is a link into another file", "followed", "set aside", FOREIGN, elsewhere("link")),
     Case("K03", "k-space lies in a file of the host", "read", "set aside", FOREIGN, elsewhere("raw")),
     Case("K04", "k-space is virtual, its source missing", "zeros", "set aside", FOREIGN, elsewhere("virtual")),
     Case("K05", "10^12 complex numbers in 1 kB", "allocate 16 TB", "set aside", ("truncated",), raw(huge)),
     Case("K06a", "a link to itself", "", "set aside", FOREIGN, elsewhere("soft")),
     Case("K06b", "a group that holds itself", "walk for ever", "set aside", ("bad-shape", "not-kspace", "bad-header"), raw(hard_cycle)),
+    Case("K06c", "a link to nothing", "", "set aside", FOREIGN, raw(dangling)),
     Case("K07a", "one axis", "", "set aside", ("bad-shape",), raw(kspace=coils()[0, 0, 0])),
     Case("K07b", "no coils", "", "set aside", ("bad-shape",), raw(kspace=coils()[:, :0])),
     Case(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,9 @@ def run_when_read(folder: Path) -> None:
     (folder / WEIGHTS).write_bytes(pickle.dumps(Touch(folder.parent / "P")))
 
 
-def torch_pickle(folder: Path) -> None:
+def torch_pickle(folder: Path, name: str = "model.pt") -> None:
     (folder / WEIGHTS).unlink()
-    torch.save({"weights": Touch(folder.parent / "P")}, folder / "model.pt")
+    torch.save({"weights": Touch(folder.parent / "P")}, folder / name)
 
 
 def cut(folder: Path) -> None:
@@ -110,6 +111,16 @@ def code_in_the_card(folder: Path) -> None:
     change(folder, network={"_target_": "os.system", "command": f"touch {folder.parent / 'P'}"})
 
 
+def expression(folder: Path) -> None:
+    change(folder, network=f"$__import__('os').system('touch {folder.parent / 'P'}')")
+
+
+def bomb(folder: Path) -> None:
+    with zipfile.ZipFile(folder / WEIGHTS, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as bundle, bundle.open("a", "w") as inside:
+        for _ in range(64):
+            inside.write(bytes(2**20))
+
+
 def out_of_the_folder(folder: Path) -> None:
     change(folder, network="../../os:system")
 
@@ -118,6 +129,14 @@ REFUSED, NO_WEIGHTS = "refused", ("safetensors",)
 CASES = [
     Case("M01a", "a pickle in place of the weights", "run by torch.load before 2.6", REFUSED, NO_WEIGHTS, of(run_when_read, True)),
     Case("M01b", "a .pt in place of the weights", "run by torch.load before 2.6", REFUSED, NO_WEIGHTS, of(torch_pickle)),
+    Case(
+        "M01c",
+        "a .pth in place of the weights",
+        "run by torch.load before 2.6",
+        REFUSED,
+        NO_WEIGHTS,
+        of(partial(torch_pickle, name="model.pth")),
+    ),
     Case("M02a", "weights of another network", "", REFUSED, ("missing features.weight",), of(other_network, True)),
     Case("M02b", "weights of another size", "", REFUSED, (), of(other_size, True)),
     Case("M03a", "weights cut by 50 bytes", "", REFUSED, (), of(cut, True)),
@@ -127,7 +146,10 @@ CASES = [
     Case("M04b", "infinity in a tensor", "loaded", REFUSED, (), of(spoilt(float("inf")), True)),
     Case("M05", "another bit in the weights", "loaded", REFUSED, ("sha256",), of(flip)),
     Case("M06", "a task that the network is not of", "", REFUSED, (), of(lambda f: change(f, task="denoise"))),
-    Case("M07", "a bundle that writes outside", "written", REFUSED, NO_WEIGHTS, of(archive, True)),
+    Case("M06b", "other channels than the weights have", "", REFUSED, (), of(lambda f: change(f, options={"channels": [8, 4]}))),
+    Case("M07b", "an archive that unpacks to a thousand times its size", "unpacked", REFUSED, NO_WEIGHTS, of(bomb, True)),
+    Case("M07a", "a bundle that writes outside", "written", REFUSED, NO_WEIGHTS, of(archive, True)),
     Case("M08a", "a card with a call", "run by a bundle's parser", REFUSED, (), of(code_in_the_card)),
+    Case("M08c", "an expression in place of a network", "run by a bundle's parser", REFUSED, (), of(expression)),
     Case("M08b", "a network by a path", "", REFUSED, (), of(out_of_the_folder)),
 ]

@@ -146,6 +146,11 @@ def same_values(made: Made) -> None:
     assert np.array_equal(np.asarray(made.content.data[...]), VALUES.astype(np.float32)), "values differ"  # type: ignore[union-attr]
 
 
+def two_millimetres(made: Made) -> None:
+    same_values(made)
+    assert np.allclose(made.content.spacing, (2, 2, 2.5)), "the spacing is not in mm"  # type: ignore[union-attr]
+
+
 def mirrored_back(made: Made) -> None:
     volume = made.content
     assert np.linalg.det(volume.affine[:3, :3]) > 0, "the axes are not canonical"  # type: ignore[union-attr]
@@ -244,6 +249,7 @@ CASES = [
     Case("N14a", "one voxel is NaN", "", "warned", ("nan-voxels",), voxels_of(with_nan(1))),
     Case("N14b", "all voxels are NaN", "", "set aside", (), voxels_of(with_nan(VALUES.size))),
     Case("N14c", "infinite voxels", "", "set aside", (), voxels_of(np.where(VALUES > 890, np.inf, VALUES).astype(np.float32))),
+    Case("N14d", "voxels below all numbers", "", "set aside", (), voxels_of(np.where(VALUES > 890, -np.inf, VALUES).astype(np.float32))),
     Case("N15a", "all voxels 0", "", "set aside", (), voxels_of(VALUES * 0)),
     Case("N15b", "all voxels alike", "", "set aside", (), voxels_of(VALUES * 0 + 7)),
     Case("N16", "big-endian", "", "taken", (), lambda d: nifti(d / "a_T1w.nii.gz", order=">"), check=same_values),
@@ -282,8 +288,25 @@ CASES = [
     Case("N26b", "label 1.5", "cut to 1", "set aside", (), voxels_of(FEW, "a_dseg.nii.gz"), role="labels"),
     Case("N26c", "label -1", "another label", "set aside", (), voxels_of(NEGATIVE, "a_dseg.nii.gz"), role="labels"),
     Case(
-        "N27",
-        "voxels of 1 m",
+        "N27b",
+        "voxels of 1000 mm",
+        "read silently",
+        "set aside",
+        ("bad-spacing",),
+        header_of(**rows([1000, 0, 0, 0], [0, 1000, 0, 0], [0, 0, 1000, 0])),
+    ),
+    Case(
+        "N27c",
+        "a geometry in metres",
+        "a thousandth of the size",
+        "warned",
+        ("units",),
+        header_of(xyzt_units=1, **rows([0.002, 0, 0, 0], [0, 0.002, 0, 0], [0, 0, 0.0025, 0])),
+        check=two_millimetres,
+    ),
+    Case(
+        "N27a",
+        "voxels of 1 km",
         "read silently",
         "set aside",
         ("bad-spacing",),

@@ -80,6 +80,22 @@ def inside(folder: Path) -> None:
     check_config({"input": str(folder / "in"), "output": str(folder / "in" / "out"), "work": str(folder / "w")})
 
 
+def the_same(folder: Path) -> None:
+    (folder / "in").mkdir()
+    check_config({"input": str(folder / "in"), "output": str(folder / "in"), "work": str(folder / "w")})
+
+
+def work_inside(folder: Path) -> None:
+    (folder / "in").mkdir()
+    check_config({"input": str(folder / "in"), "output": str(folder / "r"), "work": str(folder / "in" / "w")})
+
+
+def linked(folder: Path) -> None:
+    (folder / "in" / "there").mkdir(parents=True)
+    (folder / "out").symlink_to(folder / "in" / "there")
+    check_config({"input": str(folder / "in"), "output": str(folder / "out"), "work": str(folder / "w")})
+
+
 def nobody(folder: Path) -> None:
     cohort(HEADER)(folder)
 
@@ -120,7 +136,9 @@ CASES = [
     Case("T08a", "`no` for a word", "false", REFUSED, ("truth value",), written("fingerprint: no\n")),
     Case("T08b", "'4' for a number", "taken", REFUSED, ("the text '4'",), config(batch_size="4")),
     Case("T08c", "true for a number", "1", REFUSED, ("truth value",), config(batch_size=True)),
-    Case("T08d", "012 for a subject", "10", REFUSED, ("in quotes",), written("select:\n  subject: [012]\n")),
+    Case("T08d", "012 for a subject", "10", REFUSED, ("put it in quotes",), written("select:\n  subject: [012]\n")),
+    Case("T08e", "1:30 for a number", "90", REFUSED, ("means 90",), written("batch_size: 1:30\n")),
+    Case("T08f", "012 for a number", "10", REFUSED, ("means 10",), written("batch_size: 012\n")),
     Case("T09", "a key twice", "the last one", REFUSED, ("already stands on line",), written("seed: 1\nseed: 2\n")),
     Case(
         "T10a",
@@ -133,6 +151,9 @@ CASES = [
     Case("T10b", "aliases upon aliases", "10^37 words", REFUSED, (), written(BOMB)),
     Case("T13a", "no rows", "", REFUSED, ("has no rows",), nobody),
     Case("T13b", "a subject that is not there", "nothing is done, exit 0", REFUSED, ("999",), none_selected),
-    Case("T15", "output inside input", "the input grows", REFUSED, ("output lies inside input",), inside),
+    Case("T15a", "output inside input", "the input grows", REFUSED, ("output lies inside input",), inside),
+    Case("T15b", "output and input are one folder", "the input grows", REFUSED, ("output",), the_same),
+    Case("T15c", "work inside input", "the input grows", REFUSED, ("work lies inside input",), work_inside),
+    Case("T15d", "output is a link into the input", "the input grows", REFUSED, ("output lies inside input",), linked),
 ]
 """What is refused before any job; a name of the machine is not kept from the one who typed it."""

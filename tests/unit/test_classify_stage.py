@@ -1,5 +1,6 @@
 """The stage classify and its training, on small heads: from images to a model folder to probabilities."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cohortex.errors import Refused
+from cohortex.errors import BadInput, Refused
 from cohortex.models.folder import read_card
 from cohortex.schema import check
 from cohortex.stages.classify import classify, load
@@ -216,3 +217,12 @@ def test_the_defaults_of_the_training_are_those_of_the_shipped_configuration(roo
     assert set(shipped) == set(schema["properties"])
     assert check(shipped, "stages/classify.json")[1] == []
     assert check({"wieghts": None}, "stages/classify.json")[1]
+
+
+def test_a_network_that_gives_no_numbers_is_not_told_as_missing_features(model):
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        next(broken["m"].network.parameters()).fill_(float("nan"))
+    with pytest.raises(BadInput, match="gives values that are not finite for new_T1w") as caught:
+        classify(subject("new", 500, "one"), SECTION, broken, 0)
+    assert caught.value.code == "bad-result"

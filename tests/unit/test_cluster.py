@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from scipy import ndimage
 
 from cohortex import blocks, cluster
 from cohortex.blocks import Plan, planned
-from cohortex.errors import BadInput, NoWorkers
+from cohortex.errors import BadInput, NoWorkers, WorkersDied
 from cohortex.io.ozx import read_ozx, write_ozx
 from cohortex.io.sharded import Sharded, publish_sharded
 from cohortex.items import Made
@@ -146,3 +148,42 @@ def test_a_volume_of_several_machines_goes_through_a_job_as_a_folder(job):  # no
     back = read_ozx(job.images / "001_T2w.ome.zarr")
     assert np.array_equal(back.array(), read_ozx(job.before / "001_T2w.ozx").array() + 1)
     assert back.sha256() == row["sha256"]
+
+
+def test_a_block_on_which_workers_die_again_and_again_comes_home_as_want_of_memory():
+    distributed = pytest.importorskip("distributed")
+    dask = pytest.importorskip("dask")
+
+    def greedy(box):
+        if box[0][1] > 64:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return box[0][1]
+
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as local,
+        distributed.Client(local) as client,
+    ):
+        cluster.use_client(client)
+        try:
+            assert cluster.run_on_cluster(greedy, [((0, 64),)]) == [64]
+            with pytest.raises(WorkersDied):
+                cluster.run_on_cluster(greedy, [((0, 128),)])
+        finally:
+            cluster.use_client(None)
+
+
+@pytest.mark.parametrize(("needs", "status"), [(300, "ok"), (0, "failed")])
+def test_where_workers_die_smaller_blocks_are_tried_before_the_image_is_set_aside(job, needs, status):  # noqa: F811
+    def by_workers(image, settings, model, seed):
+        if image.id == "1_T1w" and blocks.plan().memory_mb > needs:
+            raise WorkersDied
+        return Made(image.volume.with_data(image.volume.array() + 1))
+
+    run_job(replace(job, blocks={"memory_mb": 1024}), by_workers)
+    rows = manifest(job)
+    assert rows["1_T1w"]["status"] == status
+    assert rows["1_T1w"]["code"] == ("" if status == "ok" else "out-of-memory")
+    assert {row["status"] for name, row in rows.items() if name != "1_T1w"} == {"ok"}
+    said = job.log.read_text()
+    assert "workers died of blocks for 1024 MB; it goes on with smaller ones" in said and "512 MB" in said

@@ -315,3 +315,29 @@ def test_editing_an_age_changes_only_the_participants(make, tmp_path, folder):
     make(data)
     after = state(folder)
     assert [name for name in after if after[name] != before[name]] == ["participants.tsv"]
+
+
+# --- subjects that are only half there ------------------------------------------------------------------------------
+
+
+def test_subjects_without_an_image_a_folder_or_a_row_are_told_and_the_others_go_on(make, tmp_path, capsys):
+    data = bids(tmp_path / "bids", ["01", "02", "05"])
+    touch(data / "sub-03/func/sub-03_bold.nii.gz")
+    (data / "sub-04").mkdir()
+    (data / "participants.tsv").write_text("participant_id\tage\nsub-01\t61\nsub-02\t62\nsub-03\t63\nsub-09\t69\n")
+    assert set(make(data)) == {"01_T1w", "02_T1w", "05_T1w"}
+    sentences = [
+        "Subjects named in participants.tsv but without a folder here (1): 09.",
+        "Subjects with a folder but no image that select: suffix: names (2): 03, 04.",
+        "Subjects with images but no row in participants.tsv (1): 05.",
+    ]
+    said = capsys.readouterr().err
+    notes = read_records(tmp_path / "work", ["acquire"]).notes
+    for sentence in sentences:
+        assert sentence in said
+        assert sentence in notes
+    (data / "participants.tsv").unlink()
+    for name in ("sub-03", "sub-04"):
+        shutil.rmtree(data / name)
+    make(data)
+    assert "Subjects" not in capsys.readouterr().err

@@ -225,3 +225,20 @@ def test_the_toy_images_hold_what_they_say():
     image, known = pair("a", 4)
     assert image.volume.spacing == SPACING
     assert (known.kind, known.role, known.id) == ("labels", "labels", "a_T2w+labels")
+
+
+class Broken(Bright):
+    """Gives what is no number in one voxel, and says nothing of it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made = super().forward(x).clone()
+        made[..., 3, 4] = float("nan")
+        return made
+
+
+@pytest.mark.parametrize(("dimensions", "across"), [(3, None), (2, 2)])
+def test_a_network_that_gives_no_numbers_does_not_look_as_if_it_found_nothing(dimensions, across):
+    image = clean((40, 44, 12), BALLS)
+    with pytest.raises(BadInput, match="The model toy gives values that are not finite") as caught:
+        recognize(image, {"weights": "m"}, model_of(fed(image, dimensions, across=across), Broken()), 0)
+    assert caught.value.code == "bad-result"

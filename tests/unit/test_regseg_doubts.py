@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from cohortex.errors import Refused
+from cohortex.errors import BadInput, Refused
 from cohortex.models import registry
 from cohortex.models.folder import read_card, read_model, write_model
 from cohortex.models.regseg import affine as affines
@@ -384,3 +384,30 @@ def test_labels_of_tissues_follow_intensities_unless_the_settings_say_none(any_c
         assert any(m.tag == "seg" for m in made)
         assert len(asked) == count
     assert asked == [(8.0, {1: "a"})]
+
+
+class Broken(torch.nn.Module):
+    """Gives what is no number in one voxel."""
+
+    multiple, halo = 1, 0
+
+    def forward(self, x):
+        logits = x.repeat(1, 4, 1, 1, 1)
+        logits[..., 3, 4, 5] = float("nan")
+        return logits
+
+
+def test_a_segmentation_that_gives_no_numbers_is_set_aside_with_a_sentence(section):
+    wanted = with_settings(section, weights="model")
+    with pytest.raises(BadInput, match=r"The model tiny gives values that are not finite for 1_T1w: .*segment: false") as caught:
+        regseg(subject_of("1", 1, "test", False)[:1], wanted, {"model": joint({"any": Broken()})}, 5)
+    assert caught.value.code == "bad-result"
+
+
+def test_a_registration_network_that_gives_no_numbers_is_left_out(section):
+    images = as_t2w(subject_of("1", 3, "test", False))
+    flow = lambda image: torch.full((1, 3, *image.shape[2:]), float("nan"))  # noqa: E731
+    made = regseg(images, with_settings(section, weights="model"), {"model": joint(flow=flow)}, 5)
+    assert words_of(made)["1_T2w"].measures["deformation"] != "kept"
+    assert "field" not in {m.tag for m in made}
+    assert all(np.isfinite(np.asarray(m.content.data[...])).all() for m in made if isinstance(m.content, Volume))

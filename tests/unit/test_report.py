@@ -394,3 +394,23 @@ def test_labels_that_should_not_be_used_unseen_come_first_in_what_looks_odd(plai
     assert odd.index(reason) < odd.index("far from the others")
     assert "0.314" in odd[: odd.index(reason)]
     assert "labels-doubtful" not in text_of(write_report(plain, tmp_path / "plain", CONFIG, STAGES))
+
+
+def test_one_image_under_several_ids_is_told_at_the_top_naming_all(tmp_path, plain):
+    work = shutil.copytree(plain, tmp_path / "work")
+    manifests = {row["image"]: path for path in (work / "records" / "acquire").glob("*/manifest.tsv") for row in read_table(path)}
+    sums = {row["image"]: row["sha256"] for path in set(manifests.values()) for row in read_table(path)}
+    for name in ("004_T1w", "007_T1w"):
+        write_text(manifests[name], text_of(manifests[name]).replace(sums[name], sums["001_T1w"]))
+    text = text_of(write_report(work, tmp_path / "results", CONFIG, STAGES))
+    verdict = re.search(r'<section id="verdict".*?</section>', text, re.S)[0]
+    assert verdict.count("One image, several ids") == 1
+    assert "001_T1w, 004_T1w, 007_T1w have the same voxels" in verdict
+    assert "One image, several ids" not in text_of(write_report(plain, tmp_path / "plain", CONFIG, STAGES))
+
+
+def test_a_cohort_of_one_subject_has_a_whole_report(tmp_path):
+    work = write_fake_cohort(tmp_path / "work", subjects=1, pictures=False)
+    text = text_of(write_report(work, tmp_path / "results", CONFIG, STAGES))
+    assert "No image was set aside: 2 images of 2 in order" in text
+    assert "nan" not in re.sub(r"<script.*?</script>", "", text, flags=re.S).lower().replace("finance", "")

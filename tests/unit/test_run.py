@@ -8,6 +8,7 @@ import time
 
 import psutil
 import pytest
+from snakemake.settings.types import ExecutionSettings
 
 from cohortex import run
 from cohortex.cohort import make_cohort
@@ -196,3 +197,29 @@ def test_a_failed_run_leaves_a_report_of_what_there_is_in_place_of_an_old_one(co
     assert "1_T1w" in page.read_text()
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("cohortex: Too much was set aside: 4 of 4 images")
+
+
+# --- what would take half a result for done ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ({"keep_incomplete": True}, "--keep-incomplete would let what a failed job left count as done; leave it out"),
+        ({"ignore_incomplete": True}, "--ignore-incomplete would take what a killed job left for done"),
+        ({"lock": False}, "--nolock would let two runs write at once"),
+    ],
+)
+def test_flags_with_which_half_a_result_counts_as_done_are_refused(flag, words):
+    run.check_flags(ExecutionSettings())
+    with pytest.raises(Refused, match=words):
+        run.check_flags(ExecutionSettings(**flag))
+
+
+def test_a_run_that_goes_on_is_told_of_before_snakemake_says_that_its_folder_is_locked(config):
+    file = run.owner_files(config)["work"]
+    assert not run.in_use(config)
+    file.write_text(json.dumps(somebody(os.getppid())))
+    assert f"process {os.getppid()} on {socket.gethostname()}" in run.in_use(config)
+    file.write_text(json.dumps(gone()))
+    assert not run.in_use(config)

@@ -1,7 +1,9 @@
 """The runner: resume, quarantine, publication, on toy stages that run in the real worker process."""
 
+import errno
 import json
 import os
+import resource
 import shutil
 import signal
 import time
@@ -15,6 +17,7 @@ import pytest
 from cohortex.errors import BadInput, Refused, Skip
 from cohortex.items import Image, Made
 from cohortex.job import Job
+from cohortex.machine import too_few
 from cohortex.records import COLUMNS, write_manifest
 from cohortex.stage import cut_items, read_images, run_job
 from cohortex.tables import read_table, write_table
@@ -465,3 +468,14 @@ def test_the_volumes_of_a_series_go_on_and_the_series_has_a_word(job):
     records = read_records(work, ["acquire", "preprocess"])
     assert records.last["1_bold"].status == "ok"
     assert records.set_aside() == []
+
+
+def test_want_of_open_files_ends_the_job_with_a_sentence_and_sets_no_image_aside(job):
+    def opens_all(image, settings, model, seed):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        return [Path("/dev/null").open() for _ in range(50)]
+
+    with pytest.raises(SystemExit, match=r"this process may open no more files \(ulimit -n is 40\); raise the limit"):
+        run_job(job, opens_all)
+    assert not job.record.exists() and not list(job.running.glob("*.done.json"))
+    assert "(ulimit -u" in too_few(BlockingIOError(errno.EAGAIN, "x"))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -242,3 +243,12 @@ def test_a_model_for_another_task_is_refused(tmp_path):
 
 def test_weights_that_no_setting_uses_are_not_read(tmp_path):
     assert stage.load({"default": {"method": "spline", "weights": "m"}}, {"m": tmp_path / "absent"}, "cpu") == {}
+
+
+def test_a_network_that_gives_no_numbers_is_set_aside(model):
+    models = stage.load({"default": NETWORK}, {"m": model}, "cpu")
+    with torch.no_grad():
+        next(models["m"].network.parameters()).fill_(float("nan"))
+    with pytest.raises(BadInput, match="The network of the model detail gives values that are not finite") as caught:
+        stage.superresolve(image(noise()), NETWORK, models, 0)
+    assert caught.value.code == "network-failed"

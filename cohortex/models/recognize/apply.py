@@ -33,6 +33,10 @@ UNSURE = 0.5
 """Boxes of slices count for the length of a thing down to this share of the score that its surest one needs."""
 
 
+class NotFinite(ArithmeticError):
+    """A network gave something that is no number."""
+
+
 @dataclass(frozen=True)
 class Fed:
     """How a network is fed and what it is asked, as its training wrote it into the card.
@@ -143,6 +147,11 @@ def found_in(volume: Volume, network: nn.Module, fed: Fed, asked: Asked, device:
     fed : Fed
     asked : Asked
     device : str
+
+    Raises
+    ------
+    NotFinite
+        When the network gives something that is no number.
     """
     network.eval()
     values, factor = prepared(volume, fed.feeding)
@@ -193,9 +202,23 @@ def _of_windows(
         block = block[None] if across is None else np.moveaxis(block, across, 0)
         with torch.inference_mode():
             raw = network(torch.from_numpy(np.ascontiguousarray(block))[:, None].to(device))
+            if not all(bool(tensor.isfinite().all()) for tensor in _tensors(raw)):
+                # no score of it would be above any other number, so that nothing would be found
+                raise NotFinite
             parts = network.detections(raw, tuple(padded), score=least, overlap=asked.overlap, most=asked.most)
         for part in parts:
             yield _own(_plain(part), window, [values.shape[axis] for axis in axes])
+
+
+def _tensors(raw: Any) -> Iterator[Any]:
+    """Yield the tensors of whatever a network gives that hold fractions."""
+    if isinstance(raw, Mapping):
+        raw = list(raw.values())
+    if isinstance(raw, list | tuple):
+        for part in raw:
+            yield from _tensors(part)
+    elif hasattr(raw, "is_floating_point") and raw.is_floating_point():
+        yield raw
 
 
 def _plain(found: Any) -> Findings:
