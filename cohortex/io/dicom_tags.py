@@ -85,6 +85,12 @@ READ = (
 )
 """What the reader of images reads."""
 
+META = (
+    Tag("TransferSyntaxUID", "decoding", "the name of a compression that cannot be decoded"),
+    Tag("MediaStorageSOPClassUID", "a file that is cut in its header is told from a report", "the code `truncated`"),
+)
+"""What is read of the group in front of a file."""
+
 INDEXED = (
     Tag("PatientID", "series of one patient are brought together", "a running number, and a keyed hash in a file of mode 0600"),
     Tag("StudyInstanceUID", "visits are told apart"),

@@ -95,6 +95,11 @@ def shown_word(word: str, instead: str = "something else") -> str:
     return instead if _HIDDEN is not None else repr(word)
 
 
+def shown_text(text: str) -> str:
+    """Return a word that a file's own header gives (a unit, a channel, an array) as messages name it: not at all where names are hidden."""
+    return "(hidden)" if _HIDDEN is not None else text
+
+
 _ROOT: ContextVar[Path | None] = ContextVar("root", default=None)
 
 

@@ -92,11 +92,13 @@ def begin(config: Mapping[str, Any], held: Mapping[str, Any] | None) -> Privacy:
     """
     privacy, work, results = config["privacy"], Path(config["work"]), Path(config["output"])
     before = {"work": None if held is None else held.get("privacy", {}), "output": _of_results(results)}
-    key = read_key(privacy["key"], any(before.values())) if needs_key(privacy) else b""
+    same = {place: told for place, told in before.items() if told is not None}
+    for place, told in same.items():
+        _check_mode(place, told, privacy)
+    key = read_key(privacy["key"], any(same.values())) if needs_key(privacy) else b""
+    for place, told in same.items():
+        _check_key(place, told, key)
     found = Privacy(work / FOLDER, privacy["ids"] == "pseudonyms", hides_names(privacy), privacy["dates"], key)
-    for place, told in before.items():
-        if told is not None:
-            _check_same(place, told, found)
     source = os.path.abspath(config["input"])  # noqa: PTH100 - links stay as they are
     hide_names(names_key(key) if found.names else None, source if Path(source).is_dir() else os.path.dirname(source))  # noqa: PTH120
     return found
@@ -118,14 +120,17 @@ def mark_results(privacy: Privacy, results: Path) -> None:
         write_if_changed(results / MARK, json.dumps(privacy.told, sort_keys=True) + "\n")
 
 
-def _check_same(place: str, before: Mapping[str, str], now: Privacy) -> None:
+def _check_mode(place: str, before: Mapping[str, str], privacy: Mapping[str, Any]) -> None:
     was = (before.get("ids", "given"), before.get("file_names", "show"))
-    if was != ("pseudonyms" if now.ids else "given", "hide" if now.names else "show"):
+    if was != (privacy["ids"], "hide" if hides_names(privacy) else "show"):
         raise Refused(
             f"privacy: the runs before on this {place} folder were with ids: {was[0]} and file_names: {was[1]}, and what they left tells "
             "so much; say the same, or give another work and output."
         )
-    if before.get("key") and now.key and before["key"] != check_of(now.key):
+
+
+def _check_key(place: str, before: Mapping[str, str], key: bytes) -> None:
+    if before.get("key") and key and before["key"] != check_of(key):
         raise Refused(
             f"privacy.key is not the key of the runs before on this {place} folder, so every subject would be a new one and every shift of "
             "days another; name the key of before, or give another work and output."

@@ -1,11 +1,11 @@
-"""A cohort whose ids, folders, files and tags are all called after a patient, through the whole workflow: the name is in one folder only."""
+"""A cohort whose ids, folders, files and tags name a patient, through the whole workflow: the name is in one folder only."""
 
 import json
-import os
 import re
 import stat
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -35,12 +35,24 @@ def dicom_folder(folder: Path) -> Path:
     return folder
 
 
+def with_words(path: Path) -> None:
+    """Put the secret into every text that a NIfTI header has, and behind it."""
+    image = nib.load(path)
+    for field in ("descrip", "aux_file", "intent_name", "db_name"):
+        image.header[field] = SECRET
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", f"{SECRET} said".encode()))
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(2, f"{SECRET} DICOM".encode()))
+    nib.save(image, path)
+    assert seen(path.read_bytes())
+
+
 def cohort(folder: Path) -> Path:
     """Write scans of five people and the table of them; return the table."""
     rows = []
     for session, day in VISITS.items():
         name = f"sub-{SECRET}a/ses-{session}/anat/sub-{SECRET}a_ses-{session}_acq-{SECRET}_T1w.nii.gz"
         write_nifti(folder / name, phantom(1) + float(len(session)))
+        with_words(folder / name)
         rows.append([f"{SECRET}a", session, "T1w", name, SECRET, day])
     truncated = folder / f"{SECRET} Jane" / f"{SECRET}.nii.gz"
     write_nifti(truncated, phantom(2))
@@ -65,7 +77,13 @@ def run(tmp_path_factory):
     data, folder = tmp_path_factory.mktemp("data") / SECRET, tmp_path_factory.mktemp("run")
     table = cohort(data)
     key = tmp_path_factory.mktemp("keys") / SECRET / "key"
-    config = {"stages": STAGES, "batch_size": 3, "quarantine": "{tolerate: 1.0}", "keep": "[acquire]", "labels": data / f"{SECRET} people.tsv"}
+    config = {
+        "stages": STAGES,
+        "batch_size": 3,
+        "quarantine": "{tolerate: 1.0}",
+        "keep": "[acquire]",
+        "labels": data / f"{SECRET} people.tsv",
+    }
     config |= {"privacy": PRIVACY.format(key), "denoise": "{default: {method: transform}}"}
     done = snakemake(folder, input=table, **config)
     return folder, data, key, done.stdout
@@ -137,6 +155,15 @@ def test_visits_keep_their_order_and_their_distance_and_no_day_is_the_given_one(
     assert all(not row.get("acquire.date") for row in rows if row["code"] in ("truncated", "missing-file"))
 
 
+def test_what_the_command_says_of_a_run_names_no_patient(run, capsys):
+    folder, *_ = run
+    assert main(["status", str(folder / "work")]) == 0
+    assert main(["verify", str(folder / "results")]) == 0
+    said = capsys.readouterr().out
+    assert TOKEN.search(said)
+    assert SECRET not in said
+
+
 def test_the_private_folder_and_the_key_are_for_the_owner_alone(run):
     folder, _, key, _ = run
     private = folder / "work" / "private"
@@ -191,7 +218,7 @@ def test_a_bids_tree_named_after_a_patient_leaves_no_name(tmp_path):
     assert row["status"] == "ok"
     # a dataset that was moved is the same one, and nothing is done again
     moved = tmp_path / "elsewhere"
-    os.rename(data, moved)
+    data.rename(moved)
     again = snakemake(run, **{**config, "input": moved}).stdout
     assert "rule acquire" not in again
     assert not seen(again.encode())
