@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("cohortex", description="What one needs beside Snakemake, before a run and after it.")
     parser.add_argument("--version", action="version", version=f"cohortex {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="index | verify | status | view")
+    commands = parser.add_subparsers(required=True, metavar="index | verify | status | view | names")
 
     index = commands.add_parser("index", help="make a cohort table of any folder of DICOM files")
     index.add_argument("folder", help="the folder that holds them, however deep")
@@ -67,6 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     view.add_argument("--port", type=int, default=0, help="port on this machine (any free one)")
     view.add_argument("--no-browser", action="store_true", help="only say the address")
     view.set_defaults(run=_view)
+
+    names = commands.add_parser("names", help="say what pseudonyms and tokens of files stand for, to who ran it")
+    names.add_argument("work", help="the work folder of a run with privacy: in its settings")
+    names.add_argument("words", nargs="*", help="pseudonyms, tokens or given ids (all that there are)")
+    names.set_defaults(run=_names)
     return parser
 
 
@@ -118,6 +123,16 @@ def _view(options: argparse.Namespace) -> int:
         raise Refused(f"{options.results} has no report/index.html; name the output folder of a run that has ended.")
     serve(Path(options.results), options.port, not options.no_browser)
     return 0
+
+
+def _names(options: argparse.Namespace) -> int:
+    from cohortex.privacy.lookup import look_up
+
+    unknown = 0
+    for word, what in look_up(Path(options.work), options.words):
+        print(f"{word}\t{what or 'not known here'}")
+        unknown += not what
+    return FOUND if unknown else 0
 
 
 if __name__ == "__main__":

@@ -54,10 +54,13 @@ def check_config(config: Mapping[str, Any]) -> dict[str, Any]:
         problems = [*_chain(checked), *_selected(checked)]
     if problems:
         raise Refused("\n".join(problems))
+    from cohortex.privacy.keys import check_privacy
+
     for key in ("input", "output", "work", "labels"):
         if str(checked[key]).startswith("~"):
             raise Refused(f"{key} begins with ~, which only a shell replaces; write the whole path.")
     _check_folders(checked)
+    check_privacy(checked)
     return checked
 
 

@@ -98,11 +98,14 @@ def check_memory(config: Mapping[str, Any], sizes: Mapping[str, BatchSize], limi
 def _largest(config: Mapping[str, Any], batch: str, load: Load) -> str:
     """Name the image of a batch that takes most memory, by the sizes of files."""
     from cohortex.cohort.cut import Prints
+    from cohortex.privacy.conceal import true_rows
     from cohortex.tables import read_table
 
     largest = max(load.parts, key=lambda part: part.largest_mb)
-    rows = [row for row in read_table(Path(config["work"]) / "cohort" / "batches" / f"{batch}.tsv") if row["modality"] == largest.modality]
-    prints = Prints("size", Path(config["work"]) / "cohort" / "fingerprints.json")
+    work = Path(config["work"])
+    told = read_table(work / "cohort" / "batches" / f"{batch}.tsv")
+    rows = [row for row in true_rows(work, batch, told) if row["modality"] == largest.modality]
+    prints = Prints("size", work / "cohort" / "fingerprints.json")
     row = max(rows, key=lambda row: prints.of(row["path"])[1])
     return f"{row['image']} ({largest.largest_mb:.0f} MB as float32, batch {batch})"
 

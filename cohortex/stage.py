@@ -27,6 +27,7 @@ from cohortex.config import is_trained
 from cohortex.items import SET_ASIDE, Image, settings_for
 from cohortex.job import Job, Log, become_owner, job_from, task_of
 from cohortex.machine import SCARCE, no_space, too_few
+from cohortex.privacy.conceal import true_rows
 from cohortex.publish import NO_SPACE, atomic_path, link_or_copy, sweep, write_json
 from cohortex.records import TIMING_COLUMNS, pairs, row_of, write_manifest
 from cohortex.stages import STAGES
@@ -43,7 +44,7 @@ SYSTEMIC = 5
 LIBRARIES = ("numpy", "scipy", "torch", "SimpleITK", "nibabel", "pydicom", "zarr", "snakemake")
 """Whose versions the records name."""
 TOO_LATE = "the job's time limit came before this item was done; ask for more runtime"
-ROW_LEFT_OUT = ("batch", "path", "root", "split")
+ROW_LEFT_OUT = ("batch", "path", "root", "split", "shown", "days")
 """Columns of the cohort table that do not change what is computed, wherever the dataset lies."""
 
 
@@ -125,7 +126,7 @@ def read_images(job: Job) -> list[Image]:
                 row["body_part"],
                 row=row,
             )
-            for row in table.values()
+            for row in true_rows(job.table.parents[2], job.batch, table.values())
         ]
     return images_of(job.before, job.before_record, table)
 
@@ -196,7 +197,8 @@ def known_of(job: Job, image: Image) -> dict[str, str]:
     row = image.row
     known = {name: value for name, value in row.items() if name not in ROW_LEFT_OUT and (job.before is None or name != "fingerprint")}
     if job.before is None:
-        known["path"] = row["path"].removeprefix(f"{row.get('root', '')}/")
+        # a token where names are hidden: a key is told, and who guesses a path could check the guess by it
+        known["path"] = row.get("shown") or row["path"].removeprefix(f"{row.get('root', '')}/")
     return known
 
 

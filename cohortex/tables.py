@@ -63,3 +63,14 @@ def read_columns(path: str | Path, names: Sequence[str]) -> Iterator[tuple[str, 
 def column_word(name: str) -> str:
     """Return a name (of a class, say) as a part of the name of a column."""
     return re.sub(r"[^0-9A-Za-z]+", "_", name).strip("_") or "class"
+
+
+def natural(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Return what sorts words as people do: ``2`` before ``10``, numbers before words.
+
+    Examples
+    --------
+    >>> sorted(["m12", "m3", "10", "2"], key=natural)
+    ['2', '10', 'm3', 'm12']
+    """
+    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", text))

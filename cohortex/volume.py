@@ -52,6 +52,8 @@ class Volume:
         Lower case, empty when not known: head, chest, abdomen, prostate, ...
     history : tuple of mappings
         One entry a step, oldest first: what was done, with its parameters (ends in the sidecar).
+    date : str
+        The day of acquisition as the file says it, for `acquire`, which tells it or not; never written.
     """
 
     data: ArrayLike
@@ -60,6 +62,7 @@ class Volume:
     kind: Kind = "image"
     body_part: str = ""
     history: tuple[Mapping[str, Any], ...] = field(default=())
+    date: str = ""
 
     def __post_init__(self) -> None:
         affine = np.asarray(self.affine, dtype=np.float64)

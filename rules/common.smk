@@ -16,6 +16,7 @@ from cohortex.config import (
     training_section,
 )
 from cohortex.demo.table import DEMO_VERSION
+from cohortex.privacy.conceal import told_command, told_config
 from cohortex.slurm.head import begin
 from cohortex.slurm.orphans import forget_runs
 from cohortex.stages import STAGES, stage_version
@@ -97,6 +98,9 @@ try:
         preflight(config, BASEDIR, jobs or 1)
         if workflow.resource_settings.nodes is None:
             check_this_machine(config)
+    # the cohort is made: from here on nothing needs to know where it lies, and configuration and command are written down
+    sys.argv[:] = told_command(sys.argv, config)
+    config.update(told_config(config))
 except CohortexError as error:
     sys.exit(f"cohortex: {error}")
 except OSError as error:

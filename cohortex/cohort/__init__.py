@@ -13,7 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from cohortex.privacy.conceal import Privacy
 
 __all__ = ["BatchSize", "batch_sizes", "make_cohort", "read_batches", "run_batches"]
 
@@ -86,39 +89,42 @@ def make_cohort(config: Mapping[str, Any], basedir: str | Path = ".") -> None:
     -----
     In ``<work>/cohort/``: ``cohort.tsv`` (all images), ``batches.tsv`` (subject to batch), ``batches/<batch>.tsv`` (the images of a
     batch, the input of its first job), ``participants.tsv`` (what is known of the subjects), ``index.json`` (sizes) and
-    ``fingerprints.json`` (what need not be listed again).
+    ``fingerprints.json`` (what need not be listed again). What these are not to tell is in `cohortex.privacy.conceal`.
 
     Raises
     ------
     Refused
-        When there is no input, nothing in it, or something wrong with a table.
+        When there is no input, nothing in it, something wrong with a table, or with what `privacy:` asks for.
     """
     from cohortex.cohort.cut import Prints, cut, known_batches, sizes
     from cohortex.cohort.table import COLUMNS, image_id, write_if_changed
     from cohortex.config import check_config
+    from cohortex.privacy.conceal import begin, mark_results, remember, remembered, replace_ids, replace_paths
     from cohortex.tables import table_text
 
     config = check_config(config)
     folder = Path(config["work"]) / "cohort"
+    held = json.loads((folder / "index.json").read_text(encoding="utf-8")) if (folder / "index.json").is_file() else None
+    privacy = begin(config, held)
     others: Counter[str] = Counter()
     unmatched: list[str] = []
-    rows, people, root = _find(config, others, unmatched)
+    rows, people, root = _find(config, others, unmatched, privacy)
     for sentence in [*([not_taken(others)] if others else []), *unmatched]:
         _say(sentence)
-    rows = _selected(rows, config)
+    rows = _selected(rows, config, privacy)
     people = _people(rows, people, config)
+    if privacy.ids:
+        rows, people = replace_ids(rows, people, privacy, config)
     _complete(rows, people, config)
 
-    index = {"next": 1, "batch_size": config["batch_size"], "batches": {}}
-    if (folder / "index.json").is_file():
-        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    index = held or {"next": 1, "batch_size": config["batch_size"], "batches": {}}
     known = known_batches(folder)
     following = max([index["next"], *(int(batch[1:]) + 1 for batch in known.values())])
     batches, following = cut((row["subject"] for row in rows), known, config["batch_size"], following)
     if known and index["batch_size"] != config["batch_size"]:
         _say(f"batch_size {config['batch_size']} is for new subjects; those of the runs before stay in batches of {index['batch_size']}.")
 
-    prints = Prints(config["fingerprint"], folder / "fingerprints.json")
+    prints = Prints(config["fingerprint"], remembered(privacy, folder))
     measured = []
     for row in rows:
         row["image"] = row.get("image") or image_id(row)
@@ -128,8 +134,12 @@ def make_cohort(config: Mapping[str, Any], basedir: str | Path = ".") -> None:
         row["fingerprint"], megabytes = prints.of(row["path"]) if root else (_demo_print(config, row["subject"]), DEMO_MB)
         measured.append((row, megabytes))
     rows.sort(key=lambda row: (row["batch"], row["subject"], row["image"]))
+    only = _only(rows, config["only"])
+    if privacy.dates != "none":
+        _days(rows, privacy)
+    rows = replace_paths(rows, privacy)
 
-    columns = [*COLUMNS, "image", "batch", "fingerprint", "root"]
+    columns = [*COLUMNS, "image", "batch", "fingerprint", "root", *(["dates", "date"] if privacy.dates != "none" else [])]
     parts: dict[str, list[dict[str, str]]] = {}
     for row in rows:
         parts.setdefault(row["batch"], []).append(row)
@@ -140,7 +150,7 @@ def make_cohort(config: Mapping[str, Any], basedir: str | Path = ".") -> None:
             path.unlink(missing_ok=True)
     write_if_changed(folder / "cohort.tsv", table_text(columns, rows))
     write_if_changed(folder / "participants.tsv", table_text(list(dict.fromkeys(name for person in people for name in person)), people))
-    write_if_changed(folder / "fingerprints.json", prints.text())
+    remember(privacy, folder, prints.text())
     write_if_changed(
         folder / "batches.tsv", table_text(["subject", "batch"], ({"subject": key, "batch": value} for key, value in batches.items()))
     )
@@ -151,7 +161,10 @@ def make_cohort(config: Mapping[str, Any], basedir: str | Path = ".") -> None:
         "others": dict(others),
         "unmatched": unmatched,
     }
-    index["only"] = _only(rows, config["only"])
+    index["only"] = only
+    if privacy.told or (held or {}).get("privacy"):
+        index["privacy"] = privacy.told or (held or {})["privacy"]
+    mark_results(privacy, Path(config["output"]))
     write_if_changed(folder / "index.json", json.dumps(index, separators=(",", ":"), sort_keys=True))
     _index.cache_clear()
 
@@ -168,8 +181,11 @@ def not_taken(others: Mapping[str, int]) -> str:
     return f"Images that were not taken, as select: suffix: does not name theirs: {counts}."
 
 
-def _unmatched(rows: Iterable[Mapping[str, str]], people: Iterable[Mapping[str, str]], empty: Sequence[str]) -> list[str]:
-    """Return sentences on subjects of a BIDS dataset with a folder but no image, or in only one of participants.tsv and the folders."""
+def _unmatched(rows: Iterable[Mapping[str, str]], people: Iterable[Mapping[str, str]], empty: Sequence[str], told: bool) -> list[str]:
+    """Return sentences on subjects of a BIDS dataset with a folder but no image, or in only one of participants.tsv and the folders.
+
+    They name some of the subjects where `told`; where ids are pseudonyms these have none, since nothing is made of them.
+    """
     there, named = {row["subject"] for row in rows}, {person["subject"] for person in people}
     found = {
         "named in participants.tsv but without a folder here": named - there - set(empty),
@@ -177,18 +193,23 @@ def _unmatched(rows: Iterable[Mapping[str, str]], people: Iterable[Mapping[str, 
         "with images but no row in participants.tsv": there - named if named else set(),
     }
     return [
-        f"Subjects {what} ({len(subjects)}): {', '.join(sorted(subjects)[:NAMED])}{' and more' if len(subjects) > NAMED else ''}."
+        f"Subjects {what} ({len(subjects)})"
+        + (f": {', '.join(sorted(subjects)[:NAMED])}{' and more' if len(subjects) > NAMED else ''}." if told else ".")
         for what, subjects in found.items()
         if subjects
     ]
 
 
-def _find(config: Mapping[str, Any], others: Counter[str], unmatched: list[str]) -> tuple[list[dict[str, str]], list[dict[str, str]], str]:
+def _find(
+    config: Mapping[str, Any], others: Counter[str], unmatched: list[str], privacy: Privacy
+) -> tuple[list[dict[str, str]], list[dict[str, str]], str]:
     """Return the images, what is known of the subjects, and the folder that paths are relative to (empty for the demo)."""
     from cohortex.cohort import scan, table
     from cohortex.errors import Refused
+    from cohortex.io.paths import names_hidden, shown_file
     from cohortex.stages import STAGES
 
+    dated = config["privacy"]["dates"] != "none"
     if config["input"] == "demo":
         from cohortex.demo.table import demo_rows
 
@@ -199,7 +220,11 @@ def _find(config: Mapping[str, Any], others: Counter[str], unmatched: list[str])
         if scan.is_bids(source):
             empty: list[str] = []
             rows, people = scan.scan_bids(source, config["select"], others, empty)
-            unmatched += _unmatched(rows, people, empty)
+            unmatched += _unmatched(rows, people, empty, told=not privacy.ids)
+            if dated:
+                from cohortex.privacy.days import bids_days
+
+                bids_days(source, rows)
             wanted = ", ".join(config["select"].get("suffix", ()))
             hint = f"a BIDS dataset without images of the suffixes {wanted}; name yours in select: suffix:"
         else:
@@ -210,27 +235,33 @@ def _find(config: Mapping[str, Any], others: Counter[str], unmatched: list[str])
                 hint = "an empty folder; name a BIDS dataset, a folder with one DICOM folder a subject, or a table (.tsv)"
             elif others:
                 hint += f" (it has {', '.join(f'{count} {suffix}' for suffix, count in sorted(others.items()))})"
-            raise Refused(f"The input {source.name} is {hint}.")
+            raise Refused(f"The input {shown_file(source)} is {hint}.")
         return rows, people, str(source)
     if not source.exists():
-        raise Refused(f"The input {config['input']} is not there; name demo, a folder or a table (.tsv).")
+        shown = shown_file(source) if names_hidden() else config["input"]
+        raise Refused(f"The input {shown} is not there; name demo, a folder or a table (.tsv).")
     if source.suffix.lower() != ".tsv":
-        raise Refused(f"The input {source.name} is a file but no .tsv table; name demo, a folder or a table of tab-separated text.")
+        raise Refused(f"The input {shown_file(source)} is a file but no .tsv table; name demo, a folder or a table of tab-separated text.")
     named = [name for stage in STAGES for name in config[stage] if name != "default"]
-    rows, people = table.read_cohort_table(source, [*config["select"].get("suffix", ()), *named])
+    rows, people = table.read_cohort_table(source, [*config["select"].get("suffix", ()), *named], dated)
     if not rows:
-        raise Refused(f"The table {source.name} has no rows; list at least one image below its first line.")
+        raise Refused(f"The table {shown_file(source)} has no rows; list at least one image below its first line.")
     return rows, people, str(source.parent)
 
 
-def _selected(rows: list[dict[str, str]], config: Mapping[str, Any]) -> list[dict[str, str]]:
+def _selected(rows: list[dict[str, str]], config: Mapping[str, Any], privacy: Privacy) -> list[dict[str, str]]:
+    """Return the rows that ``select`` takes; subjects may be called by their ids or by their pseudonyms."""
     from cohortex.errors import Refused
+    from cohortex.io.paths import names_hidden
+    from cohortex.privacy.keys import pseudonyms
 
+    names = pseudonyms(privacy.key, (row["subject"] for row in rows)) if privacy.ids else {}
     chosen = {key: set(config["select"].get(key) or ()) for key in ("subject", "session", "acq", "run")}
     for key, values in chosen.items():
-        taken = [row for row in rows if row[key] in values] if values else rows
+        taken = [row for row in rows if row[key] in values or (key == "subject" and names.get(row[key]) in values)] if values else rows
         if not taken:
-            raise Refused(f"No image is left once select: {key}: {', '.join(sorted(values))} is applied; correct or remove it.")
+            what = key if names_hidden() else f"{key}: {', '.join(sorted(values))}"
+            raise Refused(f"No image is left once select: {what} is applied; correct or remove it.")
         rows = taken
     if not any(row["role"] == "image" for row in rows):
         raise Refused("The cohort holds masks, labels or boxes but no image that they belong to; list the images, too, or correct select.")
@@ -238,25 +269,27 @@ def _selected(rows: list[dict[str, str]], config: Mapping[str, Any]) -> list[dic
     for row in rows:
         other = folded.setdefault(row["subject"].lower(), row["subject"])
         if other != row["subject"]:
-            raise Refused(
-                f"The subjects {other} and {row['subject']} differ in case only, which not every file system tells apart; rename one."
-            )
+            who = " and ".join(sorted(names.get(each, each) for each in (other, row["subject"])))
+            raise Refused(f"The subjects {who} differ in case only, which not every file system tells apart; rename one.")
     return rows
 
 
 def _only(rows: Iterable[Mapping[str, str]], only: Mapping[str, Any]) -> list[str] | None:
     """Return the batches that hold an image of the subjects and sessions that are named; None where none are."""
     from cohortex.errors import Refused
+    from cohortex.io.paths import names_hidden
+    from cohortex.privacy.conceal import given
 
     named = {key: set(values) for key, values in only.items() if values}
     if not named:
         return None
     rows = list(rows)
     for key, values in named.items():
-        absent = values - {row[key] for row in rows}
+        absent = values - {name for row in rows for name in given(row, key)}
         if absent:
-            raise Refused(f"only: {key}: the cohort has no {key} {', '.join(sorted(absent))}; correct or remove it.")
-    batches = sorted({row["batch"] for row in rows if all(row[key] in values for key, values in named.items())})
+            who = f"of {len(absent)} names in the list" if names_hidden() else ", ".join(sorted(absent))
+            raise Refused(f"only: {key}: the cohort has no {key} {who}; correct or remove it.")
+    batches = sorted({row["batch"] for row in rows if all(given(row, key) & values for key, values in named.items())})
     if not batches:
         raise Refused("only: no image is both of a subject and of a session that are named; correct or remove one of the lists.")
     subjects = {row["subject"]: row["batch"] for row in rows}
@@ -270,27 +303,28 @@ def _people(rows: Iterable[Mapping[str, str]], people: list[dict[str, str]], con
     """Return one row for each subject of the cohort: what its dataset says, and over it what the table of labels says."""
     from cohortex.cohort.table import read_table
     from cohortex.errors import Refused
+    from cohortex.io.paths import names_hidden, shown_file
 
     known = {person["subject"]: person for person in people}
     columns = dict.fromkeys(name for person in people[:1] for name in person)
     if config["labels"] is not None:
         names, numbered = read_table(config["labels"], ["subject"])
+        table = shown_file(Path(config["labels"]))
         columns |= dict.fromkeys(names)
         lines: dict[str, int] = {}
         for number, cells in numbered:
             subject = cells["subject"].removeprefix("sub-")
             if subject in lines:
-                raise Refused(
-                    f"{Path(config['labels']).name}: lines {lines[subject]} and {number} are both of subject {subject}; keep one."
-                )
+                who = "one subject" if names_hidden() else f"subject {subject}"
+                raise Refused(f"{table}: lines {lines[subject]} and {number} are both of {who}; keep one.")
             lines[subject] = number
             known[subject] = {**known.get(subject, {}), **cells, "subject": subject}
         if not any(row["subject"] in lines for row in rows):
-            raise Refused(f"{Path(config['labels']).name} names no subject of the cohort; its column subject must hold their ids.")
+            raise Refused(f"{table} names no subject of the cohort; its column subject must hold their ids.")
         unknown = sorted(set(lines) - {row["subject"] for row in rows})
         if unknown:
-            several = f"{', '.join(unknown[:5])}{' and more' if len(unknown) > 5 else ''}"
-            _say(f"{Path(config['labels']).name}: {len(unknown)} of its {len(lines)} subjects have no image here, left out: {several}.")
+            several = "" if names_hidden() else f": {', '.join(unknown[:5])}{' and more' if len(unknown) > 5 else ''}"
+            _say(f"{table}: {len(unknown)} of its {len(lines)} subjects have no image here, left out{several}.")
     empty = dict.fromkeys(["subject", *columns], "")
     found = [{**empty, **known.get(subject, {}), "subject": subject} for subject in sorted({row["subject"] for row in rows})]
     return [{key: "" if value == "n/a" else value for key, value in person.items()} for person in found]
@@ -300,11 +334,12 @@ def _complete(rows: Iterable[dict[str, str]], people: Iterable[Mapping[str, str]
     """Fill in split and body part, the same split for all images of a subject."""
     from cohortex.cohort.cut import split_of
     from cohortex.errors import Refused
+    from cohortex.io.paths import shown_word
 
     said: dict[str, str] = {person["subject"]: person["split"] for person in people if person.get("split")}
     wrong = next((subject for subject, split in said.items() if split not in ("train", "validation", "test")), None)
     if wrong:
-        raise Refused(f"The split of subject {wrong} is {said[wrong]!r}, allowed: train, validation, test.")
+        raise Refused(f"The split of subject {wrong} is {shown_word(said[wrong])}, allowed: train, validation, test.")
     rows = list(rows)
     own: dict[str, str] = {}
     for row in rows:
@@ -314,6 +349,16 @@ def _complete(rows: Iterable[dict[str, str]], people: Iterable[Mapping[str, str]
     for row in rows:
         row["split"] = splits[row["subject"]]
         row["body_part"] = row["body_part"] or config["body_part"] or ""
+
+
+def _days(rows: Iterable[dict[str, str]], privacy: Privacy) -> None:
+    """Put into every row whether days are told, and the day that a table says, shifted by its subject's own number where they are."""
+    from cohortex.privacy.days import told_day
+    from cohortex.privacy.keys import shift_days
+
+    for row in rows:
+        shift = shift_days(privacy.key, row["subject"]) if privacy.dates == "shifted" else 0
+        row["dates"], row["date"] = privacy.dates, told_day(row.get("date", ""), shift)
 
 
 def _demo_print(config: Mapping[str, Any], subject: str) -> str:

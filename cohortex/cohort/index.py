@@ -23,13 +23,10 @@ from cohortex.cohort.table import COLUMNS, Row, image_id
 from cohortex.errors import Refused
 from cohortex.io.dicom import BODY_PARTS, MODALITIES
 from cohortex.io.dicom_pixels import quiet
+from cohortex.io.dicom_tags import INDEXED_KEYWORDS
 from cohortex.publish import atomic_path, write_text
 from cohortex.tables import write_table
 
-TAGS = [
-    *("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "StudyDate", "StudyTime", "SeriesNumber", "Modality", "BodyPartExamined"),
-    *("SeriesDescription", "EchoTime", "RepetitionTime", "InversionTime", "ScanningSequence", "ImageType", "Rows"),
-]
 DEFLATED = "1.2.840.10008.1.2.1.99"
 NEVER = (".txt", ".md", ".json", ".tsv", ".csv", ".pdf", ".html", ".xml", ".png", ".jpg", ".nii", ".gz", ".zip", ".series")
 
@@ -115,7 +112,7 @@ def read_headers(root: Path, left: Left) -> dict[str, Series]:
             if read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED:
                 left.counts["deflated files (convert them first)"] += 1
                 continue
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(INDEXED_KEYWORDS))
             uid = str(header.get("SeriesInstanceUID", ""))
             if not uid:
                 left.counts["files with a damaged header"] += 1

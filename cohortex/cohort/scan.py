@@ -12,6 +12,7 @@ from typing import Any
 from cohortex.cohort.table import COLUMNS, Row, image_id, read_table, some
 from cohortex.config import MODALITIES
 from cohortex.errors import Refused
+from cohortex.io.paths import names_hidden, shown_name
 
 NOT_DICOM = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".ozx", ".h5", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".npz")
 ASIDE = (".txt", ".md", ".json", ".tsv", ".csv", ".pdf", ".html", ".xml", ".log", ".sh", ".py")
@@ -64,7 +65,7 @@ def scan_bids(
     problems: list[str] = []
     for folder in _folders(root, "sub-"):
         if not _ID.match(folder[4:]):
-            problems.append(f"{folder} is no subject: after sub- stand letters and digits only")
+            problems.append(f"{shown_name(root / folder, root)} is no subject: after sub- stand letters and digits only")
             continue
         before = len(rows)
         inner = list(_folders(f"{root}/{folder}", ""))
@@ -74,16 +75,20 @@ def scan_bids(
             for path, entities, suffix in _files(root, place, datatypes):
                 if suffix not in suffixes or entities.get("part", "mag") != "mag":
                     if others is not None and suffix not in suffixes:
-                        others[suffix] += 1
+                        # the last word of a name may be any, so where names are hidden only one that BIDS has is told
+                        others[suffix if suffix in MODALITIES or not names_hidden() else "other"] += 1
                     continue
                 said = f"sub-{entities.get('sub', '')}" + (f"/ses-{entities['ses']}" if "ses" in entities else "")
                 if said != place:
-                    problems.append(f"{path} lies in {place} but its name says {said}")
+                    shown = shown_name(root / path, root)
+                    hidden = names_hidden()
+                    problems.append(f"{shown} lies in {'a folder' if hidden else place} but its name says {'another' if hidden else said}")
                     continue
                 row = _row(entities, suffix, path)
                 name = image_id(row)
                 if name in seen:
-                    problems.append(f"{seen[name]} and {path} are both {name}")
+                    shown, both = shown_name(root / path, root), "one image" if names_hidden() else name
+                    problems.append(f"{shown_name(root / seen[name], root)} and {shown} are both {both}")
                 seen[name] = path
                 row["image"] = name
                 rows.append(row)
@@ -156,13 +161,14 @@ def scan_dicom(root: Path) -> tuple[list[Row], list[Row]]:
     for folder in _folders(root, ""):
         if folder.startswith("."):
             continue
-        leaves, other = _leaves(root / folder)
-        others += other
+        leaves, more = _leaves(root / folder)
+        others += more
         if not leaves:
             continue
         subject = re.sub(r"[^0-9A-Za-z]", "", folder)[:64]
         if not subject or subject.lower() in first:
-            clashes.append(f"{folder} and {first[subject.lower()]}" if subject else f"{folder} (no letter or digit)")
+            shown, other = (shown_name(root / each, root) for each in (folder, first.get(subject.lower(), folder)))
+            clashes.append(f"{shown} and {other}" if subject else f"{shown} (no letter or digit)")
             continue
         first[subject.lower()] = folder
         rows.extend(_series(subject, folder, leaves))

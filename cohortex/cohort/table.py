@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cohortex.config import MODALITIES
 from cohortex.errors import Refused
+from cohortex.io.paths import names_hidden, shown_file, shown_word
 from cohortex.publish import atomic_path
 from cohortex.schema import nearest, pattern, read_schema
 
@@ -38,7 +39,7 @@ def image_id(row: Mapping[str, str]) -> str:
     return "_".join(filter(None, parts)) + (f"+{tag}" if tag else "")
 
 
-def write_if_changed(path: Path, text: str) -> bool:
+def write_if_changed(path: Path, text: str, mode: int = 0o640) -> bool:
     """Put `text` into a file through a temporary neighbour, unless it is there already; say whether it was written."""
     data = text.encode("utf-8")
     try:
@@ -48,7 +49,7 @@ def write_if_changed(path: Path, text: str) -> bool:
         pass
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
-        temporary.chmod(0o640)
+        temporary.chmod(mode)
     return True
 
 
@@ -74,28 +75,29 @@ def read_table(path: str | Path, needed: Sequence[str]) -> tuple[list[str], list
         Naming the table and the line.
     """
     path = Path(path)
+    name = shown_file(path)
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise Refused(f"{path.name} cannot be read ({error.strerror}); name a table of tab-separated text.") from None
+        raise Refused(f"{name} cannot be read ({error.strerror}); name a table of tab-separated text.") from None
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise Refused(f"{path.name} is UTF-16; save it as UTF-8 text with tabs.")
+        raise Refused(f"{name} is UTF-16; save it as UTF-8 text with tabs.")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise Refused(f"{path.name} line {line} is not UTF-8; save the table as UTF-8 text with tabs.") from None
+        raise Refused(f"{name} line {line} is not UTF-8; save the table as UTF-8 text with tabs.") from None
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     columns = [cell.strip() for cell in lines[0].split("\t")]
     if len(columns) == 1 and ("," in lines[0] or ";" in lines[0]):
-        raise Refused(f"{path.name} has commas or semicolons between its cells; save it with tabs.")
-    missing = [name for name in needed if name not in columns]
+        raise Refused(f"{name} has commas or semicolons between its cells; save it with tabs.")
+    missing = [column for column in needed if column not in columns]
     if missing:
-        raise Refused(f"{path.name} has no column {', '.join(missing)}; its first line must name at least {', '.join(needed)}.")
-    twice = {name for name in columns if columns.count(name) > 1 or not name}
+        raise Refused(f"{name} has no column {', '.join(missing)}; its first line must name at least {', '.join(needed)}.")
+    twice = {column for column in columns if columns.count(column) > 1 or not column}
     if twice:
-        what = "a column has no name" if "" in twice else f"two columns are called {min(twice)}"
-        raise Refused(f"{path.name} line 1: {what}; give each a name of its own.")
+        what = "a column has no name" if "" in twice else f"two columns are called {'the same' if names_hidden() else min(twice)}"
+        raise Refused(f"{name} line 1: {what}; give each a name of its own.")
     rows, ragged = [], []
     for number, line in enumerate(lines[1:], start=2):
         if not line.strip():
@@ -105,7 +107,7 @@ def read_table(path: str | Path, needed: Sequence[str]) -> tuple[list[str], list
             ragged.append(f"line {number} has {len(cells)} cells")
         rows.append((number, dict(zip(columns, [cell.strip() for cell in cells], strict=False))))
     if ragged:
-        raise Refused(f"{path.name}: {some(ragged)}, expected {len(columns)} as in the first line; put one tab between two cells.")
+        raise Refused(f"{name}: {some(ragged)}, expected {len(columns)} as in the first line; put one tab between two cells.")
     return columns, rows
 
 
@@ -115,7 +117,7 @@ def some(items: Sequence[str]) -> str:
     return "; ".join(items[:LISTED]) + more
 
 
-def read_cohort_table(path: str | Path, accepted: Iterable[str]) -> tuple[list[Row], list[Row]]:
+def read_cohort_table(path: str | Path, accepted: Iterable[str], days: bool = False) -> tuple[list[Row], list[Row]]:
     """Read the user's table of images.
 
     Parameters
@@ -123,6 +125,8 @@ def read_cohort_table(path: str | Path, accepted: Iterable[str]) -> tuple[list[R
     path : path
     accepted : iterable of str
         Modalities that the configuration names, beside the known ones.
+    days : bool
+        The column ``date`` is the day of an image, and nothing that is known of its subject.
 
     Returns
     -------
@@ -138,11 +142,12 @@ def read_cohort_table(path: str | Path, accepted: Iterable[str]) -> tuple[list[R
         naming the lines.
     """
     path = Path(path)
+    table = shown_file(path)
     columns, numbered = read_table(path, NEEDED)
-    covariates = [name for name in columns if name not in COLUMNS]
+    covariates = [name for name in columns if name not in COLUMNS and not (days and name == "date")]
     near = [name for name in covariates if name.lower() in COLUMNS]
     if near:
-        raise Refused(f"{path.name}: the column {near[0]} is written {near[0].lower()}, in lower case.")
+        raise Refused(f"{table}: the column {near[0]} is written {near[0].lower()}, in lower case.")
     schema = read_schema("cohort.schema.json")["properties"]
     checks = [(name, pattern(schema[name]["pattern"]), schema[name]["description"]) for name in COLUMNS if name in columns]
     modalities = {*MODALITIES, *accepted}
@@ -152,19 +157,22 @@ def read_cohort_table(path: str | Path, accepted: Iterable[str]) -> tuple[list[R
     known: dict[str, Row] = {}
     empty = dict.fromkeys(COLUMNS, "")
     for number, cells in numbered:
-        wrong = [
-            f"line {number}: {name} is {cells[name]!r}, expected {what}" for name, good, what in checks if not good.search(cells[name])
-        ]
+        wrong = [(name, what) for name, good, what in checks if not good.search(cells[name])]
+        wrong = [f"line {number}: {name} is {shown_word(cells[name])}, expected {what}" for name, what in wrong]
         if not wrong and cells["modality"] not in modalities:
-            wrong = [f"line {number}: the modality {cells['modality']} is not known{_near_modality(cells['modality'])}"]
+            told = "" if names_hidden() else f" {cells['modality']}"
+            wrong = [f"line {number}: the modality{told} is not known{_near_modality(cells['modality'])}"]
         if wrong:
             problems.extend(wrong)
             continue
         row = {**empty, **{name: cells[name] for name, _, _ in checks}}
         row["role"] = row["role"] or "image"
+        if days:
+            row["date"] = cells.get("date", "")
         name = image_id(row)
         if name in lines:
-            problems.append(f"lines {lines[name]} and {number} are both {name}; tell them apart by session, acq or run")
+            both = "of one image" if names_hidden() else name
+            problems.append(f"lines {lines[name]} and {number} are both {both}; tell them apart by session, acq or run")
             continue
         lines[name] = number
         rows.append(row)
@@ -172,7 +180,7 @@ def read_cohort_table(path: str | Path, accepted: Iterable[str]) -> tuple[list[R
         for covariate in covariates:
             person[covariate] = person[covariate] or cells[covariate]
     if problems:
-        raise Refused(f"{path.name}: {some(problems)}.")
+        raise Refused(f"{table}: {some(problems)}.")
     return rows, list(known.values())
 
 

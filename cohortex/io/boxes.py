@@ -11,7 +11,7 @@ import numpy as np
 from cohortex.cohort.table import read_table, some
 from cohortex.errors import BadInput, Refused
 from cohortex.io.geometry import to_ras
-from cohortex.io.paths import check_file
+from cohortex.io.paths import check_file, shown_file, shown_word
 
 AXES = "xyz"
 CORNERS = tuple(f"{axis}_{end}" for end in ("low", "high") for axis in AXES)
@@ -51,7 +51,7 @@ def read_boxes(path: Path, shape: Sequence[int], affine: np.ndarray, name: str) 
     try:
         _, rows = read_table(path, ("label", *(column for column in CORNERS if not (flat and column[0] == "z"))))
     except Refused as refused:
-        raise BadInput("bad-boxes", str(refused).replace(path.name, name, 1)) from None
+        raise BadInput("bad-boxes", str(refused).replace(shown_file(path), name, 1)) from None
     found, wrong = [], []
     for line, row in rows:
         corners, why = _checked({"z_low": "0", "z_high": "1", **row} if flat else row, shape)
@@ -78,7 +78,7 @@ def _checked(row: Mapping[str, str], shape: Sequence[int]) -> tuple[list[float],
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            return [0.0] * 6, f"{column} is {row[column]!r}, which is no number"
+            return [0.0] * 6, f"{column} is {shown_word(row[column])}, which is no number"
         values.append(value)
     for axis, letter in enumerate(AXES):
         low, high, length = values[axis], values[3 + axis], shape[axis]

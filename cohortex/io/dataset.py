@@ -10,6 +10,7 @@ from typing import Any
 
 from cohortex import __version__
 from cohortex.io.bids import ANAT
+from cohortex.privacy.conceal import HIDDEN
 from cohortex.publish import write_json, write_text
 from cohortex.report.records import safe_cell
 from cohortex.tables import read_columns, read_table, write_table
@@ -98,6 +99,8 @@ def _description(results: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     if config["input"] == "demo":
         content["SourceDatasets"] = [{"Version": "simulated"}]
         content["Name"] = "Derivatives by Cohortex of a simulated cohort"
+        return content
+    if config["input"] == HIDDEN:
         return content
     try:
         told = json.loads((source / "dataset_description.json").read_text(encoding="utf-8"))

@@ -1,6 +1,7 @@
 """DICOM files and folders through pydicom: one series becomes a volume, or is refused with the files that are wrong.
 
-No tag value of a patient enters a message; modality and body part are passed on only from the lists below.
+No tag value of a patient enters a message; modality and body part are passed on only from the lists below. Which tags are read at all
+stands in `cohortex.io.dicom_tags`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from cohortex.errors import BadInput
 from cohortex.io.dicom_deflated import check_inflated
 from cohortex.io.dicom_geometry import Slice, arrange, by_orientation
 from cohortex.io.dicom_pixels import UNREADABLE, check_decoder, check_size, in_units, number, numbers, pixels, quiet, tag_of, text
+from cohortex.io.dicom_tags import DAYS, FRAME_ORDER, ORDER, READ_KEYWORDS
 from cohortex.io.geometry import centred_affine, check_affine
-from cohortex.io.paths import check_file, shown_name, what_it_is
+from cohortex.io.paths import check_file, shown_inside, shown_name, what_it_is
 from cohortex.io.series import Frames, Note, chosen_frames, framed, read_step
 from cohortex.io.slices import Slices
 from cohortex.volume import Volume
@@ -55,23 +57,6 @@ NEVER_DICOM = (
 MOST_FILES = 100_000
 CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 """Secondary captures, of one frame and (below it) of several."""
-# fmt: off
-TAGS = (
-    "SOPClassUID", "SeriesInstanceUID", "PatientID", "Modality", "BodyPartExamined", "ImageType", "Rows", "Columns",
-    "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
-    "PixelPaddingValue", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "ImagePositionPatient",
-    "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "InstanceNumber",
-    "TemporalPositionIdentifier", "EchoTime", "DiffusionBValue", "TriggerTime", "AcquisitionNumber",
-    "SequenceOfUltrasoundRegions", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "BurnedInAnnotation",
-)
-# fmt: on
-ORDER = ("TemporalPositionIdentifier", "EchoTime", "DiffusionBValue", "TriggerTime", "AcquisitionNumber", "InstanceNumber")
-FRAME_ORDER = (
-    ("FrameContentSequence", "TemporalPositionIndex"),
-    ("MREchoSequence", "EffectiveEchoTime"),
-    ("MRDiffusionSequence", "DiffusionBValue"),
-    ("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"),
-)
 
 
 @dataclass(frozen=True)
@@ -138,6 +123,7 @@ def _read(paths: Sequence[Path], role: str, frames: Frames, name: str, burned_in
     volume = {
         "modality": MODALITIES[modality],
         "body_part": BODY_PARTS.get(text(first.header, "BodyPartExamined").upper().replace(" ", ""), ""),
+        "date": next(filter(None, (text(first.header, keyword) for keyword in DAYS)), ""),
     }
     if modality in PICTURES and not _placed(first.header):
         return _pictures(found, role, frames, name, notes, volume)
@@ -149,7 +135,7 @@ def _headers(paths: Sequence[Path], name: str, notes: list[Note]) -> list[Found]
 
     found: list[Found] = []
     strangers: list[str] = []
-    tags = [tag_of(keyword) for keyword in TAGS]
+    tags = {keyword: tag_of(keyword) for keyword in READ_KEYWORDS}
     for path, shown in _files(paths, name):
         check_file(path, shown)
         with path.open("rb") as file:
@@ -162,12 +148,12 @@ def _headers(paths: Sequence[Path], name: str, notes: list[Note]) -> list[Found]
         check_inflated(path, start, shown)
         try:
             with path.open("rb") as file:
-                header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags))
+                header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags.values()))
                 end = file.tell()
             syntax = header.file_meta.TransferSyntaxUID
             there = header.keys()
-            for tag in (tag for tag in tags if tag in there):
-                # values are converted when they are looked at: here, where their errors are met
+            for tag in (tag for keyword, tag in tags.items() if tag in there and keyword not in DAYS):
+                # values are converted when they are looked at: here, where their errors are met; a day that is none harms nothing
                 with suppress(AttributeError):
                     _ = header[tag].value
             image = "Rows" in header and "Columns" in header
@@ -220,7 +206,7 @@ def _files(paths: Sequence[Path], name: str) -> list[tuple[Path, str]]:
             for file in sorted(names):
                 if not file.startswith(".") and file.upper() != "DICOMDIR" and not file.lower().endswith(NEVER_DICOM):
                     full = Path(folder) / file
-                    files.append((full, full.relative_to(path).as_posix()))
+                    files.append((full, shown_inside(full, path)))
             if len(files) > MOST_FILES:
                 raise BadInput("too-large", f"{name} holds more than {MOST_FILES} files: give the folder of one subject.")
     return files

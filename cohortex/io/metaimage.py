@@ -13,7 +13,7 @@ import numpy as np
 
 from cohortex.errors import BadInput
 from cohortex.io.geometry import check_affine, lps_to_ras
-from cohortex.io.paths import check_file, shown_name, what_it_is
+from cohortex.io.paths import check_file, names_hidden, shown_name, what_it_is
 from cohortex.io.plain import DEFLATE_MAX_RATIO, Inflated, Numbers, frame_of, size_of, unpacked
 from cohortex.io.series import Frames, chosen_frames, framed, read_step
 from cohortex.volume import ArrayLike, Volume
@@ -155,7 +155,7 @@ def _place(path: Path, told: Mapping[str, str], begin: int, size: int, name: str
         return path, begin, size, name
     if where.upper().startswith("LIST") or "%" in where or "\0" in where or Path(where).name != where or where in ("", ".", ".."):
         raise BadInput("detached-data", f"{name} keeps its voxels in several files or in another folder: write it as one .mha.")
-    shown = name[: len(name) - len(path.name)] + where
+    shown = shown_name(path.with_name(where)) if names_hidden() else name[: len(name) - len(path.name)] + where
     size = check_file(path.with_name(where), shown)
     try:
         skipped = int(told.get("HeaderSize", "0"))

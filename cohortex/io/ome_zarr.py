@@ -16,7 +16,7 @@ import numpy as np
 from cohortex.errors import BadInput
 from cohortex.io.geometry import FINEST_MICROSCOPY_MM, check_affine
 from cohortex.io.ozx import volume_of
-from cohortex.io.paths import shown_name
+from cohortex.io.paths import shown_name, shown_text
 from cohortex.io.series import Frames, Note, framed, read_step
 from cohortex.io.stored import Stored
 from cohortex.io.zarr_arrays import complete, open_array, read_json
@@ -135,7 +135,7 @@ def _axes(image: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     letters = [axis["name"] for axis in axes]
     known = all(TYPES.get(letter) == axis.get("type", TYPES.get(letter)) for letter, axis in zip(letters, axes, strict=True))
     if not known or len(set(letters)) != len(letters) or not {"x", "y"} <= set(letters):
-        shown = ", ".join("".join(c for c in letter[:12] if c.isalnum()) for letter in letters[:8])
+        shown = shown_text(", ".join("".join(c for c in letter[:12] if c.isalnum()) for letter in letters[:8]))
         raise BadInput("bad-axes", f"{name} has the axes {shown}; known are t, c, z, y and x: write it with those.")
     return [dict(axis) for axis in axes]
 
@@ -191,7 +191,7 @@ def _affine(
         unit = axis.get("unit")
         factor = UNITS_MM.get(unit) if isinstance(unit, str) else None
         if factor is None and isinstance(unit, str) and unit:
-            shown = "".join(c for c in unit[:20] if c.isalnum())
+            shown = shown_text("".join(c for c in unit[:20] if c.isalnum()))
             raise BadInput("no-spacing", f"{name} measures its axis {letter} in {shown}, no known unit of length: write micrometer.")
         if factor is None:
             if spacing_mm is None:
@@ -222,4 +222,4 @@ def _channel_names(attributes: Mapping[str, Any]) -> str:
     channels = omero.get("channels") if isinstance(omero, Mapping) else None
     names = [str(c.get("label", ""))[:20] for c in channels if isinstance(c, Mapping)] if isinstance(channels, list) else []
     clean = ["".join(letter for letter in each if letter.isalnum() or letter in " -_") for each in names[:6]]
-    return f" ({', '.join(filter(None, clean))})" if any(clean) else ""
+    return f" ({shown_text(', '.join(filter(None, clean)))})" if any(clean) else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import stat
 from collections.abc import Iterator
@@ -9,20 +11,93 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from cohortex.errors import BadInput
 
 POINTERS = (b"version https://git-lfs", b"/annex/objects/", b".git/annex/objects")
 
 
+ENDINGS = (
+    *(".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".raw", ".zraw", ".ozx", ".ome.zarr", ".zarr", ".h5", ".hdf5", ".npy", ".npz"),
+    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".ima", ".series", ".tsv", ".json"),
+)
+"""Endings that a token keeps: others may be anything."""
+TOKEN_DIGITS = 12
+
+
+class _Hidden(NamedTuple):
+    """The key of the tokens of files, and the dataset's folder, to which their paths are relative."""
+
+    key: bytes
+    root: str
+
+
+_HIDDEN: _Hidden | None = None
+# one for the process, not for a thread: whatever runs in a job hides what the job hides
+
+
+def hide_names(key: bytes | None, root: str | Path = "") -> None:
+    """Have messages call files by tokens from now on, in this process and those that it forks; None has them called by their names.
+
+    Parameters
+    ----------
+    key : bytes or None
+    root : path
+        The dataset's folder; a token stands for the path below it, so a dataset that was moved keeps its tokens.
+    """
+    global _HIDDEN
+    _HIDDEN = None if key is None else _Hidden(key, str(root))
+
+
+def names_hidden() -> bool:
+    """Say whether messages may hold no name of a file, nor anything else that a user wrote into a table."""
+    return _HIDDEN is not None
+
+
+def token(key: bytes, path: str, root: str = "") -> str:
+    """Return what stands for a path: ``file-`` and 12 digits of a keyed hash, and its ending where that is a known one."""
+    inside = path.removeprefix(f"{root.rstrip('/')}/") if root else path
+    digest = hmac.new(key, inside.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()
+    ending = next((each for each in ENDINGS if path.lower().endswith(each)), "")
+    return f"file-{digest[:TOKEN_DIGITS]}{ending}"
+
+
+def _token(path: Path) -> str:
+    assert _HIDDEN is not None
+    return token(_HIDDEN.key, os.path.abspath(path), _HIDDEN.root)  # noqa: PTH100 - links stay as they are
+
+
 def shown_name(path: Path, root: Path | None = None) -> str:
-    """Return how messages name a path: relative to the dataset's root, or else its last two parts."""
+    """Return how messages name a path: relative to the dataset's root, or else its last two parts; a token where names are hidden."""
+    if _HIDDEN is not None:
+        return _token(path)
     if root is not None:
         try:
             return path.relative_to(root).as_posix()
         except ValueError:
             pass
     return "/".join(part for part in path.parts[-2:] if part != path.anchor)
+
+
+def shown_inside(path: Path, folder: Path) -> str:
+    """Return how messages name a file of a folder that they have named: relative to it, or a token."""
+    return _token(path) if _HIDDEN is not None else path.relative_to(folder).as_posix()
+
+
+def shown_file(path: Path) -> str:
+    """Return how messages name a table or folder that the configuration names: its last part, or a token."""
+    return _token(path) if _HIDDEN is not None else path.name
+
+
+def shown_word(word: str, instead: str = "something else") -> str:
+    """Return how messages name a word of a user's table: in quotes, or, where names are hidden, not at all."""
+    return instead if _HIDDEN is not None else repr(word)
+
+
+def shown_text(text: str) -> str:
+    """Return a word that a file's own header gives (a unit, a channel, an array) as messages name it: not at all where names are hidden."""
+    return "(hidden)" if _HIDDEN is not None else text
 
 
 _ROOT: ContextVar[Path | None] = ContextVar("root", default=None)

@@ -20,7 +20,7 @@ import numpy as np
 from cohortex.errors import BadInput
 from cohortex.io.geometry import FINEST_MICROSCOPY_MM, centred_affine, check_affine
 from cohortex.io.ome_zarr import UNITS_MM
-from cohortex.io.paths import check_file, shown_name, what_it_is
+from cohortex.io.paths import check_file, shown_name, shown_text, what_it_is
 from cohortex.io.plain import Numbers
 from cohortex.io.series import Frames, framed, read_step
 from cohortex.io.slices import Slices
@@ -304,7 +304,7 @@ def _spacing(tif: Any, name: str) -> tuple[tuple[float, float, float] | None, st
 def _length(value: Any, unit: str, name: str) -> float:
     factor = UNITS_MM.get(unit.strip())
     if factor is None:
-        shown = "".join(c for c in unit[:20] if c.isalnum())
+        shown = shown_text("".join(c for c in unit[:20] if c.isalnum()))
         raise BadInput("no-spacing", f"{name} measures its voxels in {shown}, which is no known unit of length: save it with micrometers.")
     try:
         return float(value) * factor

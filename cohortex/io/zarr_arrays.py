@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from cohortex.errors import BadInput
-from cohortex.io.paths import check_inside
+from cohortex.io.paths import check_inside, shown_text
 from cohortex.io.stored import Reader
 from cohortex.io.zarr_codecs import Chain, Damaged, chain_v2, chain_v3, native
 
@@ -78,6 +78,10 @@ class ZarrArray:
         """Return the file of a chunk or shard, relative to the array."""
         return self.prefix + self.separator.join(map(str, index)) if index else self.prefix.rstrip("/.") or "0"
 
+    def shown(self, index: tuple[int, ...]) -> str:
+        """Return how messages name the file of a chunk or shard; what the array is called, the file's own header says."""
+        return f"{shown_text(self.key)}/{self.file_of(index)}"
+
     def _chunk(self, index: tuple[int, ...]) -> np.ndarray:
         if index in self.absent:
             return np.full(self.chunk, self.fill, dtype=self.dtype)
@@ -91,10 +95,10 @@ class ZarrArray:
                 data = self._bytes(outer, int(offset), int(length))
             return self.chain.decode(data)
         except FileNotFoundError:
-            raise BadInput("missing-chunks", f"{self.name} lacks the chunk {self.key}/{self.file_of(outer)}: copy it again.") from None
+            raise BadInput("missing-chunks", f"{self.name} lacks the chunk {self.shown(outer)}: copy it again.") from None
         except Damaged as error:
             raise BadInput(
-                "corrupt", f"{self.name} is damaged (the chunk {self.key}/{self.file_of(outer)}: {error}): copy it again from its source."
+                "corrupt", f"{self.name} is damaged (the chunk {self.shown(outer)}: {error}): copy it again from its source."
             ) from None
 
     def _bytes(self, index: tuple[int, ...], offset: int = 0, length: int | None = None) -> bytes:
@@ -132,7 +136,7 @@ class ZarrArray:
                 raise Damaged("its index points beyond its end")
         except Damaged as error:
             raise BadInput(
-                "corrupt", f"{self.name} is damaged (the shard {self.key}/{self.file_of(index)}: {error}): copy it again from its source."
+                "corrupt", f"{self.name} is damaged (the shard {self.shown(index)}: {error}): copy it again from its source."
             ) from None
         return table
 
@@ -321,7 +325,7 @@ def _files(folder: Path, name: str) -> dict[str, int]:
 
 
 def _lacking(array: ZarrArray, lost: str, total: int, first: str) -> BadInput:
-    where = f" (the first: {array.key}/{first})" if first else ""
+    where = f" (the first: {shown_text(array.key)}/{first})" if first else ""
     return BadInput(
         "missing-chunks",
         f"{array.name} lacks {lost} of {total} chunks{where}: copy it again; if its writer leaves out empty chunks, set "

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cohortex.errors import BadInput
+from cohortex.io.paths import shown_text
 
 COMPRESSORS = ("blosc", "zstd", "gzip", "zlib", "lz4", "bz2", "lzma")
 FILTERS = ("shuffle", "delta")
@@ -126,7 +127,7 @@ def _known(codec: Any, key: str, known: Sequence[str], name: str) -> tuple[str, 
         raise BadInput("bad-metadata", f"{name} has codecs without names: write it again.")
     found = codec[key].removeprefix("numcodecs.")
     if found not in known:
-        shown = "".join(letter for letter in found[:40] if letter.isalnum() or letter in "-_.")
+        shown = shown_text("".join(letter for letter in found[:40] if letter.isalnum() or letter in "-_."))
         raise BadInput("unknown-codec", f"{name} is stored with the codec {shown!r}, which is not known here: write it with blosc or zstd.")
     options = codec.get("configuration", {}) if key == "name" else {k: v for k, v in codec.items() if k != key}
     return found, options if isinstance(options, Mapping) else {}

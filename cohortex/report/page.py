@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cohortex.items import SET_ASIDE
+from cohortex.privacy.conceal import HIDDEN
 from cohortex.publish import sweep, write_json, write_text
 from cohortex.report import charts, classes, evaluation, html, images, measures, methods, pictures, why
 from cohortex.report.records import Records, Row, number, read_records, write_union
@@ -168,6 +169,8 @@ def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
 def _title(config: Mapping[str, Any]) -> str:
     if config.get("input") == "demo":
         return "Demo cohort"
+    if config.get("input") == HIDDEN:
+        return "Cohort"
     path = Path(str(config.get("input") or "cohort"))
     return (path.stem if path.suffix == ".tsv" else path.name) or "cohort"
 

@@ -101,14 +101,29 @@ def _made_image(volume: Volume, image: Image, name: str, beside: int = 1) -> Mad
     seen = sample_of(data)
     sample = seen.reshape(-1)[:: max(1, seen.size // MEASURED_VOXELS)]
     low, high = np.percentile(sample, (1, 99))
-    measures = {"voxels": prod(data.shape), "intensity_p01": float(low), "intensity_p99": float(high), "nan_voxels": lost}
+    measures = {
+        "voxels": prod(data.shape),
+        "intensity_p01": float(low),
+        "intensity_p99": float(high),
+        "nan_voxels": lost,
+        **_day(image, volume),
+    }
     # what was odd is known when all was read
     volume = settled(volume)
     notes = notes_of(volume)
     if image.modality and volume.modality and not _agree(image.modality, volume.modality):
         notes.append(("modality", f"{name} says that it is {volume.modality}, the table says {image.modality}; the table was followed."))
-    made = replace(canonical, history=_without_sentences(volume.history)).with_data(data, step=step)
-    return _with_notes(Made(made, measures=measures), [*notes, *found])
+    made = replace(canonical, date="", history=_without_sentences(volume.history)).with_data(data, step=step)
+    return _with_notes(Made(made, measures=measures | _day(image, volume)), [*notes, *found])
+
+
+def _day(image: Image, volume: Volume) -> dict[str, str]:
+    """Return the day of an image where days are told: the one of a table, or else of the file, shifted as all of its subject's are."""
+    if not image.row.get("dates"):
+        return {}
+    from cohortex.privacy.days import told_day
+
+    return {"date": image.row.get("date") or told_day(volume.date, int(image.row.get("days") or 0))}
 
 
 def _made_labels(volume: Volume, image: Image, name: str, beside: int = 1) -> Made:

@@ -238,7 +238,7 @@ def _told(image: Image, steps: Sequence[Mapping[str, Any]]) -> str:
 def sources(image: Image, targets: Sequence[Target]) -> list[str]:
     """Return the BIDS URIs of what a thing was made from: files of a BIDS input, for derived things their sources in the results.
 
-    Paths of other inputs may hold a patient's name and are never written.
+    Paths of other inputs may hold a patient's name and are never written; where names are hidden there are tokens for all.
     """
     if "+" not in image.id:
         return _raw(image)
@@ -249,6 +249,8 @@ def sources(image: Image, targets: Sequence[Target]) -> list[str]:
 
 def _raw(image: Image) -> list[str]:
     path, root = image.row.get("path", ""), image.row.get("root", "")
+    if path.startswith("file-") and not root:
+        return [path]
     relative = path.removeprefix(root).lstrip("/") if root and path.startswith(root) else ""
     return [f"bids:raw:{relative}"] if relative.startswith(f"sub-{image.subject}/") else []
 

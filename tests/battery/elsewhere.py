@@ -27,6 +27,7 @@ PROVED = [
         "kept by de-identifiers",
         "in no output",
         "battery/test_cohort.py::test_no_patient_is_named_anywhere",
+        "unit/test_dicom_tags.py::test_nothing_of_what_is_planted_in_every_other_tag_comes_out",
     ),
     _of("T03", "ids 001 and 1", "both become 1", "both kept", "unit/test_cohort.py::test_ids_001_and_1_are_both_kept"),
     _of(
@@ -233,7 +234,15 @@ PROVED = [
         "not run",
         "unit/test_report.py::test_the_security_policy_allows_this_style_and_this_script_only",
     ),
-    _of("P03", "a name in every tag", "in logs and outputs", "nowhere", "battery/test_cohort.py::test_no_patient_is_named_anywhere"),
+    _of(
+        "P03",
+        "a name in every tag, id, folder and file name, `privacy.ids: pseudonyms`",
+        "in logs and outputs",
+        "in the private folder alone",
+        "battery/test_cohort.py::test_no_patient_is_named_anywhere",
+        "battery/test_privacy.py::test_nothing_that_a_run_leaves_or_says_names_a_patient_but_the_private_folder",
+        "battery/test_privacy.py::test_a_bids_tree_named_after_a_patient_leaves_no_name",
+    ),
     _of(
         "P04",
         "an error whose text holds a value or a path",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cohortex.items import Image
+from cohortex.tables import natural
 
 TEMPLATE = "template"
 TEMPLATE_SPACE = "MNI152NLin2009aSym"
@@ -43,7 +44,7 @@ def pairs_of(images: Sequence[Image], rules: Sequence[Mapping[str, Any]], missin
     list of Pair
         Sorted by the moving image's id. Where the column ``pair`` of either image is filled, both must have the same value.
     """
-    scans = sorted((i for i in images if i.kind == "image" and i.role == "image"), key=lambda i: (_natural(i.session), i.id))
+    scans = sorted((i for i in images if i.kind == "image" and i.role == "image"), key=lambda i: (natural(i.session), i.id))
     found: dict[str, Pair] = {}
     for rule in rules:
         for moving in scans:
@@ -102,14 +103,14 @@ def _fixed_for(moving: Image, scans: Sequence[Image], rule: Mapping[str, Any], f
     column = moving.row.get("pair", "")
     candidates = [i for i in scans if i.id != moving.id and i.row.get("pair", "") == column and i.body_part == moving.body_part]
     if rule["fixed"] == "same":
-        same = [i for i in candidates if i.modality == moving.modality and _natural(i.session) < _natural(moving.session)]
-        first = min(same, key=lambda i: (_natural(i.session), i.id), default=None)
+        same = [i for i in candidates if i.modality == moving.modality and natural(i.session) < natural(moving.session)]
+        first = min(same, key=lambda i: (natural(i.session), i.id), default=None)
         return first if first is not None and not _leads_to(first, moving, found) else None
     if rule.get("within") == "session":
         candidates = [i for i in candidates if i.session == moving.session]
     for modality in rule["fixed"]:
         ranked = sorted(
-            (i for i in candidates if i.modality == modality), key=lambda i: (i.session != moving.session, _natural(i.session), i.id)
+            (i for i in candidates if i.modality == modality), key=lambda i: (i.session != moving.session, natural(i.session), i.id)
         )
         for fixed in ranked:
             # Two images that move to each other would have no common space.
@@ -125,10 +126,6 @@ def _leads_to(start: Image, target: Image, found: Mapping[str, Pair]) -> bool:
         if here is not None and here.id == target.id:
             return True
     return False
-
-
-def _natural(text: str) -> tuple[tuple[int, int, str], ...]:
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", text))
 
 
 def _within_subject(image: Image) -> str:

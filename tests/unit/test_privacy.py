@@ -1,0 +1,464 @@
+"""Pseudonyms, tokens and shifted days: what follows from the key, what is refused, what the tables of a cohort hold."""
+
+import json
+import os
+import stat
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from cohortex.config import check_config
+from cohortex.errors import BadInput, Refused
+from cohortex.io.paths import hide_names, shown_file, shown_inside, shown_name, token
+from cohortex.privacy.conceal import told_command, told_config, true_rows
+from cohortex.privacy.days import day_of, told_day
+from cohortex.privacy.keys import SHIFT_DAYS, check_of, derived, pseudonyms, read_key, shift_days, word
+from cohortex.privacy.lookup import look_up
+from cohortex.tables import natural, read_table
+from tests.cohorts import HEADER, bids, table, touch
+
+KEY, OTHER = bytes(range(32)), bytes(range(1, 33))
+SECRET = "ZZPHI9"
+
+
+@pytest.fixture(autouse=True)
+def _shown_again():
+    yield
+    hide_names(None)
+
+
+@pytest.fixture
+def hidden(make, tmp_path):
+    """Make a cohort under pseudonyms and give its rows, by image."""
+
+    def run(source, ids="pseudonyms", key="key", only=None, select=None, **privacy):
+        further = {"only": only or {}, "select": {"suffix": ["T1w", "FLAIR"], **(select or {})}, "batch_size": 2}
+        return make(source, privacy={"ids": ids, "key": str(tmp_path / "keys" / key), **privacy}, **further)
+
+    return run
+
+
+# --- the key -------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_key_and_id_give_the_same_pseudonym_in_whatever_cohort_and_another_key_another():
+    few, many = pseudonyms(KEY, ["001", "1"]), pseudonyms(KEY, [*map(str, range(500)), "001"])
+    assert few["001"] == many["001"]
+    assert few["1"] == many["1"] != few["001"]
+    assert pseudonyms(OTHER, ["001"])["001"] != few["001"]
+    assert all(len(name) == 11 and name.isalnum() and name == name.lower() for name in many.values())
+    assert len(set(many.values())) == 501
+
+
+def test_two_subjects_with_one_pseudonym_are_refused_naming_neither():
+    with pytest.raises(Refused) as caught:
+        pseudonyms(KEY, [f"{SECRET}{i}" for i in range(40)], letters=1)
+    assert "privacy.key" in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_each_use_has_a_key_of_its_own():
+    assert len({derived(KEY, use) for use in ("ids", "names", "dates", "check", "words a", "words r")}) == 6
+    assert word(KEY, "a", "fast") != "r" + word(KEY, "r", "fast")[1:]
+    assert word(KEY, "a", "") == ""
+    assert KEY.hex() not in check_of(KEY)
+
+
+def test_a_key_that_is_not_there_is_made_for_the_owner_alone(tmp_path):
+    old = os.umask(0)
+    try:
+        key = read_key(tmp_path / "new" / "key", made_before=False)
+    finally:
+        os.umask(old)
+    assert len(key) == 32
+    assert stat.S_IMODE((tmp_path / "new" / "key").stat().st_mode) == 0o600
+    assert read_key(tmp_path / "new" / "key", made_before=True) == key
+    assert read_key(tmp_path / "other", made_before=False) != key
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda path: path.chmod(0o640), "chmod 600"),
+        (lambda path: path.write_text("ab" * 31), "64 hexadecimal digits"),
+        (lambda path: path.write_text("zz" * 32), "64 hexadecimal digits"),
+        (lambda path: path.write_text(""), "64 hexadecimal digits"),
+        (lambda path: path.write_bytes(bytes(range(128, 160))), "64 hexadecimal digits"),
+        (lambda path: path.unlink(), "put it back"),
+        (lambda path: (path.unlink(), path.mkdir()), "no plain file"),
+        (lambda path: (path.rename(path.with_name("there")), path.symlink_to("there")), "no plain file"),
+    ],
+)
+def test_a_wrong_key_is_refused_naming_the_key_and_what_to_do(tmp_path, spoil, words):
+    path = tmp_path / SECRET
+    path.touch(0o600)
+    path.write_text("ab" * 32)
+    assert read_key(path, True)
+    spoil(path)
+    with pytest.raises(Refused) as caught:
+        read_key(path, made_before=True)
+    assert "privacy.key" in str(caught.value)
+    assert words in str(caught.value)
+    assert SECRET not in str(caught.value)
+    assert "abab" not in str(caught.value)
+
+
+def test_shifts_are_of_one_to_365_days_each_as_likely_back_and_forth():
+    found = [shift_days(KEY, str(i)) for i in range(20000)]
+    assert 0 not in found
+    assert (min(found), max(found)) == (-SHIFT_DAYS, SHIFT_DAYS)
+    assert len(set(found)) == 2 * SHIFT_DAYS
+    assert abs(sum(found)) / len(found) < 6
+    assert shift_days(KEY, "1") == found[1] != shift_days(OTHER, "1")
+
+
+# --- settings ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"ids": "pseudonyms"}, "privacy.key is null"),
+        ({"file_names": "hide"}, "privacy.key is null"),
+        ({"dates": "shifted"}, "privacy.key is null"),
+        ({"ids": "pseudonyms", "key": "~/key"}, "begins with ~"),
+        ({"ids": "pseudonyms", "key": "work/key"}, "inside work"),
+        ({"ids": "pseudonyms", "key": "output/key"}, "inside output"),
+        ({"ids": "pseudonyms", "key": "input/a/key"}, "inside input"),
+        ({"ids": "pseudonym"}, "privacy.ids"),
+        ({"names": "hide"}, "privacy.names"),
+    ],
+)
+def test_settings_that_cannot_be_kept_are_refused(tmp_path, settings, words):
+    for name in ("work", "output", "input"):
+        (tmp_path / name).mkdir()
+    if "/" in str(settings.get("key", "")) and "~" not in settings["key"]:
+        settings = {**settings, "key": str(tmp_path / settings["key"])}
+    with pytest.raises(Refused) as caught:
+        check_config({**{name: str(tmp_path / name) for name in ("work", "output", "input")}, "privacy": settings})
+    assert words in str(caught.value)
+
+
+def test_the_demo_has_no_patients(tmp_path):
+    with pytest.raises(Refused, match="demo has none"):
+        check_config({"input": "demo", "privacy": {"ids": "pseudonyms", "key": str(tmp_path / "key")}})
+    assert check_config({"input": "demo", "privacy": {"dates": "given"}})["privacy"]["key"] is None
+
+
+def test_what_is_written_of_a_configuration_and_a_command_names_no_input(tmp_path):
+    given = {"input": f"/data/{SECRET}/a.tsv", "labels": f"/{SECRET}.tsv", "only": {"subject": [SECRET]}, "select": {"acq": [SECRET]}}
+    config = check_config({**given, "privacy": {"ids": "pseudonyms", "key": f"/nowhere/{SECRET}"}})
+    told = told_config(config)
+    assert SECRET not in json.dumps(told)
+    assert check_config(told)["stages"] == config["stages"]
+    command = ["snakemake", "--profile", "local", f"--configfile={SECRET}.yaml", "--config", f"input={SECRET}"]
+    assert told_command(command, config) == ["snakemake", "--profile", "--configfile", "--config"]
+    open_config = check_config(given)
+    assert told_config(open_config) == open_config
+    assert told_command(command, open_config) == command
+
+
+# --- the cohort ----------------------------------------------------------------------------------------------------
+
+
+def everything(folder: Path, *without: str) -> str:
+    files = [path for path in folder.rglob("*") if path.is_file() and not set(path.relative_to(folder).parts) & set(without)]
+    return "\n".join(f"{path} {path.read_text()}" for path in files)
+
+
+def test_a_cohort_under_pseudonyms_holds_no_given_id_or_path_outside_the_private_folder(hidden, tmp_path, capsys):
+    data = bids(tmp_path / SECRET, [f"{SECRET}a", f"{SECRET}b", f"{SECRET}c"])
+    touch(data / f"sub-{SECRET}a/ses-{SECRET}/anat/sub-{SECRET}a_ses-{SECRET}_acq-{SECRET}_run-{SECRET}_T1w.nii.gz")
+    touch(data / f"sub-{SECRET}a/anat/sub-{SECRET}a_{SECRET}.nii.gz")
+    rows = hidden(data)
+    assert SECRET not in everything(tmp_path / "work", "private").replace(str(tmp_path), "")
+    assert SECRET not in capsys.readouterr().err
+    assert len(rows) == 4
+    row = next(row for row in rows.values() if row["session"])
+    assert (row["session"], row["acq"][0], row["run"][0], row["root"]) == ("01", "a", "r", "")
+    assert row["image"] == f"{row['subject']}_01_{row['acq']}_{row['run']}_T1w"
+    found = {row["image"]: row for row in true_rows(tmp_path / "work", row["batch"], [row])}[row["image"]]
+    assert found["path"].startswith(str(data))
+    assert found["shown"] == row["path"]
+
+
+def test_without_privacy_nothing_private_is_left_and_the_tables_are_as_they_were(make, tmp_path):
+    make(bids(tmp_path / "data", ["1"]))
+    assert not (tmp_path / "work" / "private").exists()
+    assert not (tmp_path / "results").exists()
+    assert "privacy" not in json.loads((tmp_path / "work" / "cohort" / "index.json").read_text())
+    assert list(read_table(tmp_path / "work" / "cohort" / "cohort.tsv")[0])[-1] == "root"
+
+
+def test_pseudonyms_stay_when_the_cohort_grows_and_batches_tell_nothing_of_the_order_of_ids(hidden, tmp_path):
+    data = bids(tmp_path / "data", ["05", "06", "07"])
+    before = hidden(data)
+    after = hidden(bids(data, ["01", "99"]))
+    assert set(before) < set(after)
+    assert all(after[name] == row for name, row in before.items())
+    new = {row["batch"] for name, row in after.items() if name not in before}
+    assert not new & {row["batch"] for row in before.values()}
+    names = [row["subject"] for row in before.values()]
+    assert names == sorted(names)
+
+
+def test_sessions_are_numbered_in_their_natural_order_and_keep_their_numbers(hidden, tmp_path):
+    data = tmp_path / "data"
+    for session in ("10", "2"):
+        touch(data / f"sub-1/ses-{session}/anat/sub-1_ses-{session}_T1w.nii.gz")
+
+    def numbers() -> dict[str, str]:
+        return {row["given"]: row["told"] for row in read_table(tmp_path / "work/private/ids.tsv") if row["kind"] == "session"}
+
+    hidden(data)
+    assert numbers() == {"2": "01", "10": "02"}
+    touch(data / "sub-1/ses-3/anat/sub-1_ses-3_T1w.nii.gz")
+    hidden(data)
+    assert numbers() == {"2": "01", "10": "02", "3": "03"}
+    assert sorted(["m12", "m3", "10", "2"], key=natural) == ["2", "10", "m3", "m12"]
+
+
+def test_select_and_only_take_given_ids_and_pseudonyms(hidden, tmp_path, capsys):
+    data = bids(tmp_path / "data", ["01", "02", "03", "04"])
+    names = {row["given"]: row["told"] for row in (hidden(data), read_table(tmp_path / "work/private/ids.tsv"))[1]}
+    index = tmp_path / "work" / "cohort" / "index.json"
+    for called in ("02", names["02"]):
+        hidden(data, only={"subject": [called]})
+        batch = next(row["batch"] for row in read_table(index.with_name("cohort.tsv")) if row["subject"] == names["02"])
+        assert json.loads(index.read_text())["only"] == [batch]
+        assert {row["subject"] for row in hidden(data, select={"subject": [called, "03"]}).values()} == {names["02"], names["03"]}
+    for wrong in ({"only": {"subject": [SECRET]}}, {"select": {"subject": [SECRET]}}):
+        with pytest.raises(Refused) as caught:
+            hidden(data, **wrong)
+        assert SECRET not in str(caught.value)
+    assert SECRET not in capsys.readouterr().err
+
+
+def test_another_key_other_settings_or_a_lost_key_are_refused_in_a_folder_that_was_used(hidden, tmp_path):
+    data = bids(tmp_path / "data", ["01"])
+    hidden(data)
+    read_key(tmp_path / "keys" / "another", made_before=False)
+    with pytest.raises(Refused, match="not the key of the runs before on this work folder"):
+        hidden(data, key="another")
+    with pytest.raises(Refused, match="ids: pseudonyms and file_names: hide"):
+        hidden(data, ids="given")
+    (tmp_path / "keys" / "key").unlink()
+    with pytest.raises(Refused, match="put it back"):
+        hidden(data)
+
+
+def test_pseudonyms_do_not_begin_beside_what_was_made_under_given_ids(make, hidden, tmp_path):
+    data = bids(tmp_path / "data", ["01"])
+    make(data)
+    with pytest.raises(Refused, match="ids: given and file_names: show"):
+        hidden(data)
+    assert not (tmp_path / "keys").exists()
+    touch(tmp_path / "results" / ".cohortex" / "subjects" / "01.json", b"{}")
+    for path in (tmp_path / "work" / "cohort").glob("*"):
+        if path.is_file():
+            path.unlink()
+    with pytest.raises(Refused, match="this output folder were with ids: given"):
+        hidden(data)
+
+
+def test_another_work_folder_with_the_same_output_needs_the_same_key(hidden, make, tmp_path):
+    data = bids(tmp_path / "data", ["01"])
+    hidden(data)
+    read_key(tmp_path / "keys" / "another", made_before=False)
+    with pytest.raises(Refused, match="this output folder"):
+        make(data, work=str(tmp_path / "other"), privacy={"ids": "pseudonyms", "key": str(tmp_path / "keys" / "another")})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{HEADER}{SECRET} Jane\tT1w\ta.nii\n",
+        f"{HEADER}01\t{SECRET}\ta.nii\n",
+        f"{HEADER}{SECRET}\tT1w\ta.nii\n{SECRET}\tT1w\tb.nii\n",
+        f"{HEADER}{SECRET}\tT1w\n",
+        f"subject\tmodality\tpath\trole\n{SECRET}\tT1w\ta\t{SECRET}\n",
+        f"subject\tmodality\tpath\t{SECRET}\t{SECRET}\n",
+        f"subject\tmodality\tpath\tsplit\n{SECRET}\tT1w\ta\ttrain\n{SECRET}\tFLAIR\tb\ttest\n",
+        f"{HEADER}a{SECRET}\tT1w\ta.nii\nA{SECRET}\tT1w\tb.nii\n",
+        f"{HEADER}",
+        f"subject\tpath\n{SECRET}\ta\n",
+    ],
+)
+def test_a_wrong_table_is_refused_without_a_word_of_it(hidden, tmp_path, text, capsys):
+    with pytest.raises(Refused) as caught:
+        hidden(table(tmp_path, text, f"{SECRET}.tsv"))
+    assert SECRET not in str(caught.value)
+    assert SECRET not in capsys.readouterr().err
+    assert "file-" in str(caught.value) or "ubject" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"sub-{SECRET} Jane/anat/sub-1_T1w.nii"],
+        [f"sub-{SECRET}/anat/sub-{SECRET}x_T1w.nii"],
+        [f"sub-{SECRET}/anat/sub-{SECRET}_T1w.nii", f"sub-{SECRET}/anat/sub-{SECRET}_T1w.nii.gz"],
+        [f"{SECRET} Jane/CT/1.dcm", f"{SECRET}Jane/CT/1.dcm"],
+        [f"{SECRET}/scan.nii"],
+        [f"sub-1/anat/sub-1_{SECRET}.nii"],
+    ],
+)
+def test_a_wrong_folder_is_refused_without_a_name(hidden, tmp_path, names):
+    for name in names:
+        touch(tmp_path / SECRET / name)
+    with pytest.raises(Refused) as caught:
+        hidden(tmp_path / SECRET)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_dicom_tree_becomes_pseudonyms_and_its_folders_words(hidden, tmp_path):
+    for folder in (f"{SECRET} John/{SECRET} head/CT", f"{SECRET} John/{SECRET} chest/CT", f"{SECRET}Jane/{SECRET}"):
+        touch(tmp_path / SECRET / folder / f"{SECRET}.dcm")
+    rows = hidden(tmp_path / SECRET)
+    assert len({row["subject"] for row in rows.values()}) == 2
+    assert len({row["acq"] for row in rows.values()}) == 3
+    assert SECRET not in everything(tmp_path / "work", "private").replace(str(tmp_path), "")
+
+
+def test_names_alone_may_be_hidden_and_ids_stay(hidden, tmp_path):
+    row = hidden(bids(tmp_path / "data", ["01"]), ids="given", file_names="hide")["01_T1w"]
+    assert row["subject"] == "01"
+    assert row["path"].startswith("file-")
+    assert not (tmp_path / "work" / "private" / "ids.tsv").exists()
+    known = dict(look_up(tmp_path / "work"))
+    assert known == {row["path"]: str(tmp_path / "data/sub-01/anat/sub-01_T1w.nii.gz")}
+
+
+def test_columns_that_no_setting_names_stay_behind(hidden, tmp_path):
+    text = "subject\tmodality\tpath\tdiagnosis\tname\tage\n01\tT1w\ta\twell\tJane\t40\n"
+    hidden(table(tmp_path, text), columns=["age"])
+    (person,) = read_table(tmp_path / "work" / "cohort" / "participants.tsv")
+    assert (set(person), person["age"]) == ({"subject", "age"}, "40")
+
+
+# --- names ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_keeps_a_known_ending_and_follows_the_place_in_the_dataset():
+    one = token(KEY, "/a/b/Jane.nii.gz", "/a")
+    assert one == token(KEY, "/moved/b/Jane.nii.gz", "/moved")
+    assert one != token(KEY, "/a/c/Jane.nii.gz", "/a") != token(OTHER, "/a/b/Jane.nii.gz", "/a")
+    assert one.startswith("file-")
+    assert one.endswith(".nii.gz")
+    assert "." not in token(KEY, "/a/scan.Jane", "/a")
+
+
+def test_messages_name_files_by_tokens_while_names_are_hidden():
+    path, folder = Path("/data/Jane/a.dcm"), Path("/data/Jane")
+    assert (shown_name(path, Path("/data")), shown_inside(path, folder), shown_file(path)) == ("Jane/a.dcm", "a.dcm", "a.dcm")
+    hide_names(KEY, "/data")
+    shown = {shown_name(path), shown_name(path, Path("/data")), shown_inside(path, folder), shown_file(path)}
+    assert shown == {token(KEY, "/data/Jane/a.dcm", "/data")}
+
+
+def test_boxes_that_are_wrong_are_refused_without_a_word_of_them(tmp_path):
+    import numpy as np
+
+    from cohortex.io.boxes import read_boxes
+
+    hide_names(KEY, tmp_path)
+    columns = "label\tx_low\ty_low\tz_low\tx_high\ty_high\tz_high"
+    for text in (f"{columns}\na\t{SECRET}\t1\t1\t2\t2\t2\n", f"{columns}\n{SECRET}\n", f"label\t{SECRET}\n"):
+        path = table(tmp_path, text, f"{SECRET}.tsv")
+        with pytest.raises(BadInput) as caught:
+            read_boxes(path, (9, 9, 9), np.eye(4), shown_name(path))
+        assert SECRET not in caught.value.sentence
+        assert "file-" in caught.value.sentence
+
+
+def test_a_detached_file_is_named_by_its_own_token(tmp_path):
+    from cohortex.io.metaimage import read_metaimage
+
+    header = "NDims = 3\nBinaryData = True\nDimSize = 9 9 9\nElementType = MET_SHORT\nElementSpacing = 1 1 1\nOffset = 0 0 0\n"
+    path = tmp_path / f"{SECRET}.mhd"
+    path.write_text(f"{header}TransformMatrix = 1 0 0 0 1 0 0 0 1\nElementDataFile = {SECRET}.raw\n")
+    hide_names(KEY, tmp_path)
+    with pytest.raises(BadInput) as caught:
+        read_metaimage(path)
+    assert caught.value.sentence.startswith(token(KEY, str(path.with_suffix(".raw")), str(tmp_path)))
+
+
+# --- days ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "day"),
+    [
+        ("20240229", date(2024, 2, 29)),
+        ("2024-02-29", date(2024, 2, 29)),
+        ("2024-02-29T10:11:12.5", date(2024, 2, 29)),
+        ("1900-01-01", date(1900, 1, 1)),
+        *(
+            (text, None)
+            for text in ("", "n/a", "20230229", "2024-0229", "1899-12-31", "00000000", "99991231", "1066-10-14", "2024", "٢٠٢٤٠٢٢٩")
+        ),
+        *((text, None) for text in ("2024.03.01", "01/03/2024", "2024-03-01x", SECRET, "20240301, 20240302")),
+    ],
+)
+def test_a_day_is_read_or_is_none(text, day):
+    assert day_of(text) == day
+    assert told_day(text, 0) == (day.isoformat() if day else "")
+    assert SECRET not in told_day(text, 3)
+
+
+def test_days_of_tables_are_shifted_by_subject_and_intervals_stay(hidden, make, tmp_path):
+    text = "subject\tsession\tmodality\tpath\tdate\n01\ta\tT1w\ta\t2024-02-20\n01\tb\tT1w\tb\t20240310\n02\t\tT1w\tc\t2024-02-20\n"
+    rows = [*hidden(table(tmp_path, text), dates="shifted").values()]
+    days = sorted(date.fromisoformat(row["date"]) for row in rows if row["session"])
+    assert (days[1] - days[0]).days == 19
+    (other,) = (date.fromisoformat(row["date"]) for row in rows if not row["session"])
+    assert other != days[0]
+    assert date(2024, 2, 20) not in (*days, other)
+    assert "2024-02-20" not in everything(tmp_path / "work")
+    assert "date" not in read_table(tmp_path / "work" / "cohort" / "participants.tsv")[0]
+
+
+def test_days_of_a_bids_dataset_come_from_scans_tsv_and_a_wrong_one_is_empty(make, tmp_path):
+    data = bids(tmp_path / "data", ["01", "02", "03"])
+    touch(data / "sub-01/sub-01_scans.tsv", b"filename\tacq_time\nanat/sub-01_T1w.nii.gz\t2024-03-01T10:00:00\n")
+    touch(data / "sub-02/sub-02_scans.tsv", b"filename\tacq_time\nanat/sub-02_T1w.nii.gz\tyesterday\n")
+    touch(data / "sub-03/sub-03_scans.tsv", b"\xff\xfe no table")
+    rows = make(data, privacy={"dates": "given"})
+    assert [rows[f"0{i}_T1w"]["date"] for i in (1, 2, 3)] == ["2024-03-01", "", ""]
+    assert "date" not in make(data)["01_T1w"]
+
+
+def test_without_days_a_column_date_is_what_it_was(make, tmp_path):
+    make(table(tmp_path, "subject\tmodality\tpath\tdate\n01\tT1w\ta\t2024-02-20\n"))
+    assert read_table(tmp_path / "work" / "cohort" / "participants.tsv")[0]["date"] == "2024-02-20"
+
+
+def test_words_of_a_files_own_header_are_not_told_while_names_are_hidden(tmp_path):
+    from cohortex.io import read
+
+    path = tmp_path / "a.ome.zarr"
+    axes = [{"name": name, "type": "space", "unit": SECRET} for name in "zyx"]
+    scale = [{"type": "scale", "scale": [1, 1, 1]}]
+    image = {"version": "0.4", "axes": axes, "datasets": [{"path": SECRET, "coordinateTransformations": scale}]}
+    touch(path / ".zattrs", json.dumps({"multiscales": [image]}).encode())
+    touch(path / ".zgroup", b'{"zarr_format": 2}')
+    array = {"zarr_format": 2, "shape": [8, 8, 8], "chunks": [8, 8, 8], "dtype": "<u2", "order": "C", "fill_value": 0, "filters": None}
+    touch(path / SECRET / ".zarray", json.dumps({**array, "compressor": {"id": SECRET}}).encode())
+
+    def sentence() -> str:
+        with pytest.raises(BadInput) as caught:
+            read(path)[0].array()
+        return caught.value.sentence
+
+    assert SECRET in sentence()
+    hide_names(KEY, tmp_path)
+    said = [sentence()]
+    touch(path / SECRET / ".zarray", json.dumps({**array, "compressor": None}).encode())
+    said.append(sentence())
+    for axis in axes:
+        axis["unit"] = "micrometer"
+    touch(path / ".zattrs", json.dumps({"multiscales": [image]}).encode())
+    said.append(sentence())
+    assert [SECRET in each for each in said] == [False] * 3
+    assert ["codec" in said[0], "unit of length" in said[1], "chunk" in said[2]] == [True] * 3, said
