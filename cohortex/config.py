@@ -145,8 +145,8 @@ _OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+$|[0-9_]+:)")
 def check_files(paths: Iterable[str | Path]) -> None:
     """Check what is lost once configuration files are merged, and what must not be loaded.
 
-    That is a key that stands twice, tags that would run code, numbers that mean others, values that no loader takes, and files that are nested or, by their aliases,
-    repeated beyond all use.
+    That is a key that stands twice, tags that would run code, numbers that mean others, values that no loader takes, and files that are
+    nested or, by their aliases, repeated beyond all use.
 
     Raises
     ------

@@ -1,11 +1,24 @@
+report: "captions/workflow.rst"
+
+
 rule report:
     """Write the report on the whole cohort from the records of every stage."""
     input:
         records,
         exported,
     output:
-        page="<results>/report/index.html",
-        manifest="<results>/manifest.tsv",
+        page=report(
+            "<results>/report/index.html",
+            caption="captions/report.rst",
+            category="Cohort",
+            labels={"what": "report on the cohort", "kind": "page"},
+        ),
+        manifest=report(
+            "<results>/manifest.tsv",
+            caption="captions/manifest.rst",
+            category="Cohort",
+            labels={"what": "last word on every image", "kind": "table"},
+        ),
     log:
         "<logs>/report.log",
     benchmark:
@@ -36,7 +49,12 @@ rule verdict:
         records=records,
         report="<results>/report/index.html",
     output:
-        "<work>/verdict.txt",
+        report(
+            "<work>/verdict.txt",
+            caption="captions/verdict.rst",
+            category="Cohort",
+            labels={"what": "verdict", "kind": "text"},
+        ),
     log:
         "<logs>/verdict.log",
     benchmark:

@@ -13,12 +13,14 @@ from cohortex.io.bids import ANAT
 from cohortex.privacy.conceal import HIDDEN
 from cohortex.publish import write_json, write_text
 from cohortex.report.records import safe_cell
+from cohortex.report.tables import FOLDER, write_parquet
 from cohortex.tables import read_columns, read_table, write_table
 
 LISTS = Path(".cohortex/subjects")
 """Where in the results the list of each subject's files lies."""
 
-IGNORED = (".cohortex/", "report/", "manifest.tsv", "*_xfm.*", "*_table.*", "*.ozx", "verdict.txt")
+IGNORED = (".cohortex", "report", "tables", "manifest.tsv", "manifest.json", "*_xfm.*", "*_table.*", "*.ozx", "*.dcm", "verdict.txt")
+"""What BIDS does not have; folders without a slash at the end, with which the validator looks into them but not over them."""
 
 README = """# Derivatives by Cohortex
 
@@ -30,6 +32,8 @@ word on every image.
   `desc-*_dseg.tsv`.
 - `_from-X_to-Y_mode-image_xfm`: affine transforms (ITK text) and displacement fields (ITK vector images), in LPS mm.
 - `*.ozx`: a volume too large for NIfTI, as one zipped OME-Zarr file.
+- `*.dcm`, where they were asked for: DICOM segmentations (`_dseg`, `_mask`), maps, reports (`_sr`), and the images that they refer to.
+- `tables/`: the measures of every stage, and all tables as Parquet; the `.json` beside a table says what its columns mean.
 
 Not for diagnosis.
 """
@@ -57,7 +61,7 @@ def write_dataset(results: str | Path, config: Mapping[str, Any]) -> None:
     write_text(results / "README.md", README)
     lists = _lists(results)
     write_text(results / ".bidsignore", "\n".join([*IGNORED, *_own_folders(lists)]) + "\n")
-    _write_participants(results, Path(config["work"]))
+    _write_participants(results, config)
     _write_labels(results, lists)
     for path in results.glob("*"):
         if path.is_file() and not path.is_symlink():
@@ -138,18 +142,40 @@ def _own_folders(lists: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return sorted(found)
 
 
-def _write_participants(results: Path, work: Path) -> None:
-    path = work / "cohort" / "participants.tsv"
+def _write_participants(results: Path, config: Mapping[str, Any]) -> None:
+    path = Path(config["work"]) / "cohort" / "participants.tsv"
     people = read_table(path) if path.is_file() else []
     rows = []
     for person in people:
         subject = person.pop("subject")
         if (results / f"sub-{subject}").is_dir():
             rows.append({"participant_id": f"sub-{subject}", **{key: safe_cell(value) or "n/a" for key, value in person.items()}})
+    path, parquet = results / "participants.tsv", results / FOLDER / "participants.parquet"
     if rows:
-        write_table(results / "participants.tsv", list(rows[0]), rows)
+        write_table(path, list(rows[0]), rows)
+        write_json(path.with_suffix(".json"), _told_of_participants(list(rows[0]), Path(config["input"])))
+        parquet.parent.mkdir(exist_ok=True, mode=0o750)
+        write_parquet(path, parquet, lambda name: "word" if name == "participant_id" else "")
+        parquet.chmod(0o640)
     else:
-        (results / "participants.tsv").unlink(missing_ok=True)
+        for each in (path, path.with_suffix(".json"), parquet):
+            each.unlink(missing_ok=True)
+
+
+def _told_of_participants(columns: Iterable[str], source: Path) -> dict[str, Any]:
+    """Return what columns of the participants mean: what a BIDS input says of them, for others where they come from."""
+    try:
+        told = json.loads((source / "participants.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        told = {}
+    found: dict[str, Any] = {}
+    for name in columns:
+        own = told.get(name) if isinstance(told, dict) else None
+        plain = {"Description": f"Column {name} of what the cohort's tables say of a subject"}
+        found[name] = (
+            {key: own[key] for key in ("LongName", "Description", "Levels", "Units") if key in own} if isinstance(own, dict) else plain
+        )
+    return {**found, "participant_id": {"Description": "The subject: sub- and its id in the cohort"}}
 
 
 def _write_labels(results: Path, lists: Mapping[str, Mapping[str, Any]]) -> None:

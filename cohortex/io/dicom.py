@@ -130,6 +130,29 @@ def _read(paths: Sequence[Path], role: str, frames: Frames, name: str, burned_in
     return _volumes(found, role, frames, name, notes, volume, modality)
 
 
+def placed_slices(path: Path | Sequence[Path], name: str) -> tuple[list[Slice], np.ndarray]:
+    """Return the slices of the volume that `read_dicom` makes of a path, from the first to the last, without their pixels.
+
+    Returns
+    -------
+    slices : list of Slice
+        ``data.path`` is the file of each.
+    affine : (4, 4) array
+        Indices (column, row, slice) to RAS mm.
+
+    Raises
+    ------
+    BadInput
+        As `read_dicom`.
+    """
+    paths = [path] if isinstance(path, Path) else list(path)
+    with quiet():
+        notes: list[Note] = []
+        found = _chosen_series(_headers(paths, name, notes), name, notes)
+        lines, affine = arrange(by_orientation([one for item in found for one in _slices(item)])[0], name, notes)
+    return lines[0], affine
+
+
 def _headers(paths: Sequence[Path], name: str, notes: list[Note]) -> list[Found]:
     import pydicom
 

@@ -14,7 +14,8 @@ from typing import Any
 from cohortex.items import SET_ASIDE
 from cohortex.privacy.conceal import HIDDEN
 from cohortex.publish import sweep, write_json, write_text
-from cohortex.report import charts, classes, evaluation, html, images, measures, methods, pictures, why
+from cohortex.report import charts, classes, evaluation, html, images, measures, methods, pictures, tables, why
+from cohortex.report.dictionary import STATUSES, described
 from cohortex.report.records import Records, Row, number, read_records, write_union
 from cohortex.runs import COUNTS, how_it_ended, read_runs, status_words
 from cohortex.verdict import Tally, sentence, tally
@@ -56,14 +57,6 @@ WHAT = {
     "classify": "Gives each subject class probabilities.",
     "export": "Writes BIDS derivatives.",
 }
-STATUSES = {
-    "ok": ("✓", "in order"),
-    "warned": ("!", "in order, with something to know"),
-    "skipped": ("–", "left as it was, for the reason given"),
-    "quarantined": ("✕", "the scan cannot be used"),
-    "crashed": ("✕", "the program died on it"),
-    "failed": ("✕", "could not be finished"),
-}
 
 
 @dataclass(frozen=True)
@@ -78,7 +71,7 @@ class Systemic:
 
 
 def write_report(work: Path, results: Path, config: Mapping[str, Any], stages: Sequence[str]) -> Path:
-    """Write ``<results>/report/index.html``, ``counts.json`` beside it and ``<results>/manifest.tsv`` from the records that exist.
+    """Write ``<results>/report/index.html``, ``counts.json`` beside it, ``<results>/manifest.tsv`` and ``tables/`` from what there is.
 
     Parameters
     ----------
@@ -98,6 +91,7 @@ def write_report(work: Path, results: Path, config: Mapping[str, Any], stages: S
     for folder in (results, results / "report"):
         sweep(folder)
     write_union(results / "manifest.tsv", records)
+    tables.write_tables(results, records)
     page = results / "report" / "index.html"
     write_text(page, render(work, records, config))
     write_json(results / COUNTS, records.statuses())
@@ -163,6 +157,7 @@ def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
         simulated=_simulated(records),
         mark=charts.strip_mark,
         spoken=measures.spoken,
+        about=lambda stage, measure: described(stage, measure).text,
     )
 
 

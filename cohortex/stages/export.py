@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,25 @@ from cohortex.stages.classify_why import TAGS
 from cohortex.volume import Volume
 
 __all__ = ["export", "write_dataset"]
+
+
+@dataclass
+class Written:
+    """The DICOM objects of a subject.
+
+    Attributes
+    ----------
+    files : list of str
+        Paths relative to the results.
+    of : dict
+        Path by the id of the thing that it shows.
+    left : dict
+        By id, why there is no object of a thing that was to have one.
+    """
+
+    files: list[str] = field(default_factory=list)
+    of: dict[str, str] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,12 +75,14 @@ def export(images: Sequence[Image], section: Mapping[str, Any], model: Any, seed
     images : sequence of Image
         All of one subject.
     section : mapping
-        ``default`` and entries by modality (``desc``, ``nifti_limit_mb``), and ``results``: the folder to write to.
+        ``default`` and entries by modality (``desc``, ``nifti_limit_mb``, ``dicom``, ``dicom_uids``), and ``results``: the folder to write
+        to.
 
     Returns
     -------
     list of Made
-        One for each thing, with ``exported`` (path relative to the results) and ``exported_sha256`` of the file.
+        One for each thing, with ``exported`` (path relative to the results) and ``exported_sha256`` of the file; ``dicom``, its DICOM
+        object, or status ``warned`` and code ``no-dicom`` where one was asked for and cannot be.
 
     Notes
     -----
@@ -76,7 +97,6 @@ def export(images: Sequence[Image], section: Mapping[str, Any], model: Any, seed
     targets = name_all(images, section)
     sums: dict[str, str] = {}
     labels: dict[str, dict[str, str]] = {}
-    made = []
     for target in targets:
         write_content(results, target)
         _write_json(results / target.sidecar, sidecar(target, targets))
@@ -84,10 +104,34 @@ def export(images: Sequence[Image], section: Mapping[str, Any], model: Any, seed
             sums[name] = file_sha256(results / name)
         if target.suffix == "dseg":
             labels.setdefault(target.entities["desc"], {}).update(label_names(target.image))
-        made.append(Made(of=target.image.id, measures={"exported": target.path, "exported_sha256": sums[target.path]}))
+    objects = _write_dicom(results, targets, section)
+    sums |= {name: file_sha256(results / name) for name in objects.files}
+    made = [_word(target, sums, objects) for target in targets]
     if images:
         _replace_list(results, images[0].subject, {"files": sums, "labels": labels})
     return made
+
+
+def _write_dicom(results: Path, targets: Sequence[Target], section: Mapping[str, Any]) -> Written:
+    """Write what the settings ask for in DICOM, beside the files that are there."""
+    if not any(settings_for(section, target.image.modality).get("dicom") for target in targets):
+        return Written()
+    from cohortex.stages.export_dicom import write_objects
+
+    found = {target.path: _reference(target, targets) for target in targets if target.image.kind in ("image", "labels")}
+    return write_objects(results, targets, section, {path: uri.removeprefix("bids::") for path, uri in found.items() if uri != "orig"})
+
+
+def _word(target: Target, sums: Mapping[str, str], objects: Written) -> Made:
+    """Return the row of a thing: its file, and its DICOM object or why there is none."""
+    name = target.image.id
+    measures = {"exported": target.path, "exported_sha256": sums[target.path]}
+    if name in objects.of:
+        measures["dicom"] = objects.of[name]
+    if name not in objects.left:
+        return Made(of=name, measures=measures)
+    reason = f"No DICOM object was written: {objects.left[name]}; the other files are complete."
+    return Made(of=name, measures=measures, status="warned", code="no-dicom", reason=reason)
 
 
 def name_all(images: Sequence[Image], section: Mapping[str, Any]) -> list[Target]:
