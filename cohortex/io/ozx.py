@@ -173,12 +173,14 @@ class Archived:
 
         key = _chunk_name(index)
         offset, length = self.places[key]
-        head = os.pread(descriptor, LOCAL_HEADER.size, offset)
+        name = key.encode()
+        head = os.pread(descriptor, LOCAL_HEADER.size + len(name), offset)
         data = b""
-        if len(head) == LOCAL_HEADER.size:
-            magic, name_length, extra_length = LOCAL_HEADER.unpack(head)
-            if magic == b"PK\x03\x04":
-                data = os.pread(descriptor, length, offset + LOCAL_HEADER.size + name_length + extra_length)
+        if len(head) == LOCAL_HEADER.size + len(name):
+            magic, name_length, extra_length = LOCAL_HEADER.unpack_from(head)
+            # the name too: a place that is off by some bits may be that of another chunk, which is whole
+            if magic == b"PK\x03\x04" and name_length == len(name) and head.endswith(name):
+                data = os.pread(descriptor, length, offset + len(head) + extra_length)
         if len(data) != length or crc32c(data[:-4]) != int.from_bytes(data[-4:], "little"):
             raise BadInput("corrupt", f"{self.name} is damaged (checksum of {key}): make it again.")
         expected = prod(self.chunk) * self.dtype.itemsize

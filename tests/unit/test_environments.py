@@ -64,7 +64,8 @@ def test_what_the_package_imports_stands_in_its_dependencies_and_in_the_environm
             if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level):
                 imported |= {name.split(".")[0] for name in names}
     foreign = imported - set(sys.stdlib_module_names) - {"cohortex", ""}
-    wanted = {distribution.lower().replace("_", "-") for name in foreign for distribution in packages_distributions()[name]}
+    known = packages_distributions()
+    wanted = {distribution.lower().replace("_", "-") for name in foreign for distribution in known[name]}
     said = {each.name.lower() for each in dependencies(root)}
     assert wanted - said == set()
     packages = yaml.safe_load((root / "envs" / "torch.yaml").read_text())["dependencies"][-1]["pip"]
