@@ -119,6 +119,14 @@ def test_a_bad_one_is_told_and_leaves_nothing(runs, case: Case):
         assert name in page
 
 
+def test_one_image_under_several_ids_is_told_in_the_report(runs):
+    folder, *_ = runs
+    page = (folder / "among" / "results" / "report" / "index.html").read_text()
+    # those that go on without a mark of their own hold the voxels of one series
+    assert re.search(r"One image, several ids:</strong> [^<]*\bD14_CT\b[^<]*\bD24_CT\b", page)
+    assert "One image, several ids" not in (folder / "alone" / "results" / "report" / "index.html").read_text()
+
+
 def test_the_results_hold_what_they_say_and_nothing_half_written(runs):
     folder, *_ = runs
     count, problems = verify(folder / "among" / "results")
