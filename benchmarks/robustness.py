@@ -51,6 +51,7 @@ KINDS = {
     "G": "graphics cards",
     "S": "geometry",
     "P": "report and privacy",
+    "C": "all of them in one run",
 }
 CHUNK = 500
 MOST_MB = 1500

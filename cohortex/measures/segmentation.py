@@ -139,6 +139,38 @@ def _counts(a: ArrayLike, b: ArrayLike, labels: Sequence[int] | None) -> dict[in
     return {k: (both[k], na[k], nb[k]) for k in wanted}
 
 
+def swapped(a: ArrayLike, b: ArrayLike) -> list[tuple[int, int, int, int]]:
+    """Return the pairs of labels that seem to have changed places between two maps.
+
+    Parameters
+    ----------
+    a, b : (X, Y, Z) array-likes
+        Label maps on one grid; may be lazy.
+
+    Returns
+    -------
+    list of (one, other, crossed, same)
+        Labels whose voxels in common carry the other's number more often than their own: ``crossed`` voxels against ``same``.
+    """
+
+    def one(_: Box, x: np.ndarray, y: np.ndarray) -> Counter[tuple[int, int]]:
+        there = (x > 0) & (y > 0)
+        if not there.any():
+            return Counter()
+        pairs, counts = np.unique(np.stack([x[there], y[there]]).astype(np.int64), axis=1, return_counts=True)
+        return Counter({(int(p), int(q)): int(n) for (p, q), n in zip(pairs.T, counts, strict=True)})
+
+    seen: Counter[tuple[int, int]] = Counter()
+    for tally in over_blocks(one, a, b):
+        seen.update(tally)
+    found = []
+    for p, q in sorted(seen):
+        crossed, same = (seen[p, q], seen[q, p]), (seen[p, p], seen[q, q])
+        if p < q and min(crossed) > max(same):
+            found.append((p, q, sum(crossed), sum(same)))
+    return found
+
+
 def _tally(values: np.ndarray) -> Counter[int]:
     """Return how often each value occurs."""
     flat = values.reshape(-1)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from cohortex.models.regseg.pair import Pair
     from cohortex.models.regseg.register import Registration
 
-EMPTY, DOUBTFUL, THEIRS_EMPTY, THEIRS_UNKNOWN, THEIRS_APART = (
-    *("labels-empty", "labels-doubtful", "user-labels-empty", "user-labels-unexpected", "user-labels-differ"),
+EMPTY, DOUBTFUL, THEIRS_EMPTY, THEIRS_UNKNOWN, THEIRS_APART, THEIRS_SWAPPED = (
+    *("labels-empty", "labels-doubtful", "user-labels-empty", "user-labels-unexpected", "user-labels-differ", "user-labels-swapped"),
 )
 FIRST = ("no-overlap", EMPTY, DOUBTFUL, "left-right-flipped", "deformation-folded", "registration-not-better", "partial-overlap")
 """Codes in the order in which one of several is named; the reason tells of all."""
@@ -198,7 +198,7 @@ def _users_carried(
     pair: Pair, users: Mapping[str, Image], found: Registration, grid: Grid, to: str
 ) -> tuple[Made, dict[str, float], list[tuple[str, str]]]:
     """Return the user's labels of the moving image on the fixed grid, their overlap with those of the fixed one, and warnings."""
-    from cohortex.measures.segmentation import dice, mean_of
+    from cohortex.measures.segmentation import dice, mean_of, swapped
     from cohortex.models.regseg.grid import Grid, looked
 
     theirs = users[pair.moving.id]
@@ -213,11 +213,19 @@ def _users_carried(
     truth = users[pair.fixed.id].volume
     there = Grid(truth.shape, truth.affine)
     true, _ = at_hand(truth.data, truth.data.dtype)
-    before, after = dice(true, labels(there)), dice(true, labels(there, found.matrix, found.displacement))
+    there_now = labels(there, found.matrix, found.displacement)
+    before, after = dice(true, labels(there)), dice(true, there_now)
     flags: list[tuple[str, str]] = []
     if after and not any(value > 0 for value in after.values()):
         sentence = f"the labels {theirs.id} and {users[pair.fixed.id].id} share no value at any place after the registration; look at both"
         flags.append((THEIRS_APART, sentence))
+    places = swapped(true, there_now)
+    if places:
+        counts = "; ".join(f"{p} and {q}: {crossed} voxels crosswise, {same} alike" for p, q, crossed, same in places[:MOST_VALUES])
+        sentence = (
+            f"the labels {theirs.id} and {users[pair.fixed.id].id} seem to have numbers exchanged ({counts}); look which of both is right"
+        )
+        flags.append((THEIRS_SWAPPED, sentence))
     return made, {"labels_dice_before": mean_of(before), "labels_dice_after": mean_of(after)}, flags
 
 

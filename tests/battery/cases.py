@@ -2,4 +2,4 @@
 
 from tests.battery import dicom, kspace, models, nifti, tables, zarr_folders
 
-CASES = [*nifti.CASES, *dicom.CASES, *kspace.CASES, *zarr_folders.CASES, *tables.CASES, *models.CASES]
+CASES = [case for kind in (nifti, dicom, kspace, zarr_folders, tables, models) for case in sorted(kind.CASES, key=lambda case: case.id)]

@@ -54,6 +54,16 @@ def test_the_good_scans_are_those_of_a_run_without_the_bad_one(runs):
 def test_a_corrected_file_runs_its_batch_again_and_the_run_ends_well(runs):
     folder, _, _, _, mended = runs
     assert mended.returncode == 0
-    assert jobs_run(mended.stdout)["acquire"] == 1
+    assert jobs_run(mended.stdout) == {"acquire": 1, "export": 1, "report": 1, "verdict": 1, "all": 1}
+    assert "b00001" in mended.stdout and "batch=b00002" not in mended.stdout
     rows = {row["image"]: row["status"] for row in read_table(folder / "run" / "results" / "manifest.tsv")}
     assert rows == {"1_T1w": "ok", "2_T1w": "ok", "3_T1w": "ok"}
+
+
+def test_a_cohort_of_one_bad_scan_has_its_report_and_fails(tmp_path):
+    table = write_cohort(tmp_path, ["1"])
+    (tmp_path / "scans" / "1_T1w.nii.gz").write_bytes(b"")
+    done = snakemake(tmp_path, check=False, input=table, stages=STAGES)
+    assert done.returncode != 0
+    assert "Too much was set aside: 1 of 1 image (100 %) was set aside" in done.stdout
+    assert "1_T1w.nii.gz is empty" in (tmp_path / "results" / "report" / "index.html").read_text()

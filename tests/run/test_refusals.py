@@ -28,8 +28,17 @@ def refused(folder, *arguments, **config):
         ({"stages": "[acquire,denoize,export]"}, ["denoize", "denoise"]),
         ({"output": "2024_01"}, ["output", "202401", "quotes"]),
         ({"input": "demo", "work": "/proc/none"}, ["/proc/none"]),
+        ({"input": "demo", "output": "r" * 300}, ["File name too long"]),
     ],
-    ids=["no input", "unknown key", "wrong type", "unknown stage", "a folder that looks like a number", "a folder that cannot be made"],
+    ids=[
+        "no input",
+        "unknown key",
+        "wrong type",
+        "unknown stage",
+        "a folder that looks like a number",
+        "a folder that cannot be made",
+        "a name that is too long",
+    ],
 )
 def test_a_wrong_configuration_is_refused_naming_the_key(tmp_path, config, words):
     sentence = refused(tmp_path, **config)
@@ -82,6 +91,14 @@ def test_jobs_of_one_machine_share_its_memory_and_the_command_line_says_how_many
     said = snakemake(tmp_path, "--until", "acquire", "--resources", "gpu=4", input=table, stages="[acquire,export]").stdout
     provided = said.split("Provided resources:")[1].splitlines()[0]
     assert f'"mem_mb", {memory_for_jobs_mb()}' in provided and '"gpu", 4' in provided and '"gpu", 1' not in provided
+
+
+@pytest.mark.parametrize("flag", ["--keep-incomplete", "--nolock"])
+def test_a_flag_with_which_half_a_result_counts_as_done_is_refused_before_any_job(tmp_path, flag):
+    done = snakemake(tmp_path, flag, check=False, input=write_cohort(tmp_path, ["1"]), stages="[acquire,export]")
+    assert done.returncode != 0
+    assert f"cohortex: {flag} would let" in done.stdout and "Traceback" not in done.stdout
+    assert not (tmp_path / "work" / "records").exists() and not (tmp_path / "work" / "owner.json").exists()
 
 
 def test_a_second_run_on_one_output_refuses_and_names_the_owner(tmp_path):

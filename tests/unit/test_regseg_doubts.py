@@ -1,5 +1,6 @@
 """The stage regseg: models for any contrast, segmentations trained by themselves, and what is said of what cannot be trusted."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -411,3 +412,27 @@ def test_a_registration_network_that_gives_no_numbers_is_left_out(section):
     assert words_of(made)["1_T2w"].measures["deformation"] != "kept"
     assert "field" not in {m.tag for m in made}
     assert all(np.isfinite(np.asarray(m.content.data[...])).all() for m in made if isinstance(m.content, Volume))
+
+
+def test_labels_of_the_user_with_numbers_exchanged_are_told_with_the_voxels(section):
+    images = subject_of("1", 1, "test", True)
+    volume = images[3].volume
+    exchanged = volume.with_data(np.array([0, 1, 3, 2], np.uint8)[volume.array(np.uint8)], volume.affine, {"step": "x"})
+    wanted = with_settings(section, affine={"method": "centres", "starts": ["header"]})
+    word = words_of(regseg([*images[:3], replace(images[3], opener=lambda: exchanged)], wanted, {}, 5))["1_CT"]
+    assert (word.status, word.code) == ("warned", "user-labels-swapped")
+    assert re.search(r"numbers exchanged \(2 and 3: \d+ voxels crosswise, \d+ alike\)", word.reason)
+    assert words_of(regseg(images, wanted, {}, 5))["1_CT"].code != "user-labels-swapped"
+
+
+def test_an_image_on_another_grid_comes_to_that_of_its_partner(section):
+    array, _, affine = head("T1w", 3)
+    thick = array[::-1, :40, ::2].transpose(1, 0, 2).copy()
+    turned = affine @ np.array([[0, -1, 0, array.shape[0] - 1], [1, 0, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]])
+    fixed = thing("1", "T1w", volume=Volume(array, affine, "T1w", "image", "head"))
+    moving = thing("1", "FLAIR", volume=Volume(thick, turned, "FLAIR", "image", "head"))
+    made = regseg([fixed, moving], section, {}, 5)
+    (warped,) = [m.content for m in made if m.tag == "warped"]
+    assert warped.shape == array.shape and np.allclose(warped.affine, affine)
+    inside = np.s_[4:-4, 4:36, 4:-6:2]
+    assert np.corrcoef(warped.array()[inside].ravel(), array[inside].ravel())[0, 1] > 0.95

@@ -13,6 +13,7 @@ from cohortex.measures.segmentation import (
     mean_of,
     overlaps,
     surface_distances_mm,
+    swapped,
     volumes_ml,
 )
 
@@ -88,3 +89,13 @@ def test_all_distances_are_those_that_are_measured_one_by_one():
     assert surface_distances_mm(plates[0], plates[1], spacing)["mhd"] == pytest.approx(max(there, back))
     assert set(surface_distances_mm(a, 0 * b, spacing).values()) == {math.inf}
     assert all(math.isnan(value) for value in surface_distances_mm(0 * a, 0 * b, spacing).values())
+
+
+def test_labels_that_changed_places_are_found_and_others_are_not():
+    a = np.zeros((9, 9, 9), np.uint8)
+    a[1:4], a[4:6], a[6:8] = 1, 2, 3
+    exchanged = np.array([0, 2, 1, 3])[a]
+    assert swapped(a, exchanged) == [(1, 2, 5 * 81, 0)]
+    assert swapped(a, a) == []
+    assert swapped(a, np.roll(a, 1, axis=0)) == []
+    assert swapped(a, np.where(a == 1, 2, a)) == [], "a label that is lost is not exchanged"
