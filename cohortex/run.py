@@ -17,6 +17,7 @@ from typing import Any
 from cohortex.clocks import check_host, check_stamps, read_by_jobs
 from cohortex.config import TRAINED_FOR, is_trained, settings_for, training_section
 from cohortex.errors import BadInput, Refused
+from cohortex.io.paths import shown_path
 from cohortex.machine import SCARCE, check_written, no_space, too_few
 from cohortex.owner import alive, give_back, read_owner, take
 from cohortex.publish import NO_SPACE
@@ -258,7 +259,8 @@ def sentence_of(error: OSError, folder: str) -> str:
         return no_space(folder, error)
     if error.errno in SCARCE:
         return too_few(error)
-    return f"{error.filename or 'a file'} cannot be used ({error.strerror}); check the path, its permissions and its disk."
+    file = shown_path(str(error.filename)) if error.filename else "a file"
+    return f"{file} cannot be used ({error.strerror}); check the path, its permissions and its disk."
 
 
 def tells_all(page: Path, work: Path, stages: Sequence[str]) -> bool:

@@ -90,6 +90,11 @@ def shown_file(path: Path) -> str:
     return _token(path) if _HIDDEN is not None else path.name
 
 
+def shown_path(path: str) -> str:
+    """Return how messages of the system name a path: as it is, or by a token where it lies in a dataset whose names are hidden."""
+    return _token(Path(path)) if _HIDDEN is not None and f"{path}/".startswith(f"{_HIDDEN.root}/") else path
+
+
 def shown_word(word: str, instead: str = "something else") -> str:
     """Return how messages name a word of a user's table: in quotes, or, where names are hidden, not at all."""
     return instead if _HIDDEN is not None else repr(word)

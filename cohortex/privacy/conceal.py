@@ -302,15 +302,25 @@ def true_rows(work: Path, batch: str, rows: Iterable[Row]) -> list[Row]:
     """Return the rows of a batch with their true paths, and have messages hide names of files where the run hides them.
 
     Rows get ``shown`` (the token that the table had for the path) and ``days`` (the shift of the subject) where there are such.
+
+    Raises
+    ------
+    Refused
+        When the private folder does not have what the table leaves out: no image is set aside for that.
     """
     rows, file, key = list(rows), work / FOLDER / "batches" / f"{batch}.tsv", work / FOLDER / "names.key"
-    if not file.is_file():
+    private = {row["image"]: row for row in read_table(file)} if file.is_file() else {}
+    absent = [row for row in rows if row["image"] not in private]
+    if any(not row["root"] or row.get("dates") == "shifted" for row in absent):
+        raise Refused(
+            f"{FOLDER}/batches/{batch}.tsv of the work folder does not have all of the batch; start the run again, it is made anew."
+        )
+    if not private:
         return rows
-    private = {row["image"]: row for row in read_table(file)}
     found = []
     for row in rows:
-        own = private[row["image"]]
-        found.append({**row, **{name: own[name] for name in PATHS if own[name]}})
+        own = private.get(row["image"], {})
+        found.append({**row, **{name: own[name] for name in PATHS if own.get(name)}})
     if key.is_file() and found:
         hide_names(bytes.fromhex(key.read_text(encoding="ascii").strip()), found[0]["root"])
     return found

@@ -5,16 +5,23 @@ import os
 import stat
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from cohortex.cohort import batch_sizes
 from cohortex.config import check_config
 from cohortex.errors import BadInput, Refused
 from cohortex.io.paths import hide_names, shown_file, shown_inside, shown_name, token
+from cohortex.items import Image
+from cohortex.job import Job
 from cohortex.privacy.conceal import told_command, told_config, true_rows
 from cohortex.privacy.days import day_of, told_day
 from cohortex.privacy.keys import SHIFT_DAYS, check_of, derived, pseudonyms, read_key, shift_days, word
 from cohortex.privacy.lookup import look_up
+from cohortex.run import sentence_of
+from cohortex.stage import known_of
 from cohortex.tables import natural, read_table
 from tests.cohorts import HEADER, bids, table, touch
 
@@ -337,6 +344,32 @@ def test_columns_that_no_setting_names_stay_behind(hidden, tmp_path):
     assert (set(person), person["age"]) == ({"subject", "age"}, "40")
 
 
+def test_a_private_table_that_is_gone_ends_the_job_and_sets_no_image_aside(hidden, tmp_path):
+    row = hidden(bids(tmp_path / "data", ["01"]))
+    (row,) = row.values()
+    (tmp_path / "work" / "private" / "batches" / f"{row['batch']}.tsv").unlink()
+    with pytest.raises(Refused, match="start the run again"):
+        true_rows(tmp_path / "work", row["batch"], [row])
+    # the next run makes it again, and everything else is as it was
+    assert hidden(tmp_path / "data") == {row["image"]: row}
+    assert true_rows(tmp_path / "work", row["batch"], [row])[0]["root"] == str(tmp_path / "data")
+
+
+def test_the_largest_image_of_a_batch_is_found_although_its_path_is_hidden(hidden, tmp_path):
+    from cohortex.machine import _largest
+    from cohortex.resources import load_of_tables
+
+    data = bids(tmp_path / "data", ["01", "02"])
+    large = data / "sub-02/anat/sub-02_T1w.nii.gz"
+    large.write_bytes(b"x" * 2_000_000)
+    rows = hidden(data)
+    name = next(row["told"] for row in read_table(tmp_path / "work/private/ids.tsv") if row["given"] == "02")
+    assert len(rows) == 2
+    sizes = batch_sizes(tmp_path / "work")
+    told = _largest({"work": str(tmp_path / "work")}, "b00001", load_of_tables([sizes["b00001"]]))
+    assert told.startswith(f"{name}_T1w (8 MB")
+
+
 # --- names ---------------------------------------------------------------------------------------------------------
 
 
@@ -355,6 +388,26 @@ def test_messages_name_files_by_tokens_while_names_are_hidden():
     hide_names(KEY, "/data")
     shown = {shown_name(path), shown_name(path, Path("/data")), shown_inside(path, folder), shown_file(path)}
     assert shown == {token(KEY, "/data/Jane/a.dcm", "/data")}
+
+
+def test_what_the_system_refuses_in_a_dataset_is_named_by_a_token_and_elsewhere_as_it_is():
+    def sentence(path: str) -> str:
+        return sentence_of(PermissionError(13, "Permission denied", path), "/work")
+
+    assert sentence(f"/data/{SECRET}").startswith(f"/data/{SECRET} cannot be used (Permission denied)")
+    hide_names(KEY, "/data")
+    for path in (f"/data/{SECRET}", "/data"):
+        assert sentence(path).startswith("file-")
+    assert sentence("/database/a").startswith("/database/a cannot be used")
+
+
+def test_the_key_of_a_result_does_not_rest_on_a_path_that_could_be_guessed(hidden, tmp_path):
+    (row,) = hidden(bids(tmp_path / "data", [SECRET])).values()
+    (true,) = true_rows(tmp_path / "work", row["batch"], [row])
+    image = Image(row["image"], row["subject"], "", "T1w", "image", row=true)
+    known = known_of(cast("Job", SimpleNamespace(before=None)), image)
+    assert known["path"] == row["path"]
+    assert SECRET not in json.dumps(known)
 
 
 def test_boxes_that_are_wrong_are_refused_without_a_word_of_them(tmp_path):
