@@ -118,6 +118,7 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         **dict.fromkeys(("consistency_t1post", "consistency_t2", "consistency_flair", "simulated_t1w_dice", "simulated_ct_dice")),
         **dict.fromkeys(("pairs_affine", "pairs_network", "pairs_gauss_newton", "pairs_both")),
     },
+    "report": {"validator_errors": ("<=", 0)},
     "blocks": {"outofcore_time": ("<=", 1.2), "outofcore_equal": (">=", 1)},
     "scale": {
         "parse_s": ("<=", 1),
