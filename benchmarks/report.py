@@ -91,7 +91,7 @@ def main() -> None:
     options = parser.parse_args()
     run = Run("report", ["bids-validator-deno", "snakemake"])
     with tempfile.TemporaryDirectory() as temporary:
-        table, figures = validator(options.folder or Path(temporary), options.subjects, options.data)
+        table, figures = validator((options.folder or Path(temporary)).resolve(), options.subjects, options.data.resolve())
     run.end({"validator": table}, figures, options.save)
 
 
