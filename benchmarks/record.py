@@ -256,6 +256,7 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         "external_requests": ("<=", 0),
         "console_errors": ("<=", 0),
         "axe_serious": ("<=", 0),
+        "validator_errors": ("<=", 0),
     },
     "robustness": {
         "cases_right": None,
@@ -402,6 +403,14 @@ class Run:
             save.parent.mkdir(parents=True, exist_ok=True)
             save.write_text(json.dumps(record, indent=1) + "\n")
         print(line)
+
+
+def saved_before(file: Path | None) -> tuple[dict[str, Table], dict[str, Any]]:
+    """Return the tables and figures of a record that is there already, for benchmarks whose parts are measured one by one."""
+    if file is None or not file.is_file():
+        return {}, {}
+    before = json.loads(file.read_text(encoding="utf-8"))
+    return {name: Table(each["columns"], each["rows"]) for name, each in before["tables"].items()}, dict(before["figures"])
 
 
 def add_save(parser: argparse.ArgumentParser) -> None:

@@ -44,6 +44,7 @@ PAGES = {
         "classify_evaluation",
     ),
     ROOT / "docs" / "robustness.md": ("robustness",),
+    ROOT / "docs" / "outputs.md": ("report",),
 }
 """The pages, and the benchmarks that each shows."""
 BENCHMARKS = [name for names in PAGES.values() for name in names]

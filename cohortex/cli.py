@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("cohortex", description="What one needs beside Snakemake, before a run and after it.")
     parser.add_argument("--version", action="version", version=f"cohortex {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="index | verify | status | view | names")
+    commands = parser.add_subparsers(required=True, metavar="index | verify | status | find | view | names")
 
     index = commands.add_parser("index", help="make a cohort table of any folder of DICOM files")
     index.add_argument("folder", help="the folder that holds them, however deep")
@@ -61,6 +61,11 @@ def _parser() -> argparse.ArgumentParser:
         help="show it again every so many seconds (5) until the run has ended",
     )
     status.set_defaults(run=_status)
+
+    find = commands.add_parser("find", help="list the cases that meet conditions on measures, classes and covariates")
+    find.add_argument("results", help="the output folder of a run")
+    find.add_argument("conditions", nargs="+", help="column=value, also !=, <, <=, >, >=; each in quotes")
+    find.set_defaults(run=_find)
 
     view = commands.add_parser("view", help="show the report in a browser")
     view.add_argument("results", nargs="?", default="results", help="the output folder of a run (results)")
@@ -113,6 +118,16 @@ def _status(options: argparse.Namespace) -> int:
         return 0
     for line in status(Path(options.work)):
         print(line)
+    return 0
+
+
+def _find(options: argparse.Namespace) -> int:
+    from cohortex.find import find
+    from cohortex.tables import table_text
+
+    columns, rows = find(Path(options.results), options.conditions)
+    print(table_text(columns, rows), end="")
+    print(f"{len(rows)} cases.", file=sys.stderr)
     return 0
 
 

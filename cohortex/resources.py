@@ -220,11 +220,18 @@ def ask(stage: str, config: Mapping[str, Any], load: Load) -> Ask:
         again, more_mb = _further(stage, settings_for(section, part.modality))
         memory = max(memory, more_mb + need.base_mb + held_mb(need, largest_mb, STAGES[stage].streams, blocks_mb, together_mb))
         start = max(start, need.start_s)
+        if stage == "export" and settings_for(section, part.modality).get("dicom"):
+            memory = max(memory, need.base_mb + DICOM_MB + (need.held + DICOM_HELD) * part.largest_mb)
+            work += DICOM_S * part.total_mb
+            disk += DICOM_DISK * part.total_mb
         work += again * (max(need.item_s, LEAST_ITEM_S) * part.images + need.seconds_mb * factor * part.total_mb)
         disk += need.disk * factor * part.total_mb
     cuda = CUDA_MB if config.get("device") == "cuda" and STAGES[stage].learned else 0
     return Ask(max(LEAST_MB, MARGIN_MB * memory + cuda), MARGIN_S * (start + work), 100 + MARGIN_MB * disk)
 
+
+DICOM_MB, DICOM_HELD, DICOM_S, DICOM_DISK = 200.0, 5.0, 0.08, 1.0
+"""What DICOM objects add to an export: memory, once and for each MB of an image (they are not written in blocks), CPU seconds and disk."""
 
 EXPLAINED = {"grad_cam": 2, "integrated_gradients": 4, "occlusion": 8}
 """Times of a classification without reasons that one with these takes."""

@@ -110,6 +110,10 @@ class _Writer:
     def _keep(self, path: str, found: Dataset) -> str:
         write_object(self.results / path, found)
         (self.results / path).chmod(0o640)
+        # what refers to it needs no pixels
+        for keyword in ("PixelData", "FloatPixelData"):
+            if keyword in found:
+                delattr(found, keyword)
         self.done.files.append(path)
         return path
 

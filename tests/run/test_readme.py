@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.report_validator import bids_errors
 from tests.workflow import ROOT, environment, listing, phantom, write_nifti
 
 NOT_RUN = {
@@ -73,6 +74,10 @@ def test_what_is_not_run_here_stands_in_the_readme():
 
 def test_the_demo_leaves_exactly_the_files_that_the_repository_lists(said, clone):
     assert listing(clone / "results") == EXPECTED.read_text().split()
+
+
+def test_the_bids_validator_finds_no_error_in_the_results(said, clone):
+    assert bids_errors(clone / "results") == bids_errors(clone / "my_results") == []
 
 
 def test_two_subjects_01_and_1_are_two_subjects(said, clone):

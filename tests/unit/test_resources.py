@@ -45,6 +45,13 @@ def test_more_or_larger_images_ask_for_more_and_never_for_less(config, stage):
     assert memory_mb(small) > 200 and minutes_of(small) > resources.FLOOR_MIN
 
 
+def test_dicom_objects_are_not_written_in_blocks_and_ask_for_the_whole_image(config):
+    asked = {**config, "export": {"default": {"dicom": ["seg"]}}}
+    without, small, large = (ask("export", *each) for each in ((config, images(1000)), (asked, images(10)), (asked, images(1000))))
+    assert small.memory_mb < 1000 and without.memory_mb < 3000
+    assert large.memory_mb > 5000 and large.seconds > without.seconds and large.disk_mb > without.disk_mb
+
+
 def test_memory_and_minutes_grow_with_each_attempt(config):
     asked = ask("denoise", config, images(40))
     assert memory_mb(asked, 2) == pytest.approx(2 * memory_mb(asked), abs=2)
