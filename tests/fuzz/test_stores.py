@@ -1,5 +1,4 @@
-"""The files of volumes as machines: whatever is written, packed, published, lost and damaged in whatever order, they hold what a plain array
-holds, or say that they do not.
+"""The files of volumes as machines: whatever is written, lost and damaged in whatever order, they hold what a plain array holds, or tell.
 
 Cohortex has no store of its own under zarr's interface: it writes through zarr, reads with a reader of its own, and packs with one. So
 zarr's machine for hierarchies (`zarr.testing.stateful`) makes and changes arrays here, and the reader must see what zarr sees; its machine
