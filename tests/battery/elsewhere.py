@@ -146,7 +146,7 @@ PROVED = [
         "R08",
         "a full disk under results, work or scratch",
         "half a file at its final place",
-        "nothing half-written",
+        "nothing half-written; the next run has all",
         "unit/test_disk_full.py::test_a_full_disk_blames_no_image_and_leaves_nothing_behind",
         "unit/test_machine.py::test_a_disk_that_is_full_in_the_middle_of_a_job_ends_it_with_a_sentence_and_sets_no_image_aside",
     ),
@@ -176,7 +176,7 @@ PROVED = [
     ),
     _of(
         "R12",
-        "an item that does not end",
+        "an item that does not end, or whose worker is stopped",
         "",
         "`time-limit`",
         "unit/test_stage.py::test_the_last_attempt_ends_in_time_although_an_item_does_not_and_leaves_its_record",

@@ -258,6 +258,7 @@ def test_bfloat16_is_taken_only_where_what_comes_out_is_alike(monkeypatch):
         coarse.weight[:], coarse.bias[:] = 1, 0.3
     assert inference.choose_precision("auto", fine, sample, alike=inference.same_image) == "bfloat16"
     assert inference.choose_precision("auto", coarse, sample, alike=inference.same_image) == "float32"
+    assert not inference.same_image(torch.ones(1, 1, 4, 4, 4), torch.full((1, 1, 4, 4, 4), torch.nan)), "no number is alike to none"
     monkeypatch.setattr(inference, "computes_bfloat16", lambda device: False)
     assert inference.choose_precision("auto", fine, sample, alike=inference.same_image) == "float32"
 

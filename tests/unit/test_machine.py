@@ -172,3 +172,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_job_ends_it_with_a_sentence_and_
         assert "the disk of" in last and "is full; free some of it" in last and "what is finished is kept" in last
         assert not (folder / "work" / "records" / "acquire").exists()
         assert not list((folder / "work").rglob("*.tmp")) and not list((folder / "work").rglob("*.done.json"))
+        subprocess.run(["mount", "-o", "remount,size=64m", str(folder)], check=True)
+        again = subprocess.run([sys.executable, "-c", FILL, str(folder / "work")], capture_output=True, text=True)
+        assert again.returncode == 0, again.stderr[-2000:]
+        assert (folder / "work" / "records" / "acquire" / "b00001" / "manifest.tsv").is_file()

@@ -328,9 +328,12 @@ def test_the_last_attempt_writes_what_it_could_not_finish_as_failed(job):
     assert {rows[name]["status"] for name in ("001_T1w", "001_T2w", "1_T1w", "3_CT")} == {"failed"}
 
 
-def test_the_last_attempt_ends_in_time_although_an_item_does_not_and_leaves_its_record(job):
+@pytest.mark.parametrize("how", ["slow", "stopped"])
+def test_the_last_attempt_ends_in_time_although_an_item_does_not_and_leaves_its_record(job, how):
     def slow(image, settings, model, seed):
-        if image.id == "001_T2w":
+        if image.id == "001_T2w" and how == "stopped":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif image.id == "001_T2w":
             time.sleep(60)
         return add(image, settings, model, seed)
 
