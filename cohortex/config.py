@@ -109,7 +109,9 @@ def _selected(config: Mapping[str, Any]) -> Iterable[str]:
     names = {*MODALITIES, *config["select"].get("suffix", ())}
     for stage in STAGES:
         for modality in config[stage]:
-            if modality != "default" and modality not in names and modality.lower() in (*proper, "default"):
+            if not isinstance(modality, str):
+                yield f"Unknown key {stage}.{modality}; a modality is a word, put it in quotes if it is one."
+            elif modality != "default" and modality not in names and modality.lower() in (*proper, "default"):
                 yield f"Unknown key {stage}.{modality}; did you mean {proper.get(modality.lower(), 'default')}?"
 
 

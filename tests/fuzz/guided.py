@@ -10,6 +10,7 @@ was wrong is kept in a folder, and the exit code says so.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 import re
 import subprocess
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 FORMS = ("nifti", "dicom", "nrrd", "metaimage", "npy", "ozx", "table", "config")
 WATCHED = ["cohortex", "pydicom", "nibabel", "yaml"]
@@ -27,8 +29,7 @@ LONGEST_S = 20
 
 def guided(form: str, seconds: int, kept: Path) -> None:
     """Spoil one format for some time; ends the process."""
-    import atheris
-
+    atheris: Any = importlib.import_module("atheris")
     with atheris.instrument_imports(include=WATCHED):
         from tests.fuzz.spoil import GOOD, read_spoiled
     warnings.simplefilter("ignore")
@@ -60,20 +61,16 @@ def main() -> None:
     options.kept.mkdir(parents=True, exist_ok=True)
     if options.inside:
         guided(options.only, options.seconds, options.kept)
-    try:
-        import atheris  # noqa: F401
-    except ImportError:
-        raise SystemExit("atheris is not installed: pip install atheris (it has builds for Linux and macOS)") from None
+    if importlib.util.find_spec("atheris") is None:
+        raise SystemExit("atheris is not installed: pip install atheris (it has builds for Linux and macOS)")
     wrong = 0
     for form in options.only.split(","):
         words = ["--inside", "--only", form, "--seconds", str(options.seconds), "--kept", str(options.kept)]
         done = subprocess.run([sys.executable, "-m", "tests.fuzz.guided", *words], capture_output=True, text=True, errors="replace")
         runs = re.findall(r"^#(\d+)\s.*?cov: (\d+)", done.stderr, re.MULTILINE)
         files, lines = runs[-1] if runs else ("0", "0")
-        print(
-            f"{form}: {int(files):,} files, {lines} places reached, {'nothing wrong' if not done.returncode else 'something is wrong:'}",
-            flush=True,
-        )
+        said = "something is wrong:" if done.returncode else "nothing wrong"
+        print(f"{form}: {int(files):,} files, {lines} places reached, {said}", flush=True)
         if done.returncode:
             wrong += 1
             print(done.stderr[-4000:], flush=True)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from datetime import date
 
 import pytest
 import yaml
@@ -192,6 +193,25 @@ def test_aliases_upon_aliases_take_no_time_and_are_refused(tmp_path):
     path.write_text("\n".join(lines))
     with pytest.raises(Refused, match=r"bomb.yaml line \d unfolds by its aliases"):
         check_files([path])
+
+
+def test_what_is_of_no_use_anywhere_is_refused_by_its_name():
+    cases = {
+        ("denoise", 0): "Unknown key denoise.0; a modality is a word",
+        ("denoise", "default"): "denoise.default has a key that is no word",
+        ("seed",): "seed is a number of more than 19 digits",
+        ("output",): "output is text with a letter that no file or name can hold",
+        ("batch_size",): "batch_size is nan, expected a number that is finite",
+        ("work",): "work is a date, expected text",
+    }
+    values = [{}, {None: 1}, 10**5000, "a\0b", float("nan"), date(2020, 1, 1)]
+    for (path, sentence), value in zip(cases.items(), values, strict=True):
+        said = value
+        for key in reversed(path):
+            said = {key: said}
+        with pytest.raises(Refused) as refused:
+            check_config(said)
+        assert sentence in str(refused.value)
 
 
 def test_the_same_settings_are_one_string_whatever_their_order_and_form():

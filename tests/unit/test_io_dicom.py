@@ -21,7 +21,7 @@ from scipy.spatial.transform import Rotation
 
 from cohortex.errors import BadInput, Skip
 from cohortex.io.dicom import read_dicom
-from cohortex.io.dicom_pixels import plain_pixels
+from cohortex.io.dicom_pixels import number, numbers, plain_pixels, tag_of, text
 from cohortex.io.series import notes_of, settled
 
 ROWS, COLUMNS = 12, 10
@@ -435,3 +435,15 @@ def test_plain_pixels_are_those_that_pydicom_decodes(tmp_path: Path, bits: int, 
     assert ours is not None
     assert np.array_equal(ours[0], theirs)
     assert (ours[0].dtype, ours[1]) == (theirs.dtype, 0)
+
+
+def test_values_of_tags_are_found_by_keyword_and_what_is_unreadable_is_none() -> None:
+    one = Dataset()
+    one.PixelSpacing, one.Rows, one.Modality = [0.5, 2.0], 7, "MR"
+    assert numbers(one, "PixelSpacing", 2) == (0.5, 2.0) and numbers(one, "PixelSpacing", 3) is None
+    assert number(one, "Rows") == 7 and number(one, "Columns") is None
+    assert text(one, "Modality") == "MR" and text(one, "BodyPartExamined") == ""
+    one.EchoTime = "1e999"
+    assert number(one, "EchoTime") is None
+    with pytest.raises(AssertionError):
+        tag_of("NoSuchKeyword")

@@ -322,3 +322,16 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
         write_nifti(tmp_path / "a.nii.gz", Volume(Broken(), np.eye(4)))
     assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]
     assert (tmp_path / "a.nii.gz").read_bytes() == b"old"
+
+
+def test_a_scaling_beyond_float32_is_refused_also_of_whole_numbers_and_not_where_no_voxel_leads_there(tmp_path: Path) -> None:
+    values = np.array([0, 1, 32000] * 9, np.int16).reshape(3, 3, 3)
+    large = saved(tmp_path / "a.nii", values, field(scl_slope=1e35, scl_inter=0))
+    with pytest.raises(BadInput) as error:
+        read_nifti(large).array()
+    assert error.value.code == "overflow"
+    # the type may reach further than the voxels do
+    fine = saved(tmp_path / "b.nii", np.where(values > 1, 2, values).astype(np.int16), field(scl_slope=1e35, scl_inter=0))
+    assert read_nifti(fine).array().max() == pytest.approx(2e35)
+    small = saved(tmp_path / "c.nii", values, field(scl_slope=0.5, scl_inter=3))
+    assert read_nifti(small).array().max() == 16003

@@ -238,3 +238,13 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="complex64"):
         write_ozx(tmp_path / "a.ozx", Volume(np.zeros((8, 8, 8), np.complex64), np.eye(4)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_is_that_of_another_chunk_is_seen(file: Path) -> None:
+    data = read_ozx(file).data
+    places = data.source.places
+    first, second, *_ = places
+    object.__setattr__(data.source, "places", {**places, first: places[second]})
+    with pytest.raises(BadInput, match=f"checksum of {first}") as error:
+        data[:8, :8, :8]
+    assert error.value.code == "corrupt"

@@ -151,3 +151,32 @@ def test_what_is_unpacked_goes_to_disk_where_it_does_not_stay_in_memory(tmp_path
     del spool
     assert not path.exists()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("stored", ["<i2", ">i2", "u1", "<f4", ">f8", "<i8"])
+@pytest.mark.parametrize("wanted", ["float32", "float64", "uint8"])
+def test_a_file_is_converted_while_it_is_read_to_what_a_conversion_afterwards_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: str, wanted: str
+) -> None:
+    monkeypatch.setattr(plain, "CONVERTED", 1000)
+    values = np.random.default_rng(0).integers(0, 200, (7, 9, 11)).astype(stored)
+    (tmp_path / "a").write_bytes(b"1234567" + values.tobytes(order="F"))
+    array = frame_of(Numbers(tmp_path / "a", 7, stored, "a"), values.shape, 0)
+    found = np.asarray(array, dtype=wanted)
+    assert found.dtype == wanted and found.flags.f_contiguous
+    assert np.array_equal(found, values.astype(wanted))
+    assert np.array_equal(array[...], values) and array[...].dtype == values.dtype.newbyteorder("=")
+    # a part goes slice by slice, and is the same
+    assert np.array_equal(array[2:, ::-1, 3], values[2:, ::-1, 3])
+
+
+def test_a_file_that_became_shorter_is_a_sentence_whether_it_is_read_whole_or_in_part(tmp_path: Path) -> None:
+    values = np.arange(990, dtype="<i2").reshape(9, 10, 11)
+    (tmp_path / "a").write_bytes(values.tobytes(order="F"))
+    array = frame_of(Numbers(tmp_path / "a", 0, "<i2", "scan a"), values.shape, 0)
+    (tmp_path / "a").write_bytes(values.tobytes(order="F")[:1500])
+    for read in (lambda: np.asarray(array, dtype=np.float32), lambda: array[...], lambda: array[:, :, 10]):
+        with pytest.raises(BadInput, match="scan a ends inside its voxels") as error:
+            read()
+        assert error.value.code == "truncated"
+    assert np.array_equal(array[:, :, 3], values[:, :, 3])
