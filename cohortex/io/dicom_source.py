@@ -6,6 +6,7 @@ and stand in the DICOM objects alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,12 @@ from cohortex.errors import BadInput
 from cohortex.io.dicom import placed_slices
 from cohortex.io.dicom_geometry import Slice
 from cohortex.io.dicom_objects import Placed, arranged
+from cohortex.io.dicom_pixels import UNREADABLE, quiet
 from cohortex.volume import Volume
 
 IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
+VALID = re.compile(r"[0-9.]{1,64}\Z")
+"""What may be passed on; whatever else stands in the place of an identifier may be a name."""
 SAME_MM = 1e-2
 """Grids whose corners are as close as this are one grid."""
 
@@ -77,10 +81,11 @@ def read_source(row: Mapping[str, str]) -> Source | None:
         return None
     try:
         slices, affine = placed_slices(files, path.name)
-    except (BadInput, OSError):
+        with quiet():
+            found = [_identified(one, affine) for one in slices]
+    except (BadInput, OSError, *UNREADABLE):
         return None
-    found = [_identified(one, affine) for one in slices]
-    if not all("StudyInstanceUID" in each and "FrameOfReferenceUID" in each for each in found):
+    if not all(VALID.match(str(each.get(keyword, ""))) for each in found for keyword in IDENTIFIERS):
         return None
     shape = (slices[0].columns, slices[0].rows, len(slices))
     alone = len({str(each.SOPInstanceUID) for each in found}) == len(found)

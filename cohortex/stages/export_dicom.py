@@ -153,7 +153,7 @@ class _Writer:
         found = image_object(
             image.volume, study, frame_uid, self._seed(study, image), self._number(origin), f"{image.modality} by Cohortex"
         )
-        self._keep(_dcm(origin), found)
+        self.done.of[image.id] = self._keep(_dcm(origin), found)
         return Shown(study, frame_uid, [found], source)
 
     @cached_property

@@ -264,6 +264,18 @@ def test_a_segmentation_with_the_sources_identifiers_lies_on_its_slices(scanned,
         assert not file.is_file() or SECRET.encode() not in file.read_bytes()
 
 
+@pytest.mark.parametrize("wrong", ["DOE^JANE", "", "1.2.840." + "9" * 80])
+def test_what_stands_in_the_place_of_an_identifier_and_is_none_is_not_passed_on(scanned, tmp_path, wrong):
+    path, images = scanned
+    for file in path.iterdir():
+        each = pydicom.dcmread(file)
+        each.StudyInstanceUID = wrong
+        each.save_as(file)
+    run(images, tmp_path / "out", dicom=["seg"], dicom_uids="source")
+    found = objects(tmp_path / "out")
+    assert len(found) == 2 and all(each.StudyInstanceUID.startswith("2.25.") for each in found.values())
+
+
 def test_what_was_resampled_stays_in_the_sources_study_and_brings_its_image(scanned, tmp_path):
     _, images = scanned
     fine = images[0].volume.affine @ np.diag([0.5, 1, 1, 1])
