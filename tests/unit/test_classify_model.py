@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from cohortex.errors import BadInput
 from cohortex.measures.resampling import grouped_folds
 from cohortex.models.classify.features import scan_features, scan_names, vector_names
-from cohortex.models.classify.fusion import Fusion, fit_fusion, fit_temperature, fuse, log_softmax
+from cohortex.models.classify.fusion import Fusion, fit_fusion, fit_temperature, fuse, log_softmax, soft_targets
 from cohortex.models.classify.logistic import Logistic, _fit, fit_logistic, predict_logits
 from cohortex.models.classify.regrid import LESION_GAIN, axis_weights, isotropic, network_input
 from cohortex.models.classify.scans import Grain, Vectors, labels_of
@@ -131,6 +131,13 @@ def test_the_temperature_of_overconfident_logits_is_found():
     y = np.array([rng.choice(3, p=p) for p in np.exp(log_softmax(logits))])
     assert fit_temperature(logits * 3, y) == pytest.approx(3, rel=0.1)
     assert fit_temperature(logits, y) == pytest.approx(1, rel=0.1)
+
+
+def test_few_cases_that_were_all_right_are_told_to_be_as_sure_as_one_case_more_allows():
+    y = np.arange(30) % 3
+    sure = np.exp(log_softmax(np.eye(3)[y] / fit_temperature(np.eye(3)[y], y)))
+    assert sure.max(axis=1) == pytest.approx(np.full(30, (10 + 1 / 3) / 11), abs=1e-3)
+    assert soft_targets(y, 3).sum(axis=1) == pytest.approx(1)
 
 
 def test_separable_classes_never_get_certainty_from_few_cases():

@@ -65,16 +65,17 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 def soft_targets(y: np.ndarray, classes: int) -> np.ndarray:
     """Return the probabilities that a calibration should aim at, (n, classes).
 
-    Even when every held-out case is right, k cases of a class do not show more than (k + 1) / (k + classes): the rule
-    of succession. Without it, separable classes would end with probabilities of 0 and 1.
+    Even when every held-out case is right, k cases of a class do not show more than (k + 1 / classes) / (k + 1): what is believed before any
+    case was seen weighs as much as one case, spread over the classes. Without it, separable classes would end with probabilities of 0 and
+    1; with one case of weight for each class (the rule of succession) classifiers of few cases are told to be far less sure than they are.
 
     References
     ----------
-    Platt, Probabilistic outputs for support vector machines, Advances in large margin classifiers 1999.
+    Platt, Probabilistic outputs for support vector machines, Advances in large margin classifiers 1999 (targets that are not 0 and 1).
+    Perks, Some observations on inverse probability including a new indifference rule, Journal of the Institute of Actuaries 1947.
     """
-    counts = np.bincount(y, minlength=classes)[y].astype(np.float64)
-    wrong = 1.0 / (counts + classes)
-    return np.where(np.eye(classes)[y] > 0, ((counts + 1) / (counts + classes))[:, None], wrong[:, None])
+    counts = np.bincount(y, minlength=classes)[y].astype(np.float64)[:, None]
+    return (np.eye(classes)[y] * counts + 1.0 / classes) / (counts + 1.0)
 
 
 def fit_temperature(logits: np.ndarray, y: np.ndarray, low: float = 0.1, high: float = 1000.0) -> float:
