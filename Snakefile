@@ -27,6 +27,7 @@ pathvars:
 
 include: "rules/demo.smk"
 include: "rules/acquire.smk"
+include: "rules/deface.smk"
 include: "rules/preprocess.smk"
 include: "rules/denoise.smk"
 include: "rules/superresolve.smk"

@@ -42,6 +42,7 @@ class Stage:
 
 STAGES: dict[str, Stage] = {
     "acquire": Stage("image", streams=True),
+    "deface": Stage("image", learned=True, streams=True, usual=False),
     "preprocess": Stage("image", version=3, streams=True),
     "denoise": Stage("image", version=3, learned=True, streams=True),
     "superresolve": Stage("image", version=3, learned=True, streams=True, beside=("second_view", "reference")),
