@@ -2,7 +2,6 @@
 
 import os
 import sys
-
 from snakemake.utils import min_version
 
 min_version("9.27")

@@ -43,7 +43,7 @@ PAGES = {
         "radiomics",
         "classify_evaluation",
     ),
-    ROOT / "docs" / "robustness.md": ("robustness",),
+    ROOT / "docs" / "robustness.md": ("robustness", "deface"),
 }
 """The pages, and the benchmarks that each shows."""
 BENCHMARKS = [name for names in PAGES.values() for name in names]

@@ -2,7 +2,8 @@
 
 Points are in mm of the MNI152 template (R, A, S). The template is skull-stripped, so no face is in it: what lies in front of and below a
 plane from the brow to the throat is face, what lies beside the brain at the height of the ears is ear, and what is nearer to the brain
-than a margin is neither. The region is not cut along the skin: against the noise of the air zeros in the form of a face would show that face.
+than a margin is neither. The region is not cut along the skin: against the noise of the air zeros in the form of a face would show
+that face.
 """
 
 from __future__ import annotations

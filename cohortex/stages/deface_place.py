@@ -22,8 +22,9 @@ CORE_MM = 7.5
 """Pieces of what the network takes for brain that hang together by bridges of less than twice this (mucosa, muscles, eyes) are parted."""
 LEAST_BRAIN_ML, LEAST_AGREEMENT = 150.0, 0.75
 """Below that volume there is no brain to go by; below that overlap (Dice) of it with the template's brain the head was not found."""
-LEAST_INFORMATION = 0.15
-"""Mutual information with the template in nats, below which a head was not found where there is no network."""
+LEAST_SHARED, LEAST_INFORMATION = 0.25, 0.15
+"""Mutual information with the template in nats, below which a segmented brain, or a whole image, is none: real brains share 0.4 and more, a block
+of noise that a network takes for a brain 0.18."""
 NETWORK, TEMPLATE = "network", "template"
 SEARCH: dict[str, Any] = {
     "affine": {"method": "auto", "starts": ["header", "masses", "centres"], "refine": "none"},
@@ -137,18 +138,19 @@ def _by_network(image: Image, subject: Subject, labeller: Any, brain: np.ndarray
     grid = labeller.grid
     near = ndimage.binary_dilation(brain, iterations=2)
     alone = np.ascontiguousarray(np.where(near, np.asarray(labeller.values[...]), 0), dtype=np.float32)
-    matrix = align(template().scan(), prepare(alone, grid.affine, "MR").scan(), "affine", seed=seed).matrix
+    pose = align(template().scan(), prepare(alone, grid.affine, "MR").scan(), "affine", seed=seed)
+    matrix = pose.matrix
     array, affine = template_brain()
     meant = resample((array > 0).astype(np.float32), affine, grid, np.linalg.inv(matrix), outside=0.0) > 0.5
     # filled: the template's brain has its fluid
     whole = ndimage.binary_closing(brain, iterations=3) & subject.of(image).covers(grid)
     meant &= subject.of(image).covers(grid)
     agreement = float(2 * (whole & meant).sum() / max(1, whole.sum() + meant.sum()))
-    if agreement < LEAST_AGREEMENT:
+    if agreement < LEAST_AGREEMENT or pose.after < LEAST_SHARED:
         raise BadInput(
             "head-not-found",
-            f"the brain of {image.id} does not lie as a brain does (it overlaps by {agreement:.2f} with the template's): look at the scan "
-            "and its header, and leave it out of the cohort or deface it by hand.",
+            f"the brain of {image.id} does not lie as a brain does or look as one (Dice {agreement:.2f} and {pose.after:.2g} nats of "
+            "mutual information with the template's): if it shows no head say so in the column body_part, else leave it out of the cohort or deface it by hand.",
         )
     points = np.argwhere(brain) @ grid.affine[:3, :3].T + grid.affine[:3, 3]
     return Place(matrix, _moved(points, np.linalg.inv(matrix)), NETWORK, agreement)
@@ -164,8 +166,8 @@ def _by_template(image: Image, subject: Subject, why: str, seed: int) -> Place:
     if found.measures["mi_after"] < LEAST_INFORMATION or found.measures["covered_percent"] < LEAST_COVERED:
         raise BadInput(
             "head-not-found",
-            f"the template's brain is not found in {image.id} ({found.measures['mi_after']:.2g} nats of mutual information): if it shows no head "
-            "say so in the column body_part, else leave it out of the cohort or deface it by hand.",
+            f"the template's brain is not found in {image.id} ({found.measures['mi_after']:.2g} nats of mutual information): if it shows "
+            "no head say so in the column body_part, else leave it out of the cohort or deface it by hand.",
         )
     grid = Grid(brain.mask.shape, brain.mask_affine)  # type: ignore[arg-type]
     points = np.argwhere(brain.mask) @ grid.affine[:3, :3].T + grid.affine[:3, 3]
