@@ -23,8 +23,8 @@ CORE_MM = 7.5
 LEAST_BRAIN_ML, LEAST_AGREEMENT = 150.0, 0.75
 """Below that volume there is no brain to go by; below that overlap (Dice) of it with the template's brain the head was not found."""
 LEAST_SHARED, LEAST_INFORMATION = 0.25, 0.15
-"""Mutual information with the template in nats, below which a segmented brain, or a whole image, is none: real brains share 0.4 and more, a block
-of noise that a network takes for a brain 0.18."""
+"""Mutual information with the template in nats, below which a segmented brain, or a whole image, is none: real brains share 0.4 and
+more, a block of noise that a network takes for a brain 0.18."""
 NETWORK, TEMPLATE = "network", "template"
 SEARCH: dict[str, Any] = {
     "affine": {"method": "auto", "starts": ["header", "masses", "centres"], "refine": "none"},
@@ -150,7 +150,8 @@ def _by_network(image: Image, subject: Subject, labeller: Any, brain: np.ndarray
         raise BadInput(
             "head-not-found",
             f"the brain of {image.id} does not lie as a brain does or look as one (Dice {agreement:.2f} and {pose.after:.2g} nats of "
-            "mutual information with the template's): if it shows no head say so in the column body_part, else leave it out of the cohort or deface it by hand.",
+            "mutual information with the template's): if it shows no head say so in the column body_part, else leave it out of the cohort "
+            "or deface it by hand.",
         )
     points = np.argwhere(brain) @ grid.affine[:3, :3].T + grid.affine[:3, 3]
     return Place(matrix, _moved(points, np.linalg.inv(matrix)), NETWORK, agreement)
