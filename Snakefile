@@ -2,7 +2,6 @@
 
 import os
 import sys
-
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -27,6 +26,7 @@ pathvars:
 
 include: "rules/demo.smk"
 include: "rules/acquire.smk"
+include: "rules/deface.smk"
 include: "rules/preprocess.smk"
 include: "rules/denoise.smk"
 include: "rules/superresolve.smk"

@@ -111,6 +111,13 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
         "proofs_holding": None,
         "proofs_total": None,
     },
+    "deface": {
+        "simulated_brain_removed_percent": ("<=", 0.1),
+        "real_brain_removed_percent": ("<=", 1.0),
+        "simulated_face_left_percent": ("<=", 10),
+        "real_face_left_percent": ("<=", 25),
+        "head_seconds": None,
+    },
     "real_heads": {
         "real_gm_dice": (">=", 0.80),
         "real_wm_dice": (">=", 0.85),

@@ -43,7 +43,7 @@ PAGES = {
         "radiomics",
         "classify_evaluation",
     ),
-    ROOT / "docs" / "robustness.md": ("robustness",),
+    ROOT / "docs" / "robustness.md": ("robustness", "deface"),
     ROOT / "docs" / "outputs.md": ("report",),
 }
 """The pages, and the benchmarks that each shows."""

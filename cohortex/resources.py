@@ -176,7 +176,7 @@ def method_of(stage: str, settings: Mapping[str, Any], modality: str, spacing_mm
             method = deformable.get("otherwise", "none")
         # Gauss-Newton takes less of everything than the optimisation that is measured.
         return {"none": "affine", "gauss_newton": "instance"}.get(method, method), 1.0
-    if stage == "recognize":
+    if stage in ("deface", "recognize"):
         return ("network" if settings.get("weights") else "none"), 1.0
     if stage == "classify":
         return ("features" if settings.get("features", True) else "none"), 1.0

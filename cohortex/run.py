@@ -150,7 +150,8 @@ def preflight(config: Mapping[str, Any], basedir: str, jobs: int = 1) -> None:
             for folder in folders.values():
                 read_model(folder)
             models += named.values()
-            check_used(config[stage], folders, stage, [entry.name for entry in entries(stage)])
+            task = STAGES[stage].task or stage
+            check_used(config[stage], folders, task, [entry.name for entry in entries(task)])
             check_segmenting(config[stage], folders)
             check_registering(config[stage], folders)
             if any(map(is_trained, named)):

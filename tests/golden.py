@@ -44,6 +44,13 @@ def processor() -> str:
     return f"{binding.get_host_cpu_name()} {torch.backends.cpu.get_cpu_capability()}"
 
 
+def heads() -> dict[str, Volume]:
+    """Return a T1w and a CT of a head with a face, coarse."""
+    from tests.faces import head
+
+    return {f"1_{modality}": head(modality, 4.0)[0] for modality in ("T1w", "CT")}
+
+
 def scans() -> dict[str, Volume]:
     """Return a T1w, a CT of the same head in another place, and labels of the T1w."""
     affine = np.diag([*SPACING, 1.0])
@@ -62,7 +69,8 @@ def scans() -> dict[str, Volume]:
 def images(stage: str, folder: Path) -> list[Image]:
     """Return what the stage is given: files for acquire, labels too for classify and export."""
     made = []
-    for name, volume in scans().items():
+    # what deface is given must have a brain
+    for name, volume in (heads() if stage == "deface" else scans()).items():
         row = {"acq": "", "run": "", "site": "demo-simulator", "path": ""}
         if stage == "acquire":
             row["path"] = str(write_nifti(folder / f"{name}.nii.gz", volume.array()[::-1], SPACING))

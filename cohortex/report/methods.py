@@ -15,6 +15,7 @@ from cohortex.report.training import trained
 
 _SPOKEN = {
     "acquire": "were read, brought into the closest canonical orientation and checked",
+    "deface": "were defaced",
     "preprocess": "were preprocessed",
     "denoise": "were denoised",
     "superresolve": "were brought to a finer through-plane resolution",

@@ -48,6 +48,7 @@ SHOWN_FIRST = {"images": 0, "registered": 1}
 
 WHAT = {
     "acquire": "Reads every scan, brings it into one orientation and unit, and refuses what is broken.",
+    "deface": "Takes the face out of heads and checks that the brain is whole. No promise of anonymity.",
     "preprocess": "Bias field, resampling, intensity normalisation and filters.",
     "denoise": "Removes noise.",
     "superresolve": "Makes thick slices thin.",
@@ -110,7 +111,7 @@ def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
     judged = evaluation.told(records)
     gallery = pictures.Gallery()
     shown = pictures.choose(records, [row.image for row in [*found.lost, *doubted]] + [one.image for one in odd], int(chosen["pictures"]))
-    pairs = pictures.pairs_by_stage(work, records, shown, gallery)
+    pairs = pictures.pairs_by_stage(work, records, shown, gallery, chosen)
     environment = html.environment()
     environment.filters |= {"short": _short, "count": _count, "duration": _duration}
     style, script = (html.source(environment, name) for name in ("style.css", "script.js"))

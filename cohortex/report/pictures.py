@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from cohortex.items import HEAD_LABELS
 from cohortex.report import why
+from cohortex.report.faces import without_profiles
 from cohortex.report.measures import without_moment
 from cohortex.report.previews import VIEWS
 from cohortex.report.records import Records, Row, read_previews
@@ -60,6 +61,8 @@ class Gallery:
 
     pictures: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     contours: dict[str, Markup] = field(default_factory=dict)
+    faceless: set[str] = field(default_factory=set)
+    """Images whose profile is not shown."""
 
     def tile(self, picture: np.ndarray, labels: np.ndarray | None, about: str) -> Tile:
         """Add a picture, and the contours of labels of the same shape, and return its tile."""
@@ -141,9 +144,14 @@ def choose(records: Records, first: Iterable[str], most: int) -> list[str]:
     return chosen[:most]
 
 
-def pairs_by_stage(work: Path, records: Records, chosen: Sequence[str], gallery: Gallery) -> dict[str, dict[str, list[Pair]]]:
-    """Return by stage the pictures of the chosen images: ``images`` (before and after), ``registered``, and what else it shows."""
-    seen = _read(work, records, chosen)
+def pairs_by_stage(
+    work: Path, records: Records, chosen: Sequence[str], gallery: Gallery, report: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, list[Pair]]]:
+    """Return by stage the pictures of the chosen images: ``images`` (before and after), ``registered``, and what else it shows.
+
+    Profiles are left out where `cohortex.report.faces` says so of the section `report`; the gallery counts their images.
+    """
+    seen, gallery.faceless = without_profiles(_read(work, records, chosen), records, report)
     rows = {(stage, row.image): row for stage in records.stages for row in records.told.get(stage, [])}
     shapes = {key: (row.shape, row.spacing_mm) for key, row in rows.items()}
     pages: dict[str, dict[str, list[Pair]]] = {}

@@ -28,6 +28,8 @@ class Stage:
     beside : tuple of str
         Of a stage of unit image: settings that name other images of the subject; where one is set for an image's modality the stage
         sees the subject's other images, and they are part of the image's key.
+    task : str
+        Of a learned stage: for what its models were trained, where that is not named as the stage is.
     usual : bool
         Whether it stands in the chain where the configuration does not say which stages do.
     """
@@ -37,11 +39,13 @@ class Stage:
     learned: bool = False
     streams: bool = False
     beside: tuple[str, ...] = ()
+    task: str = ""
     usual: bool = True
 
 
 STAGES: dict[str, Stage] = {
     "acquire": Stage("image", streams=True),
+    "deface": Stage("image", learned=True, streams=True, task="regseg", usual=False),
     "preprocess": Stage("image", version=3, streams=True),
     "denoise": Stage("image", version=3, learned=True, streams=True),
     "superresolve": Stage("image", version=3, learned=True, streams=True, beside=("second_view", "reference")),

@@ -21,6 +21,7 @@ from cohortex.io.bids import build_name, folder
 from cohortex.io.dataset import LISTS, remove_files, write_dataset
 from cohortex.items import HEAD_LABELS, Image, Made, settings_for
 from cohortex.publish import atomic_path, file_sha256, link_or_copy, sweep, write_json, write_text
+from cohortex.report.faces import is_defaced
 from cohortex.stages.classify_why import TAGS
 from cohortex.volume import Volume
 
@@ -263,6 +264,8 @@ def sidecar(target: Target, targets: Sequence[Target]) -> dict[str, Any]:
             content["Units"] = "HU"
         if target.suffix == "mask":
             content["Type"] = "ROI"
+        if is_defaced(steps):
+            content["Defaced"] = True
     if image.kind == "transform":
         content["Description"] = "Affine transform of points of the fixed image (`to`) into the moving image (`from`), ITK text, LPS mm"
     if image.kind == "field":

@@ -239,16 +239,11 @@ def _space(pair: Pair) -> str:
 
 def _template() -> tuple[Volume, Prepared]:
     """Return the MNI152 T1 that nilearn ships, skull-stripped."""
-    from importlib.resources import files
-
-    import nibabel as nib
-
+    from cohortex.faces import template_brain
     from cohortex.models.regseg.deform import prepare
 
-    name = "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
-    image: Any = nib.load(str(files("nilearn") / "datasets" / "data" / name))  # type: ignore[attr-defined]
-    array = np.asarray(image.dataobj, dtype=np.float32)
-    return Volume(array, image.affine, "T1w", "image", "head"), prepare(array, image.affine, "T1w")
+    array, affine = template_brain()
+    return Volume(array, affine, "T1w", "image", "head"), prepare(array, affine, "T1w")
 
 
 def _checkerboards(target: Volume, moving: Volume, when: str) -> dict[str, np.ndarray]:

@@ -390,6 +390,21 @@ PROVED = [
         "unit/test_report.py::test_absolute_paths_of_the_machine_are_not_on_the_page",
     ),
     _of(
+        "P05",
+        "a head that was not defaced",
+        "its profile in every preview",
+        "no profile on the page",
+        "unit/test_report_faces.py::test_no_profile_of_a_head_that_was_not_defaced_is_on_the_page",
+        "rule/test_deface.py::test_the_page_shows_the_profile_of_the_defaced_head_alone",
+    ),
+    _of(
+        "P06",
+        "defacing that would take more than 5 % of the brain",
+        "a brain without its front",
+        "set aside",
+        "unit/test_deface.py::test_more_brain_than_is_allowed_sets_the_image_aside",
+    ),
+    _of(
         "P07",
         "everything set aside",
         "",

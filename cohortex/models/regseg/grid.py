@@ -74,20 +74,28 @@ def body(small: np.ndarray, modality: str) -> np.ndarray:
     All True where nothing stands out.
     """
     from scipy import ndimage as ndi
-    from skimage.filters import threshold_otsu
 
     from cohortex.measures.components import largest_component
 
-    low, high = np.percentile(small, (1, 99.5))
-    if not high > low:
+    level = body_level(small, modality)
+    if level is None:
         return np.ones(small.shape, bool)
-    level = -300.0 if modality == "CT" else low + 0.5 * (float(threshold_otsu(np.clip(small, low, high))) - low)
     mask = small > level
     opened = np.asarray(ndi.binary_opening(mask)) if min(small.shape) > 4 else mask
     if not mask.any():
         return np.ones(small.shape, bool)
     largest = largest_component(opened if opened.any() else mask, connectivity=6).astype(bool)
     return np.asarray(ndi.binary_fill_holes(np.logical_and(ndi.binary_dilation(largest), mask)))
+
+
+def body_level(small: np.ndarray, modality: str) -> float | None:
+    """Return the intensity above which `body` looks for the body, None where nothing stands out."""
+    from skimage.filters import threshold_otsu
+
+    low, high = np.percentile(small, (1, 99.5))
+    if not high > low:
+        return None
+    return -300.0 if modality == "CT" else low + 0.5 * (float(threshold_otsu(np.clip(small, low, high))) - low)
 
 
 def bounds(mask: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
