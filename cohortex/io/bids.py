@@ -53,6 +53,8 @@ ANAT = {
         "T2star",
     ),
 }
+NOT_ALONE = {"IRT1", "MEGRE", "MESE", "MP2RAGE", "MPM", "MTR", "MTS", "MTw", "VFA"}
+"""Of these, those that BIDS does not take for one derived image: members of file collections, and a suffix that it does not have."""
 DATATYPES = {"dwi": "dwi", "ADC": "dwi", "bold": "func", "cbv": "func", "sbref": "func", "asl": "perf", "m0scan": "perf", "pet": "pet"}
 
 _ENTITY = re.compile(r"([a-z]+)-([0-9A-Za-z+]+)\Z")

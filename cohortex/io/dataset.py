@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cohortex import __version__
-from cohortex.io.bids import ANAT
+from cohortex.io.bids import ANAT, NOT_ALONE
 from cohortex.privacy.conceal import HIDDEN
 from cohortex.publish import write_json, write_text
 from cohortex.report.records import safe_cell
@@ -60,7 +60,7 @@ def write_dataset(results: str | Path, config: Mapping[str, Any]) -> None:
     write_json(results / "dataset_description.json", _description(results, config))
     write_text(results / "README.md", README)
     lists = _lists(results)
-    write_text(results / ".bidsignore", "\n".join([*IGNORED, *_own_folders(lists)]) + "\n")
+    write_text(results / ".bidsignore", "\n".join([*IGNORED, *_not_bids(lists)]) + "\n")
     _write_participants(results, config)
     _write_labels(results, lists)
     for path in results.glob("*"):
@@ -126,19 +126,27 @@ def _lists(results: Path) -> dict[str, dict[str, Any]]:
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((results / LISTS).glob("*.json"))}
 
 
-def _own_folders(lists: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return patterns for the folders that BIDS does not have, such as ct, and for images in anat whose suffix it does not have."""
-    known = {"anat", "dwi", "func", "perf", "pet"}
+def _not_bids(lists: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return patterns for what BIDS does not have as derivatives: folders such as ct, and files by what the validator says of them.
+
+    One volume of a time series is none (func), a diffusion image without its gradients is none, and labels belong to anat, dwi and func.
+    """
     found: set[str] = set()
     for content in lists.values():
         for name in content["files"]:
             folder = name.rsplit("/", 2)[-2]
             suffix = name.rpartition("_")[2].partition(".")[0]
-            if folder not in known:
+            if folder not in ("anat", "dwi", "perf", "pet"):
                 # The first form is what today's validator takes, the second what older ones and gitignore take.
                 found |= {f"**/{folder}", f"**/{folder}/**"}
-            elif folder == "anat" and suffix not in (*ANAT, "dseg", "mask", "xfm", "table"):
+            elif folder == "anat" and suffix not in {*ANAT, "dseg", "mask", "xfm", "table"} - NOT_ALONE:
                 found.add(f"*_{suffix}.*")
+            elif folder == "dwi" and suffix == "dwi":
+                found.add("*_dwi.*")
+            elif folder in ("perf", "pet") and suffix in ("dseg", "mask"):
+                found.add(f"**/{folder}/*_{suffix}.*")
+            elif folder == "pet" and "_acq-" in name:
+                found.add("**/pet/*_acq-*")
     return sorted(found)
 
 

@@ -40,5 +40,4 @@ def test_what_other_tests_prove_is_proved_by_tests_that_there_are() -> None:
 def test_no_case_of_the_battery_is_missing() -> None:
     there = {case.id.rstrip("abcdefghi") for case in [*CASES, *PROVED]}
     wanted = {f"{kind}{number:02d}" for kind, count in COUNTS.items() for number in range(1, count + 1)}
-    # what a defaced head shows is proved with the stage that does it
     assert wanted <= there

@@ -287,6 +287,33 @@ def test_what_was_resampled_stays_in_the_sources_study_and_brings_its_image(scan
     assert {(str(each.StudyInstanceUID), str(each.FrameOfReferenceUID)) for each in found.values()} == {("1.2.3.4.6", "1.2.3.4.5")}
 
 
+def test_scans_of_two_studies_give_a_report_in_each(scanned, tmp_path):
+    path, images = scanned
+    other = tmp_path / "in" / "b"
+    shutil.copytree(path, other)
+    for file in other.iterdir():
+        each = pydicom.dcmread(file)
+        each.StudyInstanceUID = "1.2.3.4.99"
+        each.save_as(file)
+    row = {**images[0].row, "acq": "b", "path": str(other)}
+    images += [item(each.id.replace("_CT", "_b_CT"), each.content, "CT", each.kind, row=row, sources=("001_b_CT",)) for each in images]
+    run(images, tmp_path / "out", dicom=["seg", "sr"], dicom_uids="source")
+    reports = {name: str(each.StudyInstanceUID) for name, each in objects(tmp_path / "out").items() if each.Modality == "SR"}
+    assert reports == {
+        "sub-001/sr/sub-001_desc-measures_sr.dcm": "1.2.3.4.6",
+        "sub-001/sr/sub-001_desc-measures2_sr.dcm": "1.2.3.4.99",
+    }
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_map_of_one_value_is_written(value, tmp_path):
+    flat = Volume(np.full(SHAPE, value, "f4"), AFFINE, "T1w")
+    scans = [item("001_T1w", volume("T1w"), "T1w", "image"), item("001_T1w+uncertainty", flat, "T1w", "image", sources=("001_T1w",))]
+    made = run(scans, tmp_path, dicom=["map"])
+    back = highdicom.pm.ParametricMap.from_dataset(pydicom.dcmread(tmp_path / made[1].measures["dicom"]))
+    assert (back.get_volume(apply_real_world_transform=False).array == value).all()
+
+
 def test_derived_identifiers_lead_nowhere(scanned, tmp_path):
     path, images = scanned
     run(images, tmp_path / "out", dicom=["seg", "sr"])

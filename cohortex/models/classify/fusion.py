@@ -66,8 +66,8 @@ def soft_targets(y: np.ndarray, classes: int) -> np.ndarray:
     """Return the probabilities that a calibration should aim at, (n, classes).
 
     Even when every held-out case is right, k cases of a class do not show more than (k + 1 / classes) / (k + 1): what is believed before
-    any case was seen weighs as much as one case, spread over the classes. Without it, separable classes would end with probabilities of 0 and
-    1; with one case of weight for each class (the rule of succession) classifiers of few cases are told to be far less sure than they are.
+    any case was seen weighs as much as one case, spread over the classes. Without it, separable classes would end with probabilities of 0
+    and 1; with one case of weight for each class (the rule of succession) classifiers of few cases are told to be less sure than they are.
 
     References
     ----------
