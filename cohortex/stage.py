@@ -318,7 +318,9 @@ def cannot_go_on(job: Job, item: Item, started: float, timing: Mapping[str, Any]
     """Write and return the record of an item that is given up: it killed its process too often, or the time is over."""
     count = starts(job.running, item)
     if count["worker_died"] >= WORKER_DEATHS or count["started"] - count["worker_died"] >= JOB_DEATHS:
-        reason = f"the process died {count['started']} times on this item (out of memory, or a fault in a library); see the log"
+        reason = (
+            f"the process died {count['started']} times on this item (out of memory, or a fault or endless loop in a library); see the log"
+        )
         return given_up(job.running, item, "crashed", "process-died", reason, timing)
     left = left_s(job, started)
     if left is not None and left <= 0:

@@ -353,6 +353,7 @@ def work(task: Task, items: Sequence[Item], connection: Any) -> None:
     from cohortex.allocator import keep_freed_memory, limit_memory
     from cohortex.blocks import Plan, set_plan
     from cohortex.threads import die_with_parent, set_threads
+    from cohortex.watch import let_end
 
     die_with_parent()
     keep_freed_memory()
@@ -362,6 +363,8 @@ def work(task: Task, items: Sequence[Item], connection: Any) -> None:
     set_plan(Plan(threads=task.threads, scratch=task.running, **given))
     if task.stage == "acquire" and task.memory_mb:
         limit_memory(FOREIGN * task.memory_mb)
+    if task.stage == "acquire":
+        let_end()
     model = None
     try:
         load = task.load

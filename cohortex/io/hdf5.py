@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,14 @@ from typing import Any
 from cohortex.errors import BadInput
 from cohortex.io.paths import check_file
 from cohortex.io.plain import DEFLATE_MAX_RATIO
+from cohortex.watch import at_most
 
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 32000: "lzf"}
 MOST_BYTES = 64 * 2**30
+HEAP = b"GCOL\x01\0\0\0"
+"""How a global heap begins; of other bytes nobody would write these eight by chance."""
+LEAST_CPU_S, BYTES_A_CPU_S = 60.0, 1e6
+"""CPU time that a file may take while it is open, and bytes of it that are worth a further second; the library can turn in a circle."""
 
 
 _ONE_AT_A_TIME = threading.RLock()
@@ -30,7 +36,8 @@ def opened(path: Path, name: str) -> Iterator[Any]:
     BadInput
         ``truncated``, ``not-hdf5``, ``busy`` (somebody writes to it); errors inside the file while it is read are ``corrupt``.
     """
-    with _ONE_AT_A_TIME, _opened(path, name) as file:
+    seconds = LEAST_CPU_S + (path.stat().st_size / BYTES_A_CPU_S if path.is_file() else 0)
+    with _ONE_AT_A_TIME, at_most(seconds), _opened(path, name) as file:
         yield file
 
 
@@ -93,27 +100,104 @@ def member(group: Any, key: str, name: str) -> Any:
     return found
 
 
-def _check_length(dataset: Any, name: str, most: int) -> None:
-    """Refuse a text whose length is absurd, before the library allocates it: the reference to it begins with four bytes of length."""
+def text_of(dataset: Any, name: str, most: int = 16 * 2**20) -> bytes:
+    """Return a short text dataset as bytes.
+
+    A text of variable length is read from the file's global heap here, without the library: in a damaged heap that turns in a circle for
+    ever, and it allocates any length that the reference declares.
+
+    Raises
+    ------
+    BadInput
+        ``bad-header``: it is not one text, or a longer one than `most`; ``corrupt``.
+    """
     import h5py
 
-    at = dataset.id.get_offset()
-    if h5py.check_string_dtype(dataset.dtype) is None or h5py.check_string_dtype(dataset.dtype).length is not None or at is None:
-        return
-    with Path(dataset.file.filename).open("rb") as file:
-        file.seek(at)
-        length = int.from_bytes(file.read(4), "little")
-    if length > most:
-        raise BadInput("bad-header", f"{name} has an XML header of {length} bytes: write it again.")
-
-
-def text_of(dataset: Any, name: str, most: int = 16 * 2**20) -> bytes:
-    """Return a short text dataset as bytes."""
-    if dataset.shape not in ((), (1,)):
+    kind = h5py.check_string_dtype(dataset.dtype)
+    if dataset.shape not in ((), (1,)) or kind is None:
         raise BadInput("bad-header", f"{name} has an XML header that is not one text: write it again.")
-    _check_length(dataset, name, most)
-    value = dataset[()] if dataset.shape == () else dataset[0]
-    data = value.encode() if isinstance(value, str) else bytes(value)
-    if len(data) > most:
-        raise BadInput("bad-header", f"{name} has an XML header of {len(data)} bytes: write it again.")
-    return data
+    if kind.length is None:
+        return _from_heap(dataset, name, most)
+    if kind.length > most:
+        raise BadInput("bad-header", f"{name} has an XML header of {kind.length} bytes: write it again.")
+    return bytes(dataset[()] if dataset.shape == () else dataset[0])
+
+
+def _from_heap(dataset: Any, name: str, most: int) -> bytes:
+    """Return a text of variable length, which the file keeps in a heap: a reference of length, address and number, then the heap's objects.
+
+    References
+    ----------
+    The HDF Group, HDF5 File Format Specification version 3.0, III.E (disk format: global heap) and VIII (references of variable length).
+    """
+    damaged = BadInput("corrupt", f"{name} has damaged data inside: copy it again from its source.")
+    plist, identifier = dataset.id.get_create_plist(), dataset.id
+    at = identifier.get_offset()
+    if at is None and plist.get_nfilters() == 0 and dataset.chunks is not None and identifier.get_num_chunks() == 1:
+        at = identifier.get_chunk_info(0).byte_offset
+    if at is None:
+        raise BadInput("bad-header", f"{name} has an XML header that is compressed or was never written: write it again, uncompressed.")
+    start = dataset.file.userblock_size
+    width = dataset.file.id.get_create_plist().get_sizes()[0]
+    path = Path(dataset.file.filename)
+    whole = path.stat().st_size
+    with path.open("rb") as file:
+
+        def numbers(where: int, *sizes: int) -> list[int]:
+            if where > whole:
+                raise damaged
+            file.seek(where)
+            raw = [file.read(size) for size in sizes]
+            if any(len(part) < size for part, size in zip(raw, sizes, strict=True)):
+                raise damaged
+            return [int.from_bytes(part, "little") for part in raw]
+
+        length, address, wanted = numbers(at, 4, width, 4)
+        if length > most:
+            raise BadInput("bad-header", f"{name} has an XML header of {length} bytes: write it again.")
+        heap = start + address
+        mark, size = numbers(heap, 4, 12)
+        size >>= 32
+        if mark != int.from_bytes(b"GCOL", "little"):
+            raise damaged
+        place, end = heap + 16, heap + size
+        # every object is at least 16 bytes, so this ends whatever stands there
+        while place + 16 <= end:
+            number, _, _, stored = numbers(place, 2, 2, 4, 8)
+            if number == wanted and number:
+                if length > stored or place + 16 + length > end:
+                    raise damaged
+                file.seek(place + 16)
+                text = file.read(length)
+                if len(text) < length:
+                    raise damaged
+                return text
+            if not number:
+                break
+            place += 16 + -(-stored // 8) * 8
+    raise damaged
+
+
+def check_heaps(path: Path, name: str) -> None:
+    """Refuse a file one of whose global heaps has objects that do not follow each other; in such a heap the library turns for ever.
+
+    To be called before arrays of variable length are read, which lie in these heaps. The whole file is looked through.
+
+    Raises
+    ------
+    BadInput
+        ``corrupt``.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+        heap = raw.find(HEAP)
+        while heap >= 0:
+            end = heap + int.from_bytes(raw[heap + 8 : heap + 16], "little")
+            place = heap + 16
+            while place + 16 <= end <= len(raw):
+                number, stored = int.from_bytes(raw[place : place + 2], "little"), int.from_bytes(raw[place + 8 : place + 16], "little")
+                # what is free is told with its own head, and ends the heap
+                step = stored if number == 0 else 16 + -(-stored // 8) * 8
+                if place + step > end or step < 16:
+                    raise BadInput("corrupt", f"{name} has damaged data inside: copy it again from its source.")
+                place += step
+            heap = raw.find(HEAP, heap + 8)

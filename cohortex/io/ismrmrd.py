@@ -15,7 +15,7 @@ import numpy as np
 from cohortex.blocks import new_array
 from cohortex.errors import BadInput
 from cohortex.io.geometry import centred_affine, check_affine, lps_to_ras
-from cohortex.io.hdf5 import member, opened, text_of
+from cohortex.io.hdf5 import check_heaps, member, opened, text_of
 from cohortex.io.series import Frames, Note, framed, read_step
 from cohortex.io.slices import Once, Slices
 from cohortex.physics.fourier import centred_ifft
@@ -114,6 +114,7 @@ def read_acquisitions(path: Path, group: Any, frames: Frames, name: str) -> list
     encoding = encoding_of(text_of(xml, name), name)
     if encoding.trajectory != "cartesian":
         raise BadInput("non-cartesian", f"{name} was not sampled on a Cartesian grid: reconstruct it before.")
+    check_heaps(path, name)
     heads = table.fields("head")[:]
     wanted = np.array([not any(int(flags) >> (bit - 1) & 1 for bit in NOT_IMAGING) for flags in heads["flags"]], dtype=bool)
     if not wanted.any():

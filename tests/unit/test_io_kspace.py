@@ -214,6 +214,34 @@ def test_ismrmrd_slices_lie_where_their_headers_say(tmp_path: Path) -> None:
     assert np.allclose(volume.affine[:3, :3], [[0, 0, -6], [-10, 0, 0], [0, 10, 0]])
 
 
+@pytest.mark.parametrize("which", ["header", "samples"])
+def test_a_heap_in_which_the_library_turns_for_ever_is_refused(tmp_path: Path, which: str) -> None:
+    path = acquisitions(tmp_path / "a.h5", coils(truth()), header(), centres=[(z, 0, 0) for z in range(SLICES)])
+    raw = bytearray(path.read_bytes())
+    heaps = [at for at in range(0, len(raw), 8) if raw[at : at + 4] == b"GCOL"]
+    # the first object of a heap becomes so long that the next one is itself, counted in 64 bits
+    at = heaps[0] if which == "header" else heaps[-1]
+    raw[at + 24 : at + 32] = (2**64 - 16).to_bytes(8, "little")
+    path.write_bytes(raw)
+    assert code(path) == "corrupt"
+
+
+def test_a_header_that_lies_in_no_heap_or_is_too_long_is_refused(tmp_path: Path) -> None:
+    path = fastmri(tmp_path / "a.h5", coils(truth()))
+    with h5py.File(path, "a") as file:
+        file.create_dataset("ismrmrd_header", data=header().decode(), dtype=h5py.string_dtype())
+        at = file["ismrmrd_header"].id.get_offset()
+    good = path.read_bytes()
+    assert read(path)[0].shape
+    for place, change, expected in (
+        (at, b"\xff\xff\xff\x7f", "bad-header"),
+        (at + 4, b"\xff" * 8, "corrupt"),
+        (at + 12, b"\x07\0\0\0", "corrupt"),
+    ):
+        path.write_bytes(good[:place] + change + good[place + len(change) :])
+        assert code(path) == expected
+
+
 def test_a_three_dimensional_ismrmrd_scan_is_one_volume(tmp_path: Path) -> None:
     image = truth()
     kspace = centred_fft(image[None].astype(np.complex64), axes=(1, 2, 3)).transpose(1, 0, 2, 3)
