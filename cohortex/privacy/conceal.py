@@ -311,7 +311,7 @@ def true_rows(work: Path, batch: str, rows: Iterable[Row]) -> list[Row]:
     rows, file, key = list(rows), work / FOLDER / "batches" / f"{batch}.tsv", work / FOLDER / "names.key"
     private = {row["image"]: row for row in read_table(file)} if file.is_file() else {}
     absent = [row for row in rows if row["image"] not in private]
-    if any(not row["root"] or row.get("dates") == "shifted" for row in absent):
+    if any(row.get("root") == "" or row.get("dates") == "shifted" for row in absent):
         raise Refused(
             f"{FOLDER}/batches/{batch}.tsv of the work folder does not have all of the batch; start the run again, it is made anew."
         )
