@@ -81,8 +81,8 @@ def read_dicom(
 
     Of several series the one with most slices is taken, and a note says so. Slices are sorted by their position along the
     slice normal and checked for gaps, copies, uneven distances, tilt and mixed geometry, all by their headers. Radiographs and
-    ultrasound frames become pictures of shape (x, y, 1). Pictures that say to have text burned in and captures of screens are refused
-    unless `burned_in` is ``take``: nobody can tell whose name stands in them.
+    ultrasound frames become pictures of shape (x, y, 1). Pictures that say to have text burned in, ultrasound that does not deny it, and
+    captures of screens are refused unless `burned_in` is ``take``: nobody can tell whose name stands in them.
 
     Returns
     -------
@@ -202,11 +202,18 @@ def _headers(paths: Sequence[Path], name: str, notes: list[Note]) -> list[Found]
     return found
 
 
+WRITTEN_ON = ("US", "IVUS")
+"""Modalities whose machines write the patient's name into the picture."""
+
+
 def _check_burned_in(found: Sequence[Found]) -> None:
-    """Refuse pictures whose header says, or whose kind means, that there is text in them."""
+    """Refuse pictures whose header says, or whose kind means, that there is text in them: ultrasound, too, unless its header denies it."""
     for item in found:
-        if text(item.header, "BurnedInAnnotation").upper() == "YES":
+        said = text(item.header, "BurnedInAnnotation").upper()
+        if said == "YES":
             what = "says that text is burned into its pixels"
+        elif said != "NO" and text(item.header, "Modality") in WRITTEN_ON:
+            what = "is ultrasound that does not say that no text is burned into its pixels (BurnedInAnnotation NO)"
         elif text(item.header, "SOPClassUID").startswith(CAPTURE):
             what = "is the capture of a screen (secondary capture)"
         else:

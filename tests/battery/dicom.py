@@ -376,6 +376,7 @@ CASES = [
     Case(
         "D21c", "the same, where the user takes it", "", "taken", (), tags(BurnedInAnnotation="YES"), settings={"burned_in": "take"}, **CT
     ),
+    Case("D21d", "ultrasound of which nobody says that it bears no text", "", "set aside", ("burned-in",), tags(Modality="US"), "US"),
     Case(
         "D21b",
         "a secondary capture",

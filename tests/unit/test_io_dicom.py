@@ -393,7 +393,10 @@ def test_a_radiograph_becomes_a_picture(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", ["examples_rgb_color.dcm", "examples_palette.dcm", "examples_jpeg2k.dcm", "ExplVR_BigEnd.dcm"])
 def test_coloured_ultrasound_becomes_grey(file: str) -> None:
-    picture = read_dicom(Path(str(get_testdata_file(file))))[0]
+    path = Path(str(get_testdata_file(file)))
+    with pytest.raises(BadInput, match="BurnedInAnnotation NO"):
+        read_dicom(path)
+    picture = read_dicom(path, burned_in="take")[0]
     assert picture.modality == "US"
     assert picture.array().ndim == 3
     assert picture.array().std() > 0
@@ -405,7 +408,7 @@ def test_colours_are_no_labels() -> None:
 
     path = str(get_testdata_file("examples_rgb_color.dcm"))
     with pytest.raises(BadInput, match="no whole numbers"):
-        acquire(Image("1_US", "1", "", "US", "labels", "labels", row={"path": path}), {}, None, 0)
+        acquire(Image("1_US", "1", "", "US", "labels", "labels", row={"path": path}), {"burned_in": "take"}, None, 0)
 
 
 def test_every_file_of_pydicom_is_read_or_refused() -> None:
