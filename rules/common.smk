@@ -16,6 +16,7 @@ from cohortex.config import (
     training_section,
 )
 from cohortex.demo.table import DEMO_VERSION
+from cohortex.ratings import make_ratings
 from cohortex.slurm.head import begin
 from cohortex.slurm.orphans import forget_runs
 from cohortex.stages import STAGES, stage_version
@@ -87,6 +88,7 @@ try:
             ]
         )
         make_cohort(config, BASEDIR)
+        make_ratings(config)
         # jobs of a cluster are counted as nodes, those of one machine as cores
         jobs = workflow.resource_settings.nodes or workflow.resource_settings.cores
         preflight(config, BASEDIR, jobs or 1)

@@ -3,6 +3,8 @@ rule report:
     input:
         records,
         exported,
+        # written anew only when its content changes
+        ratings="<work>/cohort/ratings.tsv",
     output:
         page="<results>/report/index.html",
         manifest="<results>/manifest.tsv",
