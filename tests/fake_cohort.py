@@ -29,10 +29,14 @@ CONFIG = {
     "device": "auto",
     "stages": STAGES,
     "quarantine": {"tolerate": 0.2},
-    "report": {"pictures": 60, "odd_z": 3.5},
+    # pages of subjects take longest: tests of theirs ask for them
+    "report": {"pictures": 60, "odd_z": 3.5, "subjects": "none"},
     "denoise": {"default": {"method": "dct"}, "CT": {"method": "half_grid_unet", "weights": "zoo/denoise/low_dose"}},
     "superresolve": {"default": {"weights": "zoo/superresolve/srcnn3d"}},
 }
+
+PAGED = CONFIG | {"report": {"pictures": 60, "odd_z": 3.5, "subjects": "shown"}}
+"""The same with pages of subjects."""
 
 CARD = {
     "name": "redcnn-demo",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +32,7 @@ class Measure:
     count: int = 0
     z: float | None = None
     odd: bool = False
-    strip: Markup = Markup("")
+    strip: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Cohort:
 def _known(group: Group, threshold: float) -> _Known:
     order = np.sort(np.asarray(group.values, np.float64))
     low, high = float(order[0]), float(order[-1])
-    picked: Sequence[float] = order[np.unique(np.linspace(0, len(order) - 1, DRAWN).astype(int))]
+    picked = order[np.unique(np.linspace(0, len(order) - 1, DRAWN).astype(int))]
     places = dict.fromkeys(_at(value, low, high) for value in picked)
     return _Known(float(np.median(order)), low, high, limit_of(group, threshold), "".join(f"M{x} 5v8" for x in places))
 

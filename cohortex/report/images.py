@@ -26,9 +26,9 @@ def table(records: Records, found: Tally, odd: Iterable[measures.Odd], paged: It
     -------
     Markup
         ``count`` (of images), ``stages`` (stage to the heads of its measures), ``odd`` (row, stage, column of each odd figure),
-        ``simulated`` (sites), ``pages`` (subjects that have a page) and ``packed``: under "" the seven columns status, image, subject, modality, last stage, reason and site,
-        under a stage the columns of its measures (null where there is none), each as base64 of gzip of JSON. A stage is unpacked
-        when its measures are looked at.
+        ``simulated`` (sites), ``pages`` (subjects that have a page) and ``packed``: under "" the seven columns status, image, subject,
+        modality, last stage, reason and site, under a stage the columns of its measures (null where there is none), each as base64 of
+        gzip of JSON. A stage is unpacked when its measures are looked at.
     """
     last = dict(records.last) | {row.image: row for row in found.lost}
     names = sorted(set(records.images) | {name for name, row in last.items() if row.is_image or row.set_aside})

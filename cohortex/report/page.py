@@ -75,7 +75,9 @@ class Systemic:
 
 
 def write_report(work: Path, results: Path, config: Mapping[str, Any], stages: Sequence[str]) -> Path:
-    """Write ``<results>/report/index.html``, the pages of subjects and ``counts.json`` beside it, and ``<results>/manifest.tsv`` from the records that exist.
+    """Write ``<results>/report/index.html``, the pages of subjects and ``counts.json`` beside it, and ``<results>/manifest.tsv``.
+
+    They are made from the records that exist.
 
     Parameters
     ----------

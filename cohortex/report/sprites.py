@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cohortex.report.pictures import Gallery, contour_paths, png
+from cohortex.report.pictures import Gallery, colour, png
 from cohortex.report.previews import OVERLAY, VIEWS
 from cohortex.report.records import STACK, STACK_WINDOW
 
@@ -20,6 +20,8 @@ SHARES = 15
 """Steps of a layer from clear to full."""
 COLD, WARM = ((30, 90, 200), (170, 215, 255)), ((190, 80, 0), (255, 225, 160))
 """Colours of a small and of a large fall, and of a small and a large rise, on black."""
+LINES = ((86, 180, 233), (230, 159, 0), (199, 125, 255), (240, 228, 66), (18, 184, 134), (255, 59, 48), (255, 158, 207), (176, 190, 197))
+"""Colours of labels, those of the style sheet."""
 OVERLAP = 0.5
 """Two grey windows that share so much of what both span are of one unit; a normalisation parts them by far more."""
 CROPPED = 0.03
@@ -62,7 +64,7 @@ def planes_of(pictures: Mapping[str, np.ndarray]) -> dict[str, Shown]:
 
 
 def fitted(before: Shown, after: Shown) -> Shown | None:
-    """Return `before` on the pixels and, where both are of one unit, in the grey window of `after`; None where the fields of view differ."""
+    """Return `before` on the pixels and, where both are of one unit, in the grey window of `after`; None where fields of view differ."""
     (n, rows, columns), (depth, height, width) = after.pixels.shape, before.pixels.shape
     if abs(width * rows / (height * columns) - 1) > CROPPED or (n > 1) != (depth > 1):
         return None
@@ -111,15 +113,31 @@ def layer(gallery: Gallery, share: Shown) -> str:
     return _added(gallery, steps, "o", lambda: _indexed(steps, [OVERLAY] * (SHARES + 1), clear))
 
 
-def contours(gallery: Gallery, labels: np.ndarray) -> list[str]:
-    """Add the contours of label slices and return their names by slice, empty where a slice has none."""
-    names = []
-    for picture in labels:
-        name = f"c{_digest(picture)}" if picture.any() else ""
-        if name and name not in gallery.contours:
-            gallery.contours[name] = contour_paths(picture)
-        names.append(name)
-    return names
+def contours(gallery: Gallery, labels: np.ndarray) -> str:
+    """Add the outlines of label slices, as lines of half a pixel, and return their name; empty where there is no label.
+
+    As pictures they are made a hundred times faster than as paths, of which the page of a subject would need hundreds.
+    """
+    if not labels.any():
+        return ""
+    return _added(gallery, labels, "c", lambda: _indexed(outlines(labels), [(0, 0, 0), *LINES], b"\0"))
+
+
+def outlines(labels: np.ndarray) -> np.ndarray:
+    """Return the outlines of labels (slices, rows, columns) on twice as many rows and columns, as numbers of colours (0: none)."""
+    from scipy.ndimage import gaussian_filter
+
+    fine = labels.repeat(2, axis=1).repeat(2, axis=2)
+    found = np.zeros(fine.shape, np.uint8)
+    for value in np.unique(labels[labels > 0]):
+        inside = fine == value
+        # Slightly smoothed, so that the line does not follow the corners of pixels; small regions stay as they are.
+        smooth = gaussian_filter(inside.astype(np.float32), (0, 1.2, 1.2)) > 0.5
+        inside = np.where(inside.sum(axis=(1, 2), keepdims=True) > 120, smooth, inside)
+        padded = np.pad(inside, ((0, 0), (1, 1), (1, 1)))
+        within = padded[:, :-2, 1:-1] & padded[:, 2:, 1:-1] & padded[:, 1:-1, :-2] & padded[:, 1:-1, 2:]
+        found[inside & ~within] = colour(int(value))
+    return found
 
 
 def diverging() -> list[tuple[int, int, int]]:

@@ -1,4 +1,4 @@
-"""Writes the pages of subjects, one at a time: every image in every stage, its measures beside the cohort's, what it was made of, ratings."""
+"""Writes the pages of subjects, one at a time: images in every stage, measures beside the cohort's, provenance, ratings."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Plane:
     after: str
     before: str = ""
     change: Change | None = None
-    contours: Sequence[str] = ()
+    contours: str = ""
     maps: Sequence[tuple[str, str]] = ()
 
     @property
@@ -71,7 +71,7 @@ class Figure:
     @property
     def contoured(self) -> bool:
         """Whether there are contours to draw."""
-        return any(any(plane.contours) for plane in self.planes)
+        return any(plane.contours for plane in self.planes)
 
     @property
     def maps(self) -> list[str]:
@@ -163,7 +163,7 @@ def _plane(
         after=sprite(gallery, after.pixels),
         before=sprite(gallery, earlier.pixels) if earlier is not None else "",
         change=change(gallery, earlier, after, modality) if earlier is not None and subtract else None,
-        contours=contours(gallery, on_grid) if on_grid is not None else (),
+        contours=contours(gallery, on_grid) if on_grid is not None else "",
         maps=maps,
     )
 

@@ -6,12 +6,6 @@
   const setSlice = (screen, share) => {
     const count = Number(screen.dataset.count), slice = Math.round(share * (count - 1));
     screen.querySelectorAll(".deep").forEach((use) => use.setAttribute("y", String(-slice * Number(screen.dataset.height))));
-    const lines = screen.querySelector(".contours");
-    if (lines) {
-      const name = lines.dataset.slices.split(",")[slice];
-      if (name) lines.setAttribute("href", "#" + name);
-      else lines.removeAttribute("href");
-    }
   };
 
   // Left of the cut is before, right of it after; beyond the slider the later picture is whole.
