@@ -32,6 +32,7 @@ from cohortex.resources import (
     load_of_tables,
     memory_mb,
     minutes_of,
+    paged_images,
 )
 from cohortex.training.frozen import frozen_batches
 from cohortex.changed import what_reruns
@@ -341,7 +342,9 @@ def training_disk(wildcards):
 def asked_by(job, wildcards):
     """Return what a job takes that grows with the images of its batch, or of the cohort."""
     sizes = [SIZES[wildcards.batch]] if "batch" in wildcards.keys() else SIZES.values()
-    return ask_for(job, sum(size.images for size in sizes))
+    images = sum(size.images for size in sizes)
+    paged = paged_images(config, images) if job == "report" else 0
+    return ask_for(job, images, paged)
 
 
 def memory_of(job):

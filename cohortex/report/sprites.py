@@ -107,9 +107,12 @@ def change(gallery: Gallery, before: Shown, after: Shown, modality: str) -> Chan
 
 
 def layer(gallery: Gallery, share: Shown) -> str:
-    """Add shares from 0 to 1 as orange that is the denser the higher they are, and return its name."""
+    """Add shares from 0 to 1 as orange that is the denser the higher they are, and return its name.
+
+    It hides the square of the share: what is a little unsure, or speaks a little, does not hide the picture.
+    """
     steps = np.rint(np.clip(share.values, 0, 1) * SHARES).astype(np.uint8)
-    clear = bytes(round(255 * step / SHARES) for step in range(SHARES + 1))
+    clear = bytes(round(255 * (step / SHARES) ** 2) for step in range(SHARES + 1))
     return _added(gallery, steps, "o", lambda: _indexed(steps, [OVERLAY] * (SHARES + 1), clear))
 
 

@@ -183,7 +183,7 @@ def _registered(name: str, seen: Seen, position: int, records: Records, gallery:
         if labels and f"{thing}seg" in records.last:
             names = label_names(records.last[f"{thing}seg"], [picture for one in labels.values() for picture in one.pixels], records)
         planes = [_plane(gallery, plane, moved, there, labels, {}, row.modality, subtract=False) for plane in moved]
-        title = f"{fixed} (before), {name} laid on it (after)" if there else f"{thing}"
+        title = f"laid on {fixed}" if there else thing
         yield Figure(stage, title, planes, registered=True, labels=names)
 
 

@@ -106,7 +106,7 @@
         line.append(head);
       });
       if (rated) {
-        const head = make("th", "Rating");
+        const head = make("th", "Rating", "rate-head");
         head.scope = "col";
         line.children[1].after(head);
       }

@@ -26,7 +26,7 @@
     let timer = 0;
     const swap = () => {
       const late = viewer.classList.toggle("late-hidden");
-      if (moment) moment.textContent = late ? "before" : "after";
+      if (moment) moment.textContent = late ? viewer.dataset.early : viewer.dataset.late;
     };
     const setMode = (mode) => {
       clearInterval(timer);
