@@ -295,7 +295,7 @@ def ask_for(job: str, images: int, paged: int = 0) -> Ask:
 
 
 def paged_images(config: Mapping[str, Any], images: int) -> int:
-    """Return how many images the pages of subjects show, at most: those beside the ones with pictures are counted, too."""
+    """Return how many images the pages of subjects show, about: those beside the ones with pictures are counted, too."""
     chosen = config["report"]["subjects"]
     return images if chosen == "all" else 0 if chosen == "none" else min(images, IMAGES_OF_SUBJECT * int(config["report"]["pictures"]))
 

@@ -118,7 +118,7 @@ def render(work: Path, records: Records, config: Mapping[str, Any], folder: Path
     first = [*(row.image for row in [*found.lost, *doubted]), *records.left_out, *(one.image for one in odd)]
     shown = pictures.choose(records, first, int(chosen["pictures"]))
     paged = subjects.subjects_of(records, shown, str(chosen["subjects"]))
-    source = subjects.Source(work, records, config, Cohort(groups, float(chosen["odd_z"])), found.lost, frozenset(paged))
+    source = subjects.Source(work, records, config, Cohort(groups, float(chosen["odd_z"])), found.lost, frozenset(paged), frozenset(shown))
     subjects.write_pages(source, folder, paged, _title(config))
     pairs = pictures.pairs_by_stage(work, records, shown, gallery)
     environment = html.environment()

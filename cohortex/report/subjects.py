@@ -29,6 +29,8 @@ SAFE = re.compile(r"[0-9A-Za-z]{1,64}")
 """Ids that may be a file's name: those that a cohort table takes."""
 REASON = 2000
 """Letters of a reason that are shown; the manifest has all."""
+PICTURED = 12
+"""Images of a subject whose pictures are on its page, those that the report shows first: of dozens of visits a page would be too large."""
 WORST = ("failed", "crashed", "quarantined", "warned", "skipped")
 
 
@@ -63,6 +65,7 @@ class Shown:
     about: Sequence[tuple[str, str]]
     simulated: bool
     status: str
+    pictured: bool
     figures: Sequence[Figure]
     others: Sequence[tuple[str, str, Pair]]
     measures: Sequence[Measure]
@@ -74,7 +77,7 @@ class Shown:
 
 @dataclass
 class Source:
-    """What the pages are made of, looked up by subject."""
+    """What the pages are made of, looked up by subject; of more than `PICTURED` images those in `first` are shown first."""
 
     work: Path
     records: Records
@@ -82,6 +85,7 @@ class Source:
     cohort: Cohort
     lost: Sequence[Row]
     wanted: frozenset[str] | None = None
+    first: frozenset[str] = frozenset()
     rows: dict[str, list[Row]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -183,11 +187,12 @@ def write_pages(source: Source, folder: Path, subjects: Sequence[str], title: st
 def _shown(source: Source, subject: str, gallery: Gallery) -> Iterator[Shown]:
     names = source.images.get(subject, [])
     records = source.records
+    pictured = set(sorted(names, key=lambda name: name not in source.first)[:PICTURED])
     seen: dict[str, dict[str, Any]] = {stage: {} for stage in records.stages}
     batches = {records.cohort[name].get("batch", "") if name in records.cohort else records.last[name].batch for name in names}
     for stage in records.stages:
         for batch in sorted(batches):
-            seen[stage] |= read_previews(source.work, stage, batch, names, records.notes, stacks=True)
+            seen[stage] |= read_previews(source.work, stage, batch, pictured, records.notes, stacks=True)
     ratings: dict[str, list[Rating]] = defaultdict(list)
     for one in records.ratings:
         ratings[one.image].append(one)
@@ -198,8 +203,9 @@ def _shown(source: Source, subject: str, gallery: Gallery) -> Iterator[Shown]:
             about=_about(records, name),
             simulated=name in records.simulated,
             status=last.status if last else "failed",
-            figures=list(figures_of(name, seen, records, gallery)),
-            others=others_of(name, seen, records, gallery),
+            pictured=name in pictured,
+            figures=list(figures_of(name, seen, records, gallery)) if name in pictured else [],
+            others=others_of(name, seen, records, gallery) if name in pictured else [],
             measures=source.cohort.measures_of(rows),
             steps=list(_steps(source, name)),
             made=sorted(source.derived.get(name, []), key=lambda row: row.image),

@@ -280,3 +280,14 @@ def test_a_subject_whose_id_is_no_file_name_has_no_page(finished, tmp_path):
     write_table(table, list(rows[0]), rows)
     report = write_report(work, tmp_path / "results", PAGED, STAGES).parent
     assert sorted(path.name for path in (report / "subjects").iterdir()) == ["sub-002.html", "sub-003.html"]
+
+
+def test_of_a_subject_with_many_images_those_that_the_report_shows_have_pictures(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr("cohortex.report.subjects.PICTURED", 1)
+    config = PAGED | {"report": {"pictures": 1, "subjects": "shown"}}
+    report = write_report(finished, tmp_path, config, STAGES).parent
+    (page,) = (report / "subjects").iterdir()
+    text = page.read_text(encoding="utf-8")
+    assert page.name == "sub-002.html" and "missing-slices" in text
+    assert "not on the page" in section(text, "002_T1w") and "Measures beside" in section(text, "002_T1w")
+    assert '<figure class="viewer"' in section(text, "002_CT")
