@@ -153,7 +153,7 @@ def test_rows_are_rated_beside_their_image_and_lead_to_the_page_of_their_subject
     assert "1 rating in this browser" in opened.find_element(By.ID, "rated").text
     link = opened.find_element(By.CSS_SELECTOR, "#table tbody th a")
     assert link.get_attribute("href").endswith("/report/subjects/sub-001.html#image-001_T1w")
-    link.click()
+    link.send_keys(Keys.ENTER)
     checked = opened.execute_script("return document.querySelector('[data-image=\"001_T1w\"] input:checked').value")
     assert checked == "reject", "one browser, one set of ratings"
     opened.execute_script("localStorage.clear()")
