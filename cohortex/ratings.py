@@ -83,7 +83,7 @@ def read_ratings(paths: Sequence[str | Path], images: Iterable[str]) -> tuple[li
     from cohortex.errors import Refused
     from cohortex.schema import nearest
 
-    known = set(images)
+    known = {name for name in images if "+" not in name}  # masks and labels go with their image
     folded = {name.casefold(): name for name in known}
     found: dict[tuple[str, str], tuple[Rating, str]] = {}
     told, problems = [], []
@@ -150,7 +150,7 @@ def _misspelt(image: str, folded: Mapping[str, str]) -> str:
         return "the cell image is empty"
     base, derived, _ = image.partition("+")
     if derived:
-        return f"{image} is something made of an image; rate {base} itself"
+        return f"{image} is no image but goes with one; rate {base} itself"
     other = folded.get(image.casefold()) or folded.get(image.removeprefix("sub-").casefold())
     return f"the cohort has no image {image}; did you mean {other}?" if other else ""
 

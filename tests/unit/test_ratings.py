@@ -13,7 +13,7 @@ from cohortex.report.records import read_records
 from cohortex.tables import read_table, write_table
 from tests.fake_cohort import CONFIG, STAGES, write_fake_cohort
 
-IMAGES = ["001_T1w", "001_CT", "002_T1w"]
+IMAGES = ["001_T1w", "001_CT", "002_T1w", "001_T1w+labels"]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,8 @@ def test_the_same_rating_twice_is_one_and_the_later_note_holds(tmp_path):
         ([("001_T1w", "", "", "a", "")], r"a\.tsv line 2: the rating is ''"),
         ([("001_t1w", "reject", "", "a", "")], r"line 2: the cohort has no image 001_t1w; did you mean 001_T1w\?"),
         ([("sub-001_T1w", "reject", "", "a", "")], r"did you mean 001_T1w\?"),
-        ([("001_T1w+seg", "reject", "", "a", "")], r"line 2: 001_T1w\+seg is something made of an image; rate 001_T1w itself"),
+        ([("001_T1w+seg", "reject", "", "a", "")], r"line 2: 001_T1w\+seg is no image but goes with one; rate 001_T1w itself"),
+        ([("001_T1w+labels", "reject", "", "a", "")], r"001_T1w\+labels is no image but goes with one; rate 001_T1w itself"),
         ([("", "reject", "", "a", "")], r"line 2: the cell image is empty"),
         (
             [("001_T1w", "reject", "", "a", ""), ("001_T1w", "accept", "", "a", "")],
