@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
 from cohortex.report.page import write_report
-from tests.browser.conftest import needs_browser
+from tests.browser.chromium import CHROMIUM, DRIVER, MISSING, READY, axe_findings, console_errors, driver, requests
 from tests.fake_cohort import CONFIG, PAGED, STAGES, write_fake_cohort
 from tests.unit.test_report_evaluation import write_classified
 
-pytestmark = needs_browser
-READY = """return location.protocol === 'file:' && document.readyState === 'complete' && !!document.querySelector('#table tbody tr')
-    && document.querySelector('#table').getAttribute('aria-busy') === 'false'"""
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason=MISSING)
 VISIBLE = """return [...arguments[0].querySelectorAll('.view')].filter(view => view.offsetParent)
     .map(view => view.className.match(/view-([a-z]+)/)[1])"""
 
@@ -33,6 +30,12 @@ def page(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     write_fake_cohort(folder / "work", systemic=True)
     return write_report(folder / "work", folder / "results", PAGED, STAGES)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with driver(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
 from cohortex.report.page import write_report
-from tests.browser.conftest import needs_browser
+from tests.browser.chromium import CHROMIUM, DRIVER, MISSING, axe_findings, console_errors, driver, requests
 from tests.fake_cohort import PAGED, SLICES, STAGES, write_fake_cohort
 from tests.unit.test_report_subjects import with_registered
 
-pytestmark = needs_browser
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason=MISSING)
 T1W, CT = "#image-001_T1w", "#image-001_CT"
 
 
@@ -22,6 +21,12 @@ def page(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("subject")
     work = with_registered(write_fake_cohort(folder / "work", subjects=2))
     return write_report(work, folder / "results", PAGED, STAGES).parent / "subjects" / "sub-001.html"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with driver(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
 
 
 @pytest.fixture
@@ -72,9 +77,8 @@ def viewer(stage: int, image: str = "001_T1w") -> str:
 def test_the_page_has_no_console_error_and_asks_nothing_of_a_network(opened, page):
     move(opened, f"{T1W} .slice-range", 1)
     press(opened, f"{viewer(3)} [data-mode=change]")
-    assert [entry for entry in opened.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
-    messages = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
-    asked = [message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"]
+    assert console_errors(opened) == []
+    asked = requests(opened)
     assert page.as_uri() in asked and [url for url in asked if not url.startswith(("data:", page.as_uri()))] == []
 
 
@@ -213,7 +217,7 @@ def test_ratings_are_kept_handed_out_and_read_in_again(opened, tmp_path):
     assert one(opened, "[data-image='001_T1w'] .rating-note").get_attribute("value") == "@moved"
     press(opened, "[data-image='001_T1w'] .rating-clear")
     assert opened.execute_script("return ratings.rows().map(row => row.image)") == ["001_CT"]
-    assert [entry for entry in opened.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    assert console_errors(opened) == []
 
 
 def test_a_browser_that_keeps_nothing_says_so(opened):
@@ -237,3 +241,16 @@ def test_the_page_itself_never_scrolls_sideways_and_has_words_for_all_it_shows(o
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(opened, scheme):
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    try:
+        for word in ("accept", "reject"):
+            press(opened, f"[data-image='001_T1w'] input[value={word}]")
+        press(opened, f"{viewer(3)} [data-mode=change]")
+        found = axe_findings(opened)
+    finally:
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert [(each["id"], each["help"]) for each in found if each["impact"] in ("serious", "critical")] == []
