@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.record import Table
 from benchmarks.workflow import measured
 from tests.browser.chromium import READY, axe_findings, console_errors, driver, requests
-from tests.fake_cohort import CONFIG, STAGES, write_fake_cohort
+from tests.fake_cohort import PAGED, STAGES, write_fake_cohort
 
 TIMES = 5
 MAKE = """
@@ -66,7 +66,7 @@ def page(folder: Path, subjects: int, lost: int) -> tuple[dict[str, Table], dict
     if not (folder / "work").is_dir():
         write_fake_cohort(folder / "work", subjects, batch_size=100, lost=lost)
     shutil.rmtree(folder / "results", ignore_errors=True)
-    made = measured([sys.executable, "-c", MAKE, str(folder), json.dumps(CONFIG), json.dumps(STAGES)], folder)
+    made = measured([sys.executable, "-c", MAKE, str(folder), json.dumps(PAGED), json.dumps(STAGES)], folder)
     index = folder / "results" / "report" / "index.html"
     opens, filters, asked = [], [], []
     with driver(folder / "profile") as browser:

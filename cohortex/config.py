@@ -56,8 +56,10 @@ def check_config(config: Mapping[str, Any]) -> dict[str, Any]:
         raise Refused("\n".join(problems))
     from cohortex.privacy.keys import check_privacy
 
-    for key in ("input", "output", "work", "labels"):
-        if str(checked[key]).startswith("~"):
+    ratings = checked["ratings"]
+    paths = [(key, checked[key]) for key in ("input", "output", "work", "labels")]
+    for key, path in [*paths, *(("ratings", path) for path in (ratings if isinstance(ratings, list) else [ratings]))]:
+        if str(path).startswith("~"):
             raise Refused(f"{key} begins with ~, which only a shell replaces; write the whole path.")
     _check_folders(checked)
     check_privacy(checked)

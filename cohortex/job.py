@@ -46,6 +46,7 @@ class Job:
     deadline_s: float = float("inf")
     blocks: Mapping[str, Any] = field(default_factory=dict)
     memory_mb: float = 0.0
+    slices: int = 0
 
 
 def job_from(snakemake: Any) -> Job:
@@ -75,8 +76,9 @@ def job_from(snakemake: Any) -> Job:
         threads=snakemake.threads,
         last_attempt=bool(resources.get("last_attempt", 0)),
         deadline_s=0.9 * runtime_s if runtime_s else float("inf"),
-        # no part of params: how a volume is cut changes no result
+        # no part of params: how a volume is cut changes no result, and how many slices are shown none but a picture
         blocks=dict(getattr(snakemake, "config", {}).get("blocks", {})),
+        slices=int(getattr(snakemake, "config", {}).get("report", {}).get("slices", 0)),
         memory_mb=float(resources.get("mem_mb", 0) or 0),
     )
 

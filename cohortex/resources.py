@@ -284,11 +284,27 @@ def minutes_of(asked: Ask, attempt: int = 1) -> int:
 # --- jobs that are no stage ------------------------------------------------------------------------------------
 
 
-def ask_for(job: str, images: int) -> Ask:
-    """Return what a job takes that grows with a number of images: ``demo`` (of its batch), ``report`` and ``verdict`` (of the cohort)."""
+IMAGES_OF_SUBJECT = 4
+"""So many images a subject may have whose page is made because one of them is shown."""
+PAGE_S, PAGE_MB = 2.0, 1.5
+"""Time and disk of an image on the page of its subject, with figures of five stages of 12 slices each."""
+
+
+def ask_for(job: str, images: int, paged: int = 0) -> Ask:
+    """Return what a job takes that grows with a number of images: ``demo`` (of its batch), ``report`` and ``verdict`` (of the cohort).
+
+    Of `paged` images the report shows more, on pages of subjects; one page is in memory at a time.
+    """
     need = needs()[job, ""]
     memory = max(LEAST_MB, MARGIN_MB * (need.base_mb + need.held * images))
-    return Ask(memory, MARGIN_S * (need.start_s + need.item_s * images), 100 + MARGIN_MB * need.disk * images)
+    seconds = MARGIN_S * (need.start_s + need.item_s * images + PAGE_S * paged)
+    return Ask(memory, seconds, 100 + MARGIN_MB * (need.disk * images + PAGE_MB * paged))
+
+
+def paged_images(config: Mapping[str, Any], images: int) -> int:
+    """Return how many images the pages of subjects show, about: those beside the ones with pictures are counted, too."""
+    chosen = config["report"]["subjects"]
+    return images if chosen == "all" else 0 if chosen == "none" else min(images, IMAGES_OF_SUBJECT * int(config["report"]["pictures"]))
 
 
 SEEN = 48

@@ -102,6 +102,7 @@ def run_job(job: Job, function: Callable[..., Any], load: Callable[..., Any] | N
         log=log.write,
         blocks=job.blocks,
         memory_mb=job.memory_mb,
+        slices=job.slices,
     )
     done = work_through(job, task, items, log)
     publish(job, images, items, done)

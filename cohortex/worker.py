@@ -63,6 +63,7 @@ class Task:
     log: Callable[[str], None]
     blocks: Mapping[str, Any] = field(default_factory=dict)
     memory_mb: float = 0.0
+    slices: int = 0
 
 
 def seed_for(seed: int, name: str, stage: str) -> int:
@@ -154,7 +155,7 @@ def call_with_room(task: Task, item: Item, model: Any) -> list[Made]:
 
 def keep(task: Task, item: Item, made: Sequence[Made]) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     """Write what an item gave into the running folder; return its manifest rows and previews."""
-    from cohortex.report.previews import orthogonal_views
+    from cohortex.report.previews import orthogonal_views, slices_of
 
     by_id = {image.id: image for image in item.images}
     rows: dict[str, dict[str, Any]] = {}
@@ -186,7 +187,8 @@ def keep(task: Task, item: Item, made: Sequence[Made]) -> tuple[list[dict[str, A
                 row["body_part"] = content.body_part or of.body_part
                 row |= geometry(content)
                 if kind != "field":
-                    previews |= {f"{name}|{view}": picture for view, picture in orthogonal_views(content).items()}
+                    pictures = orthogonal_views(content) | slices_of(content, task.slices)
+                    previews |= {f"{name}|{view}": picture for view, picture in pictures.items()}
             row["path"] = name + suffix(content, kind)
             row["sha256"] = write_content(task.running / row["path"], content, task.threads)
         row |= {key: value for key, value in thing.measures.items() if value is not None}

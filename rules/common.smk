@@ -17,6 +17,7 @@ from cohortex.config import (
 )
 from cohortex.demo.table import DEMO_VERSION
 from cohortex.privacy.conceal import told_command, told_config
+from cohortex.ratings import make_ratings
 from cohortex.slurm.head import begin
 from cohortex.slurm.orphans import forget_runs
 from cohortex.stages import STAGES, stage_version
@@ -32,6 +33,7 @@ from cohortex.resources import (
     load_of_tables,
     memory_mb,
     minutes_of,
+    paged_images,
 )
 from cohortex.training.frozen import frozen_batches
 from cohortex.changed import what_reruns
@@ -93,6 +95,7 @@ try:
         if another := in_use(config):
             sys.stderr.write(f"cohortex: {another}\n")
         make_cohort(config, BASEDIR)
+        make_ratings(config)
         # jobs of a cluster are counted as nodes, those of one machine as cores
         jobs = workflow.resource_settings.nodes or workflow.resource_settings.cores
         preflight(config, BASEDIR, jobs or 1)
@@ -350,7 +353,9 @@ def training_disk(wildcards):
 def asked_by(job, wildcards):
     """Return what a job takes that grows with the images of its batch, or of the cohort."""
     sizes = [SIZES[wildcards.batch]] if "batch" in wildcards.keys() else SIZES.values()
-    return ask_for(job, sum(size.images for size in sizes))
+    images = sum(size.images for size in sizes)
+    paged = paged_images(config, images) if job == "report" else 0
+    return ask_for(job, images, paged)
 
 
 def memory_of(job):

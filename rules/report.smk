@@ -6,6 +6,8 @@ rule report:
     input:
         records,
         exported,
+        # written anew only when its content changes
+        ratings="<work>/cohort/ratings.tsv",
     output:
         page=report(
             "<results>/report/index.html",

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from cohortex.records import TIMING_COLUMNS, write_manifest
-from cohortex.report.previews import checkerboard, orthogonal_views
+from cohortex.report.previews import checkerboard, orthogonal_views, slices_of
 from cohortex.tables import write_table
 from cohortex.training.shown import shown
 from cohortex.volume import Volume
 
 STAGES = ["acquire", "preprocess", "denoise", "superresolve", "regseg", "classify", "export"]
 COHORT = "subject session modality path run acq body_part role site scanner pair split image batch fingerprint".split(" ")  # noqa: SIM905
-BATCH = 4
+BATCH, SLICES = 4, 5
 SCRIPT = "<script>document.title='broken into'</script>"
 
 CONFIG = {
@@ -30,10 +30,14 @@ CONFIG = {
     "device": "auto",
     "stages": STAGES,
     "quarantine": {"tolerate": 0.2},
-    "report": {"pictures": 60, "odd_z": 3.5},
+    # pages of subjects take longest: tests of theirs ask for them
+    "report": {"pictures": 60, "odd_z": 3.5, "subjects": "none"},
     "denoise": {"default": {"method": "dct"}, "CT": {"method": "half_grid_unet", "weights": "zoo/denoise/low_dose"}},
     "superresolve": {"default": {"weights": "zoo/superresolve/srcnn3d"}},
 }
+
+PAGED = CONFIG | {"report": {"pictures": 60, "odd_z": 3.5, "subjects": "shown"}}
+"""The same with pages of subjects."""
 
 CARD = {
     "name": "redcnn-demo",
@@ -283,11 +287,11 @@ class Pictures:
         volume = Volume(noisy, self.affine, modality, body_part="head")
         if stage == "superresolve":
             volume = Volume(noisy[:, :, ::2], np.diag([2.0, 2.0, 4.0, 1.0]), modality, body_part="head")
-        views = {f"|{view}": picture for view, picture in orthogonal_views(volume).items()}
+        views = {f"|{view}": picture for view, picture in (orthogonal_views(volume) | slices_of(volume, SLICES)).items()}
         if stage != "regseg":
             return views
         labels = Volume(self.labels, self.affine, modality, kind="labels", body_part="head")
-        seg = {f"+seg|{view}": picture for view, picture in orthogonal_views(labels).items()}
+        seg = {f"+seg|{view}": picture for view, picture in (orthogonal_views(labels) | slices_of(labels, SLICES)).items()}
         fixed = views["|axial"]
         boards = {
             "|checkerboard_axial_before": checkerboard(fixed, np.roll(255 - fixed, 9, axis=1)),

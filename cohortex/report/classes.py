@@ -24,14 +24,14 @@ def table(records: Records, most: int, seen: Collection[str] = ()) -> dict[str, 
     """Return the classes and, by subject, their probabilities, the predicted class and the known one where there is one.
 
     The least certain subjects come first where not all of them fit. Images in `seen` were known to the model's training, so whether they
-    are right is not counted.
+    are right is not counted; those that a rater rejected are left out.
     """
     found: list[dict[str, Any]] = []
     for stage in records.stages:
         for row in records.told.get(stage, []):
             probabilities = {match[1]: number(value) for name, value in row.measures.items() if (match := _PROBABILITY.match(name))}
             known = {name: value for name, value in probabilities.items() if value is not None}
-            if len(known) > 1:
+            if len(known) > 1 and records.counts_in(row.image):
                 found.append(_entry(records, stage, row, known))
     names = list(dict.fromkeys(name for entry in found for name in entry["probabilities"]))
     told = Counter(entry["predicted"] for entry in found)

@@ -77,6 +77,8 @@ def _by_model(records: Records) -> list[Scans]:
             models = [(model.get("sha256", ""), model.get("card") or {}) for model in (numbers.get("models") or {}).values()]
             cards[batch] = [(sha, card) for sha, card in models if card.get("task") == "classify" and len(card.get("classes") or []) > 1]
         for row in records.told.get(stage, []):
+            if not records.counts_in(row.image):
+                continue
             for sha256, card in cards.get(row.batch, []):
                 names = [f"p_{column_word(str(name))}" for name in card["classes"]]
                 told = [number(row.measures.get(name)) for name in names]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -26,6 +27,17 @@ def source(templates: Environment, name: str) -> Markup:
     loader = templates.loader
     assert loader is not None
     return Markup(loader.get_source(templates, name)[0])
+
+
+def joined(templates: Environment, *names: str) -> Markup:
+    """Return several files beside the templates as one."""
+    return Markup("\n").join(source(templates, name) for name in names)
+
+
+def store_of(config: Mapping[str, Any]) -> str:
+    """Return the name under which a browser keeps the ratings of a cohort; it tells nothing of where that lies."""
+    told = "\n".join(str(config.get(key, "")) for key in ("input", "output", "work"))
+    return f"cohortex-ratings-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
 
 
 def policy(style: str, script: str = "") -> str:

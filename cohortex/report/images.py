@@ -19,16 +19,16 @@ DIGITS = 4
 """Significant digits of a figure, as many as the table shows; ``manifest.tsv`` has all that were measured."""
 
 
-def table(records: Records, found: Tally, odd: Iterable[measures.Odd]) -> Markup:
+def table(records: Records, found: Tally, odd: Iterable[measures.Odd], paged: Iterable[str] = ()) -> Markup:
     """Return the table of all images as JSON for the page's script.
 
     Returns
     -------
     Markup
         ``count`` (of images), ``stages`` (stage to the heads of its measures), ``odd`` (row, stage, column of each odd figure),
-        ``simulated`` (sites) and ``packed``: under "" the seven columns status, image, subject, modality, last stage, reason and site,
-        under a stage the columns of its measures (null where there is none), each as base64 of gzip of JSON. A stage is unpacked
-        when its measures are looked at.
+        ``simulated`` (sites), ``pages`` (subjects that have a page) and ``packed``: under "" the seven columns status, image, subject,
+        modality, last stage, reason and site, under a stage the columns of its measures (null where there is none), each as base64 of
+        gzip of JSON. A stage is unpacked when its measures are looked at.
     """
     last = dict(records.last) | {row.image: row for row in found.lost}
     names = sorted(set(records.images) | {name for name, row in last.items() if row.is_image or row.set_aside})
@@ -54,7 +54,14 @@ def table(records: Records, found: Tally, odd: Iterable[measures.Odd]) -> Markup
             packed[stage], heads[stage] = _packed(list(columns.values())), [_head(name) for name in columns]
             where[stage] = {name: index for index, name in enumerate(columns)}
     marks = sorted({mark for one in odd if (mark := _mark(one, place, where))})
-    content = {"count": len(names), "stages": heads, "odd": marks, "simulated": list(SIMULATED_SITES), "packed": packed}
+    content = {
+        "count": len(names),
+        "stages": heads,
+        "odd": marks,
+        "simulated": list(SIMULATED_SITES),
+        "pages": list(paged),
+        "packed": packed,
+    }
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     # Inside a script element only these could end it or begin a comment.
     return Markup(

@@ -75,10 +75,15 @@ class Odd:
 
 
 def groups_of(records: Records) -> list[Group]:
-    """Return the values of every numeric measure by stage, measure, modality, tag and body part, in the order of the chain."""
+    """Return the values of every numeric measure by stage, measure, modality, tag and body part, in the order of the chain.
+
+    Images that a rater rejected are left out.
+    """
     found: dict[tuple[str, str, str, str, str], Group] = {}
     for stage in records.stages:
         for row in records.told.get(stage, []):
+            if not records.counts_in(row.image):
+                continue
             tag = row.image.partition("+")[2]
             for name, text in row.measures.items():
                 value = number(text)
@@ -98,14 +103,20 @@ def robust_z(values: Sequence[float] | np.ndarray) -> np.ndarray:
     Where more than half of the values are equal the mean absolute deviation takes its place (Iglewicz and Hoaglin, How to
     Detect and Handle Outliers, 1993). Differences below a ten-thousandth of the median count as none.
     """
-    values = np.asarray(values, dtype=np.float64)
-    away = values - np.median(values)
+    return scores_among(values, values)
+
+
+def scores_among(values: Sequence[float] | np.ndarray, group: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return the robust z scores (`robust_z`) that values have by the median and the deviations of a group."""
+    group = np.asarray(group, dtype=np.float64)
+    away = group - np.median(group)
     spread = np.median(np.abs(away)) * 1.4826
-    floor = _floor(values)
-    if mostly_equal(values):
+    floor = _floor(group)
+    if mostly_equal(group):
         spread = np.mean(np.abs(away)) * 1.2533
-    away[np.abs(away) <= floor] = 0
-    return away / max(spread, floor)
+    found = np.asarray(values, dtype=np.float64) - np.median(group)
+    found[np.abs(found) <= floor] = 0
+    return found / max(spread, floor)
 
 
 def mostly_equal(values: Sequence[float] | np.ndarray) -> bool:
@@ -127,13 +138,20 @@ def stricter(threshold: float, count: int) -> float:
     return threshold * (1 + 8 / count + 70 / count**2)
 
 
+def limit_of(group: Group, threshold: float) -> float:
+    """Return the robust z score beyond which a value of a group is odd: `stricter` where they are few, infinite where they are too few."""
+    if len(group.values) < ENOUGH:
+        return float("inf")
+    return threshold if mostly_equal(group.values) else stricter(threshold, len(group.values))
+
+
 def odd_ones(groups: Iterable[Group], threshold: float) -> list[Odd]:
-    """Return the values whose robust z score is beyond the threshold (`stricter` where they are few), farthest first."""
+    """Return the values whose robust z score is beyond the threshold (`limit_of`), farthest first."""
     found = []
     for group in groups:
-        if len(group.values) < ENOUGH:
+        limit = limit_of(group, threshold)
+        if limit == float("inf"):
             continue
-        limit = threshold if mostly_equal(group.values) else stricter(threshold, len(group.values))
         scores = robust_z(group.values)
         order = np.sort(np.asarray(group.values, dtype=np.float64))
         for position in np.flatnonzero(np.abs(scores) > limit):

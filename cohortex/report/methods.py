@@ -33,7 +33,7 @@ def models(records: Records) -> list[dict[str, Any]]:
         for numbers in batches.values():
             for name, model in (numbers.get("models") or {}).items():
                 card, sha256 = model.get("card") or {}, model.get("sha256", "")
-                called = card.get("name") or _short_path(name)
+                called = card.get("name") or without_place(name)
                 if (sha256 or name) not in found:
                     told = {"metrics": _metrics(card), "trained": trained(card, model.get("shown") or {})}
                     found[sha256 or name] = {"name": called, "sha256": sha256, "card": card, "stages": [], "images": 0, **told}
@@ -156,13 +156,14 @@ def _choices(section: Mapping[str, Any]) -> str:
     words = []
     for modality, chosen in section.items():
         if isinstance(chosen, Mapping):
-            named = [f"{key} {_short_path(value)}" for key, value in chosen.items() if isinstance(value, str) and value]
+            named = [f"{key} {without_place(value)}" for key, value in chosen.items() if isinstance(value, str) and value]
             if named:
                 words.append(f"{'by default' if modality == 'default' else modality}: {', '.join(named[:6])}")
     return f" ({'; '.join(words)})" if words else ""
 
 
-def _short_path(text: Any) -> str:
+def without_place(text: Any) -> str:
+    """Return a text; of an absolute path only the last part."""
     text = str(text)
     return f"…/{PurePosixPath(text).name}" if text.startswith(("/", "~")) else text
 
@@ -172,4 +173,4 @@ def _without_places(value: Any) -> Any:
         return {str(key): _without_places(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [_without_places(entry) for entry in value]
-    return _short_path(value) if isinstance(value, str) else value
+    return without_place(value) if isinstance(value, str) else value

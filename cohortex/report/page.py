@@ -14,7 +14,8 @@ from typing import Any
 from cohortex.items import SET_ASIDE
 from cohortex.privacy.conceal import HIDDEN
 from cohortex.publish import sweep, write_json, write_text
-from cohortex.report import charts, classes, evaluation, html, images, measures, methods, pictures, tables, why
+from cohortex.report import charts, classes, evaluation, html, images, measures, methods, pictures, subjects, tables, why
+from cohortex.report.compared import Cohort
 from cohortex.report.dictionary import STATUSES, described
 from cohortex.report.records import Records, Row, number, read_records, write_union
 from cohortex.runs import COUNTS, how_it_ended, read_runs, status_words
@@ -72,7 +73,9 @@ class Systemic:
 
 
 def write_report(work: Path, results: Path, config: Mapping[str, Any], stages: Sequence[str]) -> Path:
-    """Write ``<results>/report/index.html``, ``counts.json`` beside it, ``<results>/manifest.tsv`` and ``tables/`` from what there is.
+    """Write ``<results>/report/index.html``, the pages of subjects and ``counts.json`` beside it, ``<results>/manifest.tsv`` and ``tables/``.
+
+    They are made from the records that exist.
 
     Parameters
     ----------
@@ -94,14 +97,15 @@ def write_report(work: Path, results: Path, config: Mapping[str, Any], stages: S
     write_union(results / "manifest.tsv", records)
     tables.write_tables(results, records)
     page = results / "report" / "index.html"
-    write_text(page, render(work, records, config))
+    # The pages of subjects come first, so that the report leads to none that is not there yet.
+    write_text(page, render(work, records, config, page.parent / subjects.FOLDER))
     write_json(results / COUNTS, records.statuses())
     return page
 
 
-def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
-    """Return the page as text."""
-    chosen = {"pictures": PICTURES, "odd_z": ODD_Z} | dict(config.get("report") or {})
+def render(work: Path, records: Records, config: Mapping[str, Any], folder: Path) -> str:
+    """Return the page as text, after writing the pages of subjects into a folder."""
+    chosen = {"pictures": PICTURES, "odd_z": ODD_Z, "subjects": "shown"} | dict(config.get("report") or {})
     found = tally(records, config)
     groups = measures.groups_of(records)
     # A class that few subjects belong to is not odd.
@@ -110,11 +114,15 @@ def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
     systemic = _systemic(records, found.lost)
     judged = evaluation.told(records)
     gallery = pictures.Gallery()
-    shown = pictures.choose(records, [row.image for row in [*found.lost, *doubted]] + [one.image for one in odd], int(chosen["pictures"]))
+    first = [*(row.image for row in [*found.lost, *doubted]), *records.left_out, *(one.image for one in odd)]
+    shown = pictures.choose(records, first, int(chosen["pictures"]))
+    paged = subjects.subjects_of(records, shown, str(chosen["subjects"]))
+    source = subjects.Source(work, records, config, Cohort(groups, float(chosen["odd_z"])), found.lost, frozenset(paged), frozenset(shown))
+    subjects.write_pages(source, folder, paged, _title(config))
     pairs = pictures.pairs_by_stage(work, records, shown, gallery, chosen)
     environment = html.environment()
     environment.filters |= {"short": _short, "count": _count, "duration": _duration}
-    style, script = (html.source(environment, name) for name in ("style.css", "script.js"))
+    style, script = html.source(environment, "style.css"), html.joined(environment, "ratings.js", "script.js")
     return environment.get_template("report.html").render(
         title=_title(config),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -143,7 +151,12 @@ def render(work: Path, records: Records, config: Mapping[str, Any]) -> str:
         reasons=_reasons(records),
         glance=_glance(records, found),
         funnel=_funnel(records, found),
-        data=images.table(records, found, odd),
+        data=images.table(records, found, odd, paged),
+        left_out=_left_out(records)[:LISTED],
+        left_out_count=len(records.left_out),
+        image_pages=_image_pages(records, shown, paged),
+        pages={subject: f"{subjects.FOLDER}/{subjects.page_name(subject)}" for subject in paged},
+        store=html.store_of(config),
         stages=_stages(records, groups, odd, pairs),
         links=_links(records, pairs),
         gallery=gallery,
@@ -389,6 +402,31 @@ def _links(records: Records, pairs: Mapping[str, Mapping[str, list[pictures.Pair
                 if title == "images":
                     links[pair.image] = links[f"{stage}|{pair.image}"] = f"#picture-{stage}-{pair.image}"
     return links
+
+
+def _left_out(records: Records) -> list[dict[str, str]]:
+    """Return the images that a rater rejected, with who did so, what the others say and the notes."""
+    others: dict[str, list[str]] = defaultdict(list)
+    for one in records.ratings:
+        if one.rating != "reject":
+            others[one.image].append(f"{one.rater}: {one.rating}")
+    return [
+        {
+            "subject": records.cohort.get(image, {}).get("subject", ""),
+            "image": image,
+            "by": ", ".join(one.rater for one in ratings),
+            "others": ", ".join(others[image]),
+            "note": " · ".join(one.note for one in ratings if one.note),
+        }
+        for image, ratings in records.left_out.items()
+    ]
+
+
+def _image_pages(records: Records, images: Iterable[str], paged: Iterable[str]) -> dict[str, str]:
+    """Return by image the page of its subject, where that has one."""
+    there = set(paged)
+    subject = {name: records.cohort[name]["subject"] if name in records.cohort else records.last[name].subject for name in images}
+    return {name: f"{subjects.FOLDER}/{subjects.page_name(of)}" for name, of in subject.items() if of in there}
 
 
 def _times(records: Records) -> list[dict[str, Any]]:

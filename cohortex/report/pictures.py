@@ -160,7 +160,7 @@ def pairs_by_stage(
         for name in chosen:
             for thing in sorted(seen.get(stage, {})):
                 if thing.split("+")[0] == name:
-                    for title, pair in _extras(seen[stage][thing], thing, records, gallery):
+                    for title, pair in extras(seen[stage][thing], thing, records, gallery):
                         words = why.caption(rows.get((stage, thing))) if title == why.TITLE else ""
                         sections[title].append(replace(pair, caption=words or pair.caption))
             now = _views(seen, records.stages[position : position + 1], name)
@@ -281,7 +281,7 @@ def _registered(gallery: Gallery, records: Records, seen: Mapping, position: int
     return found
 
 
-def _extras(pictures: Mapping[str, np.ndarray], thing: str, records: Records, gallery: Gallery) -> list[tuple[str, Pair]]:
+def extras(pictures: Mapping[str, np.ndarray], thing: str, records: Records, gallery: Gallery) -> list[tuple[str, Pair]]:
     """Return the other pictures that a stage left on an id by title, those called before and after side by side."""
     found: dict[tuple[str, str], dict[str, np.ndarray]] = defaultdict(dict)
     for name, picture in pictures.items():

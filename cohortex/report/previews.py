@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cohortex.lazy import Elementwise
+from cohortex.report.records import STACK, STACK_WINDOW
 from cohortex.volume import Volume
 
 VIEWS = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -59,17 +60,44 @@ def orthogonal_views(volume: Volume, size: int = 160, at: Sequence[int] | None =
         grey = {name: np.nan_to_num((pixels - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0) for name, pixels in slices.items()}
     longest = max(count * step for count, step in zip(shape, volume.spacing, strict=True))
     pixel_mm = max(min(volume.spacing), longest / size)
-    views = {}
-    for name, pixels in grey.items():
-        spacing = [step for axis, step in enumerate(volume.spacing) if axis != VIEWS[name]]
-        rows, columns = (min(size, max(1, round(count * step / pixel_mm))) for count, step in zip(pixels.shape, spacing, strict=True))
-        if volume.kind == "labels":
-            small = pixels[np.ix_(_nearest(pixels.shape[0], rows), _nearest(pixels.shape[1], columns))]
-        else:
-            smooth = _linear(pixels.shape[0], rows) @ np.clip(pixels, 0, 1) @ _linear(pixels.shape[1], columns).T
-            small = np.rint(smooth * 255).astype(np.uint8)
-        views[name] = np.ascontiguousarray(small.T[::-1, ::-1])
-    return views
+    return {name: _picture(pixels, VIEWS[name], volume, pixel_mm, size) for name, pixels in grey.items()}
+
+
+def slices_of(volume: Volume, count: int, size: int = 112) -> dict[str, np.ndarray]:
+    """Return small axial slices through a volume that is in memory, for the scroll of the subject's page.
+
+    They are evenly spaced over the grid, so that those of two volumes of one grid, or of one field of view, lie at the same places. The
+    convention is that of `orthogonal_views`.
+
+    Parameters
+    ----------
+    volume : Volume
+        As for `orthogonal_views`.
+    count : int
+        Slices at most; 0 makes none.
+    size : int
+        Pixels on the longer side at most.
+
+    Returns
+    -------
+    dict of str to array
+        ``stack``, (slices, rows, columns) uint8, feet first, and, but of labels, ``stack_window``, the two values (float32) that are black
+        and white. Empty where the volume is lazy (it would be read whole) or has a single voxel along an axis.
+    """
+    if count < 1 or min(volume.shape) < 2 or not _in_memory(volume.data):
+        return {}
+    depth = volume.shape[2]
+    places = ((np.arange(min(count, depth)) + 0.5) * depth / min(count, depth)).astype(int)
+    slices = [_magnitude(np.asarray(volume.data[:, :, place]), volume) for place in places]
+    pixel_mm = max(min(volume.spacing[:2]), max(n * step for n, step in zip(volume.shape[:2], volume.spacing[:2], strict=True)) / size)
+    if volume.kind == "labels":
+        return {STACK: np.stack([_picture(_label_bytes(pixels), 2, volume, pixel_mm, size) for pixels in slices])}
+    low, high = grey_window(np.concatenate([_sample(volume), *(pixels.ravel() for pixels in slices)]), volume)
+    grey = [np.nan_to_num((pixels - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0) for pixels in slices]
+    return {
+        STACK: np.stack([_picture(pixels, 2, volume, pixel_mm, size) for pixels in grey]),
+        STACK_WINDOW: np.array([low, high], np.float32),
+    }
 
 
 def grey_window(sample: np.ndarray, volume: Volume) -> tuple[float, float]:
@@ -158,6 +186,18 @@ def overlaid(views: Mapping[str, np.ndarray], share: Volume, at: Sequence[int] |
     return made
 
 
+def _picture(pixels: np.ndarray, axis: int, volume: Volume, pixel_mm: float, size: int) -> np.ndarray:
+    """Return a slice across an axis, grey from 0 to 1 or labels, as a picture of isotropic pixels in the radiological convention."""
+    spacing = [step for other, step in enumerate(volume.spacing) if other != axis]
+    rows, columns = (min(size, max(1, round(count * step / pixel_mm))) for count, step in zip(pixels.shape, spacing, strict=True))
+    if volume.kind == "labels":
+        small = pixels[np.ix_(_nearest(pixels.shape[0], rows), _nearest(pixels.shape[1], columns))]
+    else:
+        smooth = _linear(pixels.shape[0], rows) @ np.clip(pixels, 0, 1) @ _linear(pixels.shape[1], columns).T
+        small = np.rint(smooth * 255).astype(np.uint8)
+    return np.ascontiguousarray(small.T[::-1, ::-1])
+
+
 def _slice(volume: Volume, axis: int, at: Sequence[int] | None) -> np.ndarray:
     """Return the slice across an axis at a voxel, the middle one otherwise, (other axes in order), float32 or the labels' type."""
     index: list[slice | int] = [slice(None)] * 3
@@ -174,6 +214,13 @@ def _sample(volume: Volume) -> np.ndarray:
         np.asarray(volume.data[x : x + _BLOCK, y : y + _BLOCK, z : z + _BLOCK]) for x in starts[0] for y in starts[1] for z in starts[2]
     ]
     return np.concatenate([_magnitude(block, volume).ravel() for block in blocks])
+
+
+def _in_memory(data: object) -> bool:
+    """Say whether reading a slice of an array reads, and computes, nothing but that slice."""
+    while isinstance(data, Elementwise):
+        data = data.array
+    return isinstance(data, np.ndarray)
 
 
 def _magnitude(values: np.ndarray, volume: Volume) -> np.ndarray:

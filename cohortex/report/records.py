@@ -15,11 +15,18 @@ from typing import Any
 
 from cohortex.cohort import not_taken
 from cohortex.items import DEMO_SITE, SET_ASIDE
+from cohortex.ratings import Rating, left_out, ratings_of
 from cohortex.records import COLUMNS
 from cohortex.tables import write_table
 
 SIMULATED_SITES = (DEMO_SITE, "simulated")
 """Values of the column site that mark a simulated image."""
+
+STACK, STACK_WINDOW = "stack", "stack_window"
+"""Names of the slices of a volume among its previews (`cohortex.report.previews.slices_of`), and of their black and white."""
+
+SLICES = (STACK, STACK_WINDOW)
+"""Previews that are no pictures by themselves."""
 
 _REPEATED = frozenset(
     {"subject", "session", "image", "kind", "role", "modality", "body_part", "status", "code", "reason", "entities", "shape", "spacing_mm"}
@@ -101,6 +108,8 @@ class Records:
         Images of the cohort that are one and the same, data and geometry, by the first stage.
     notes : list of str
         Records that are missing or cannot be read, in sentences.
+    ratings : list of Rating
+        What raters said of the images.
     """
 
     stages: list[str]
@@ -113,6 +122,16 @@ class Records:
     numbers: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     twins: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    ratings: list[Rating] = field(default_factory=list)
+
+    @cached_property
+    def left_out(self) -> dict[str, list[Rating]]:
+        """By image, the ratings for which it counts in no distribution."""
+        return left_out(self.ratings)
+
+    def counts_in(self, image: str) -> bool:
+        """Whether an image, or what something was derived from, counts in distributions and comparisons of groups."""
+        return image.split("+")[0] not in self.left_out
 
     @cached_property
     def images(self) -> list[str]:
@@ -182,6 +201,10 @@ def read_records(work: Path, stages: Sequence[str]) -> Records:
     records.cohort = {row["image"]: row for row in _table(work / "cohort" / "cohort.tsv", records.notes)}
     records.participants = {row["subject"]: row for row in _table(work / "cohort" / "participants.tsv", None) if "subject" in row}
     try:
+        records.ratings = ratings_of(work)
+    except (OSError, UnicodeDecodeError) as error:
+        records.notes.append(f"cohort/ratings.tsv cannot be read ({type(error).__name__}); run again to have the ratings.")
+    try:
         index = json.loads((work / "cohort" / "index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         index = {}  # a cohort without this file has been told of elsewhere
@@ -234,10 +257,12 @@ def _finished(work: Path, stages: Sequence[str], batch: str) -> bool:
     return all((work / "records" / stage / batch / "numbers.json").is_file() for stage in stages)
 
 
-def read_previews(work: Path, stage: str, batch: str, wanted: Iterable[str], notes: list[str]) -> dict[str, dict[str, Any]]:
+def read_previews(
+    work: Path, stage: str, batch: str, wanted: Iterable[str], notes: list[str], stacks: bool = False
+) -> dict[str, dict[str, Any]]:
     """Return the previews (name to picture) of the wanted ids in one batch's record; what cannot be read is noted.
 
-    The pictures of things derived from a wanted id come along.
+    The pictures of things derived from a wanted id come along; slices (`cohortex.report.previews.slices_of`) with `stacks` only.
     """
     import numpy as np
 
@@ -250,15 +275,25 @@ def read_previews(work: Path, stage: str, batch: str, wanted: Iterable[str], not
         with np.load(path, allow_pickle=False) as file:
             for name in file.files:
                 image, _, view = name.rpartition("|")
-                if image.split("+")[0] in chosen:
+                if image.split("+")[0] in chosen and (stacks or view not in SLICES):
                     picture = file[name]
-                    if picture.dtype == np.uint8 and picture.ndim in (2, 3) and picture.size:
+                    if _is_picture(picture) if view not in SLICES else _is_stack(view, picture):
                         pictures.setdefault(image, {})[view] = picture
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         notes.append(
             f"The pictures of the batch {batch} of {stage} cannot be read ({type(error).__name__}); run that batch again to have them."
         )
     return pictures
+
+
+def _is_picture(array: Any) -> bool:
+    return array.dtype == "uint8" and array.size > 0 and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3))
+
+
+def _is_stack(name: str, array: Any) -> bool:
+    if name == STACK_WINDOW:
+        return array.dtype == "float32" and array.shape == (2,)
+    return array.dtype == "uint8" and array.ndim == 3 and array.size > 0
 
 
 def _share(numbers: dict[str, Any], other: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from cohortex.errors import CohortexError, Refused
 from cohortex.items import Image
 from cohortex.job import become_owner
 from cohortex.publish import atomic_path, write_json
+from cohortex.ratings import left_out, ratings_of
 from cohortex.stage import images_of
 from cohortex.tables import read_table
 from cohortex.threads import set_threads
@@ -144,7 +145,7 @@ def how_many(wanted: int | str, device: str, gpus: int, nodes: int) -> int:
 
 
 def training_images(folders: list[str], records: list[str], work: Path, target: str = "") -> list[Image]:
-    """Return the images of the training and validation subjects of some batches.
+    """Return the images of the training and validation subjects of some batches, but for those that a rater rejected.
 
     Parameters
     ----------
@@ -161,16 +162,18 @@ def training_images(folders: list[str], records: list[str], work: Path, target: 
         subject: {f"participants.{name}": cell for name, cell in row.items() if name not in ("subject", target)}
         for subject, row in people.items()
     }
+    rejected = left_out(ratings_of(work))
     images = []
     for folder, record in zip(map(Path, folders), map(Path, records), strict=True):
         table = {row["image"]: row for row in read_table(work / "cohort" / "batches" / f"{record.name}.tsv")}
         images += [
             replace(image, row={**image.row, **about.get(image.subject, {}), "label": labels.get(image.subject, "")})
             for image in images_of(folder, record, table)
-            if image.row.get("split") in TRAINED_ON
+            if image.row.get("split") in TRAINED_ON and image.id.split("+")[0] not in rejected
         ]
     if not any(image.row["split"] == "train" for image in images):
-        raise Refused("no training subject is left in the cohort: give more subjects, or a `split` column with `train` in the table")
+        also = ", or look at the ratings, which reject images" if rejected else ""
+        raise Refused(f"no training subject is left in the cohort: give more subjects, or a `split` column with `train` in the table{also}")
     return images
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from cohortex.report.page import write_report
 from tests.browser.chromium import CHROMIUM, DRIVER, MISSING, READY, axe_findings, console_errors, driver, requests
-from tests.fake_cohort import CONFIG, STAGES, write_fake_cohort
+from tests.fake_cohort import CONFIG, PAGED, STAGES, write_fake_cohort
 from tests.unit.test_report_evaluation import write_classified
 
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason=MISSING)
@@ -28,7 +29,7 @@ OUTSIDE = """return [...document.querySelectorAll('.plot')].flatMap(plot => {
 def page(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     write_fake_cohort(folder / "work", systemic=True)
-    return write_report(folder / "work", folder / "results", CONFIG, STAGES)
+    return write_report(folder / "work", folder / "results", PAGED, STAGES)
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +135,31 @@ def test_the_table_is_filtered_by_words_status_and_modality(opened):
     assert len(cells(opened, 1)) == 7
     choose(opened, "#by-modality", "T1w")
     assert set(cells(opened, 1)) == {"003_T1w", "005_T1w"}
+
+
+def test_rows_are_rated_beside_their_image_and_lead_to_the_page_of_their_subject(opened):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    opened.execute_script("localStorage.clear()")
+    assert not opened.find_element(By.ID, "hand-out").is_displayed()
+    opened.find_element(By.ID, "search").send_keys("001_T1w")
+    opened.find_element(By.ID, "rate-rows").send_keys(Keys.ENTER)
+    opened.find_element(By.ID, "rater").send_keys("anna", Keys.TAB)
+    choice, note = opened.find_element(By.CSS_SELECTOR, ".row-rating select"), ".row-rating input"
+    assert choice.get_attribute("aria-label") == "Rating of 001_T1w"
+    opened.execute_script("arguments[0].value = 'reject'; arguments[0].dispatchEvent(new Event('change'))", choice)
+    opened.find_element(By.CSS_SELECTOR, note).send_keys("=moved  much", Keys.TAB)
+    header, row = opened.execute_script("return ratings.text()").splitlines()
+    assert header == "image\trating\tnote\trater\tdate"
+    assert re.fullmatch(r"001_T1w\treject\t'=moved much\tanna\t20[-0-9]+T[0-9:]+Z", row)
+    assert "1 rating in this browser" in opened.find_element(By.ID, "rated").text
+    link = opened.find_element(By.CSS_SELECTOR, "#table tbody th a")
+    assert link.get_attribute("href").endswith("/report/subjects/sub-001.html#image-001_T1w")
+    link.send_keys(Keys.ENTER)
+    checked = opened.execute_script("return document.querySelector('[data-image=\"001_T1w\"] input:checked').value")
+    assert checked == "reject", "one browser, one set of ratings"
+    opened.execute_script("localStorage.clear()")
 
 
 def test_view_and_contours_are_chosen_and_pictures_enlarged_by_keyboard(opened):

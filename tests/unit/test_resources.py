@@ -165,3 +165,13 @@ def test_fitted_factors_lie_above_every_measurement_and_a_line_is_found_again(po
     assert (columns @ above(columns, used) >= used * (1 - 1e-6)).all()
     line = columns @ np.array([300.0, 7.0])
     assert columns @ above(columns, line) == pytest.approx(line, rel=1e-6)
+
+
+def test_the_report_asks_for_more_time_and_disk_and_no_more_memory_where_subjects_have_pages():
+    none, shown, every = (
+        resources.ask_for("report", 10_000, resources.paged_images({"report": {"pictures": 60, "subjects": chosen}}, 10_000))
+        for chosen in ("none", "shown", "all")
+    )
+    assert none.seconds < shown.seconds < every.seconds and none.disk_mb < shown.disk_mb < every.disk_mb
+    assert none.memory_mb == shown.memory_mb == every.memory_mb
+    assert resources.paged_images({"report": {"pictures": 60, "subjects": "shown"}}, 8) == 8

@@ -1,4 +1,3 @@
-"use strict";
 (() => {
   const STEP = 100;
   const SIGNS = { ok: "✓", warned: "!", skipped: "–" };
@@ -42,7 +41,7 @@
       odd: odd.get(index) || new Set(),
       text: fixed.map((column) => column[index]).join(" ").toLowerCase(),
     }));
-    const unpacked = {};
+    const unpacked = {}, pages = new Set(data.pages);
     const controls = { search: one("#search"), status: one("#by-status"), modality: one("#by-modality"), stage: one("#by-stage") };
     const state = { column: 0, down: false, limit: STEP };
 
@@ -89,6 +88,7 @@
       found.sort(compare(state.column, state.down));
       const stage = controls.stage.value;
       const heads = [...FIXED, ...measured()];
+      const rated = one("#rate-rows").getAttribute("aria-pressed") === "true";
       const line = make("tr");
       heads.forEach((name, column) => {
         const head = make("th", undefined, column >= FIXED.length ? "num" : "");
@@ -105,6 +105,11 @@
         head.append(button);
         line.append(head);
       });
+      if (rated) {
+        const head = make("th", "Rating", "rate-head");
+        head.scope = "col";
+        line.children[1].after(head);
+      }
       one("#table thead").replaceChildren(line);
       const body = document.createDocumentFragment();
       found.slice(0, state.limit).forEach((row) => {
@@ -120,11 +125,16 @@
             cell.append(badge);
           } else if (FIXED[column] === "Site" && data.simulated.includes(text)) {
             cell.append(make("span", "simulated", "simulated"));
+          } else if (column === 1 && pages.has(row.cells[2])) {
+            const link = make("a", text);
+            link.href = `subjects/sub-${row.cells[2]}.html#image-${text.split("+")[0]}`;
+            cell.append(link);
           } else {
             cell.textContent = text;
           }
           tr.append(cell);
         });
+        if (rated) tr.children[1].after(row.cells[1].includes("+") ? make("td") : rating(row.cells[1]));
         measured().forEach((_, index) => {
           const found = figure(row, index);
           const cell = make("td", typeof found === "number" ? number(found) : found === undefined ? "" : found, "num");
@@ -141,6 +151,35 @@
       one("#shown").textContent = most < found.length ? `${most} of ${found.length} found, ${rows.length} in all` : `${found.length} of ${rows.length} images`;
       one("#more").hidden = most >= found.length;
     };
+    // The rating of a row: a choice and a note, as on the page of the subject.
+    const rating = (image) => {
+      const cell = make("td", undefined, "row-rating"), choice = make("select"), note = make("input");
+      ["", "accept", "reject", "unsure"].forEach((word) => {
+        const option = make("option", word || "–");
+        option.value = word;
+        choice.append(option);
+      });
+      const found = ratings.get(image) || { rating: "", note: "" };
+      choice.value = found.rating;
+      choice.setAttribute("aria-label", "Rating of " + image);
+      note.value = found.note;
+      note.placeholder = "note";
+      note.maxLength = 500;
+      note.setAttribute("aria-label", "Note on " + image);
+      const set = () => ratings.set(image, choice.value, note.value);
+      choice.addEventListener("change", set);
+      note.addEventListener("change", () => { if (choice.value) set(); });
+      cell.append(choice, note);
+      return cell;
+    };
+    one("#rate-rows").addEventListener("click", () => {
+      const on = one("#rate-rows").getAttribute("aria-pressed") !== "true";
+      one("#rate-rows").setAttribute("aria-pressed", String(on));
+      one(".rater").hidden = !on;
+      show();
+    });
+    // What another page or a table says is shown, but no field is taken from under the cursor.
+    ratings.onChange(() => { if (!one(".row-rating :focus")) show(); });
     const again = () => { state.limit = STEP; show(); };
     controls.search.addEventListener("input", again);
     controls.status.addEventListener("change", again);
