@@ -73,7 +73,7 @@ class Systemic:
 
 
 def write_report(work: Path, results: Path, config: Mapping[str, Any], stages: Sequence[str]) -> Path:
-    """Write ``<results>/report/index.html``, the pages of subjects and ``counts.json`` beside it, ``<results>/manifest.tsv`` and ``tables/``.
+    """Write ``<results>/report/index.html``, pages of subjects and ``counts.json`` beside it, ``<results>/manifest.tsv`` and ``tables/``.
 
     They are made from the records that exist.
 

@@ -39,6 +39,15 @@ def test_profiles_are_there_where_the_user_allows_them(real, tmp_path):
     assert views(text) == {"axial", "coronal", "sagittal"} and re.search(r"<[^>]*view-sagittal", text)
 
 
+@pytest.mark.parametrize("faces", ["hide", "show"])
+def test_the_pages_of_subjects_show_no_profile_either(real, tmp_path, faces):
+    page(real, tmp_path, faces=faces)
+    pages = sorted((tmp_path / "report" / "subjects").glob("sub-*.html"))
+    assert len(pages) == 4
+    shown = [path.name for path in pages if re.search("sagittal", path.read_text().split("<main", 1)[1])]
+    assert shown == ([path.name for path in pages] if faces == "show" else [])
+
+
 def test_profiles_of_simulated_heads_are_there(tmp_path):
     assert "sagittal" in views(page(write_fake_cohort(tmp_path / "work", 3), tmp_path / "results"))
 
