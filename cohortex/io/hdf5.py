@@ -81,8 +81,16 @@ def member(group: Any, key: str, name: str) -> Any:
     if not isinstance(group.get(key, getlink=True), h5py.HardLink):
         raise BadInput("foreign-data", f"{name} has a link in place of `{key}`: copy the data into the file.")
     found = group[key]
-    if not isinstance(found, h5py.Dataset):
+    if isinstance(found, h5py.Group):
         return found
+    damaged = BadInput("corrupt", f"{name} has damaged data inside: copy it again from its source.")
+    if not isinstance(found, h5py.Dataset):
+        raise damaged
+    try:
+        size = found.dtype.itemsize
+    except (TypeError, ValueError):
+        # no type of numpy has such numbers
+        raise damaged from None
     if found.is_virtual or found.external:
         raise BadInput("foreign-data", f"{name} keeps `{key}` in another file: copy the data into it.")
     plist = found.id.get_create_plist()
@@ -90,7 +98,7 @@ def member(group: Any, key: str, name: str) -> Any:
         code = plist.get_filter(i)[0]
         if code not in FILTERS:
             raise BadInput("unsupported-filter", f"{name} has `{key}` compressed by the HDF5 filter {code}: write it with gzip.")
-    wanted = prod(int(n) for n in found.shape or ()) * found.dtype.itemsize
+    wanted = prod(int(n) for n in found.shape or ()) * size
     stored = int(found.id.get_storage_size())
     if wanted > MOST_BYTES or wanted > max(stored * (DEFLATE_MAX_RATIO if plist.get_nfilters() else 1), 2**16):
         shape = "x".join(str(n) for n in found.shape or ())
@@ -98,6 +106,20 @@ def member(group: Any, key: str, name: str) -> Any:
             "truncated", f"{name} declares {shape} values in `{key}`, of which {stored} bytes are there: copy it again from its source."
         )
     return found
+
+
+def attribute(place: Any, key: str, name: str) -> Any:
+    """Return what an attribute of a group or dataset holds, None where there is none.
+
+    Raises
+    ------
+    BadInput
+        ``corrupt``.
+    """
+    try:
+        return place.attrs[key] if key in place.attrs else None
+    except (TypeError, ValueError):
+        raise BadInput("corrupt", f"{name} has damaged data inside: copy it again from its source.") from None
 
 
 def text_of(dataset: Any, name: str, most: int = 16 * 2**20) -> bytes:

@@ -15,7 +15,7 @@ import numpy as np
 
 from cohortex.errors import BadInput
 from cohortex.io.geometry import centred_affine, check_affine
-from cohortex.io.hdf5 import member, opened, text_of
+from cohortex.io.hdf5 import attribute, member, opened, text_of
 from cohortex.io.ismrmrd import Encoding, encoding_of, read_acquisitions
 from cohortex.io.paths import check_file, shown_name
 from cohortex.io.series import Frames, Note, read_step
@@ -105,8 +105,11 @@ def _npy(path: Path, name: str) -> np.ndarray:
 
 def _attribute(file: Any, kspace: Any, name: str) -> np.ndarray | None:
     for place in (kspace, file):
-        if AFFINE_ATTRIBUTE in place.attrs:
-            values = np.asarray(place.attrs[AFFINE_ATTRIBUTE], dtype=np.float64).reshape(-1)
+        if (said := attribute(place, AFFINE_ATTRIBUTE, name)) is not None:
+            try:
+                values = np.asarray(said, dtype=np.float64).reshape(-1)
+            except (TypeError, ValueError):
+                raise BadInput("bad-header", f"{name} has a {AFFINE_ATTRIBUTE} that is no numbers: write it again.") from None
             if values.size != 16:
                 raise BadInput("bad-header", f"{name} has a {AFFINE_ATTRIBUTE} of {values.size} numbers instead of 16: write it again.")
             return check_affine(values.reshape(4, 4), name)

@@ -17,7 +17,7 @@ import numpy as np
 from cohortex.blocks import COPIES, plan
 from cohortex.errors import BadInput
 from cohortex.io.geometry import FINEST_MICROSCOPY_MM, centred_affine, check_affine
-from cohortex.io.hdf5 import member, opened
+from cohortex.io.hdf5 import attribute, member, opened
 from cohortex.io.series import Note, read_step
 from cohortex.io.slices import Slices
 from cohortex.volume import Volume
@@ -148,7 +148,7 @@ def _angles(theta: Any, views: int, name: str) -> np.ndarray:
     if len(theta.shape) != 1 or theta.shape[0] != views or theta.dtype.kind not in "uif":
         raise BadInput("bad-header", f"{name} has {views} projections but other angles (exchange/theta): write it again.")
     angles = np.asarray(theta[:], dtype=np.float64)
-    units = theta.attrs.get("units", "degrees")
+    units = attribute(theta, "units", name) or "degrees"
     if not str(units.decode() if isinstance(units, bytes) else units).lower().startswith("rad"):
         angles = np.radians(angles)
     if views < 2 or not np.isfinite(angles).all():
