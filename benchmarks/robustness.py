@@ -1,6 +1,7 @@
 """Bad, odd and spoiled input: is every case judged as it must be, and what does it cost to look so closely?
 
-    python -m benchmarks.robustness [--only battery,tests,odd,fuzz,overhead] [--files 100000] [--cores 2] [--save FILE]
+    python -m benchmarks.robustness [--only battery,tests,odd,fuzz,overhead] [--files 100000] [--formats hdf5 ...] [--cores 2]
+        [--save FILE]
 
 ``battery``: every case of `tests.battery.cases` through the checker alone. ``tests``: the cases that whole runs, faults and pages make,
 by the tests that `tests.battery.elsewhere` names (those that need Slurm or a GPU are not counted where there is none). ``odd``: the files
@@ -27,7 +28,7 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,25 +166,25 @@ def fuzzed(job: tuple[str, int, int]) -> tuple[Counter[str], list[str]]:
     return outcomes, bad
 
 
-def fuzz(files: int, cores: int) -> tuple[Table, int, list[str]]:
-    """Spoil so many files of every format."""
+def fuzz(files: int, cores: int, forms: Sequence[str], before: Table | None) -> Table:
+    """Spoil so many files of every format that is named; rows of others are kept as they were before."""
     from multiprocessing.pool import ThreadPool
 
     from tests.fuzz.spoil import GOOD
 
-    table, bad, tried = Table({"format": "", "files": ",d", "taken": ",d", "a sentence": ",d", "anything else": "d"}), [], 0
-    for form in GOOD:
+    kept = {row[0]: row for row in (before.rows if before else [])}
+    for form in forms or GOOD:
         jobs = [(form, at, min(at + CHUNK, FIRST_SEED + files)) for at in range(FIRST_SEED, FIRST_SEED + files, CHUNK)]
         outcomes, wrong = Counter[str](), []
         with ThreadPool(cores) as pool:
             for found, more in pool.imap_unordered(fuzzed, jobs):
                 outcomes += found
                 wrong += more
-        table.add(form, files, outcomes["taken"], outcomes["sentence"], len(wrong))
+        kept[form] = [form, files, outcomes["taken"], outcomes["sentence"], len(wrong)]
         print(f"{form}: {dict(outcomes)}, {len(wrong)} wrong", *wrong[:20], sep="\n  ", flush=True)
-        bad += wrong
-        tried += files
-    return table, tried, bad
+    return Table(
+        {"format": "", "files": ",d", "taken": ",d", "a sentence": ",d", "anything else": "d"}, [kept[f] for f in GOOD if f in kept]
+    )
 
 
 def overhead(folder: Path) -> tuple[Table, float]:
@@ -250,6 +251,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="battery,tests,odd,fuzz,overhead")
     parser.add_argument("--files", type=int, default=100_000, help="spoiled files of each format")
+    parser.add_argument(
+        "--formats", nargs="+", default=[], metavar="FORMAT", help="spoil files of these formats alone (see tests/fuzz/spoil.py)"
+    )
     parser.add_argument("--cores", type=int, default=2)
     add_save(parser)
     options = parser.parse_args()
@@ -264,8 +268,8 @@ def main() -> None:
         if "odd" in parts:
             tables["odd"], figures["odd_as_listed"], figures["odd_files"] = odd()
         if "fuzz" in parts:
-            tables["fuzz"], figures["fuzz_files"], bad = fuzz(options.files, options.cores)
-            figures["fuzz_crashes"] = len(bad)
+            tables["fuzz"] = fuzz(options.files, options.cores, options.formats, tables.get("fuzz"))
+            figures["fuzz_files"], figures["fuzz_crashes"] = (sum(row[at] for row in tables["fuzz"].rows) for at in (1, 4))
         if "overhead" in parts:
             (Path(temporary) / "overhead").mkdir()
             tables["overhead"], figures["strict_overhead"] = overhead(Path(temporary) / "overhead")

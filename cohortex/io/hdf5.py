@@ -117,7 +117,7 @@ def attribute(place: Any, key: str, name: str) -> Any:
         ``corrupt``.
     """
     try:
-        return place.attrs[key] if key in place.attrs else None
+        return place.attrs.get(key)
     except (TypeError, ValueError):
         raise BadInput("corrupt", f"{name} has damaged data inside: copy it again from its source.") from None
 
