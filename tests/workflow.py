@@ -3,16 +3,18 @@
 import hashlib
 import os
 import re
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMES = ("timing.tsv", "index.html", ".snakemake_timestamp", "owner.json")
-"""Files in which a run's times stand, which no two runs share."""
+TIMES = ("timing.tsv", ".snakemake_timestamp", "owner.json")
+"""Files in which a run's times stand, which no two runs share; pages say when they were made, too."""
 
 
 def phantom(seed: int, shape: tuple[int, int, int] = (40, 44, 20)) -> np.ndarray:
@@ -78,13 +80,20 @@ def start(folder: Path, *arguments: str, **config: object) -> subprocess.Popen[b
     folder.mkdir(parents=True, exist_ok=True)
     log = (folder / "head.log").open("ab")
     return subprocess.Popen(
-        command(folder, *arguments, **config), cwd=folder, env=environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        command(folder, *arguments, **config),
+        cwd=folder,
+        env=environment(),
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        # tests that a shell started in the background ignore SIGINT, and would hand that on
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 
 def digests(folder: Path) -> dict[str, str]:
     """Return the sha256 of every file below a folder but those that hold times."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in TIMES]
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in TIMES and path.suffix != ".html"]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

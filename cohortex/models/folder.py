@@ -386,8 +386,12 @@ def _check_card(card: Any, name: str) -> None:
         least = "high not above 0" if card["values"]["kind"] == "noise" else "low not below high"
         raise Refused(f"{name}: values has {least}; correct the card.")
     named = len(card.get("classes") or ())
+    subclasses = ((card.get("extra") or {}).get("committee") or {}).get("subclasses", 1)
     for where, part in {"": card, **card.get("parts", {})}.items():
         made = (part.get("options") or {}).get("classes")
+        if isinstance(made, int) and made % subclasses == 0:
+            # classes were parted before the training, and their parts are put together again
+            made //= subclasses
         if named and isinstance(made, int) and made != named:
             which = f"parts.{where}" if where else "its network"
             raise Refused(f"{name}: {which} tells {made} classes apart, but classes names {named}; correct the card.")

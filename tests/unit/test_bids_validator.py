@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.report import bids_errors
+from benchmarks.report_validator import bids_errors
 from cohortex.io.bids import ANAT, DATATYPES
 from cohortex.stages.export import export, write_dataset
 from cohortex.volume import Volume

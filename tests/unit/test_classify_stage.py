@@ -70,7 +70,7 @@ def test_new_heads_get_their_class_with_probabilities_that_add_up(model):
         assert row.status == "ok"
         assert sum(table.content["probability"]) == pytest.approx(1)
         assert table.content["class"] == list(KINDS)
-        assert row.measures["probability"] == max(row.measures[f"p_{each}"] for each in KINDS) < 0.95
+        assert row.measures["probability"] == max(row.measures[f"p_{each}"] for each in KINDS) < 0.99
         assert {"probability_radiomics_one", "probability_cnn_one"} <= set(row.measures)
         right += row.measures["class"] == kind
     assert right >= 5

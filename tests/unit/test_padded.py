@@ -15,7 +15,7 @@ def test_a_copy_pads_every_stage_and_nothing_else(root, tmp_path):
     changed = {
         path.stem for path in (tmp_path / "copy" / "scripts").glob("*.py") if path.read_text() != (root / "scripts" / path.name).read_text()
     }
-    assert changed == {"acquire", "preprocess", "denoise", "superresolve", "regseg", "recognize", "classify", "export"}
+    assert changed == {"acquire", "deface", "preprocess", "denoise", "superresolve", "regseg", "recognize", "classify", "export"}
     for stage in changed:
         compile((tmp_path / "copy" / "scripts" / f"{stage}.py").read_text(), stage, "exec")
 

@@ -67,7 +67,7 @@ def by_heart(network: nn.Module, images: torch.Tensor, targets: list, steps: int
 def learnt(name: str, dimensions: int) -> tuple[float, float, list[Found]]:
     images, targets = squares(dimensions)
     network = build(name, dimensions)
-    losses = by_heart(network, images, targets, {("cascade", 3): 45, ("yolo", 3): 100}.get((name, dimensions), 60))
+    losses = by_heart(network, images, targets, {("cascade", 3): 45, ("yolo", 3): 100, ("faster_rcnn", 2): 120}.get((name, dimensions), 60))
     with torch.inference_mode():
         return losses[0], losses[-1], network.detections(network(images), tuple(images.shape[2:]))
 
