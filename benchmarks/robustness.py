@@ -1,10 +1,11 @@
 """Bad, odd and spoiled input: is every case judged as it must be, and what does it cost to look so closely?
 
     python -m benchmarks.robustness [--only battery,tests,odd,fuzz,overhead] [--files 100000] [--formats hdf5 ...] [--cores 2]
-        [--save FILE]
+        [--said LOG] [--save FILE]
 
 ``battery``: every case of `tests.battery.cases` through the checker alone. ``tests``: the cases that whole runs, faults and pages make,
-by the tests that `tests.battery.elsewhere` names (those that need Slurm or a GPU are not counted where there is none). ``odd``: the files
+by the tests that `tests.battery.elsewhere` names (those that need Slurm or a GPU are not counted where there is none); of a run of the
+whole test command with ``PYTEST_ADDOPTS=-rA`` its output can be given. ``odd``: the files
 that pydicom and nibabel ship and those of the optional folder of test data, against the list `tests/battery/odd_files.tsv`. ``fuzz``: so
 many files of every format, each spoiled by a seed of its own (`tests.fuzz.spoil`), read in child processes whose memory is limited:
 anything but an image or a sentence, a crash, more memory or more than 20 s counts. ``overhead``: CPU time of reading with all checks over
@@ -76,13 +77,13 @@ def told(verdict: str, code: str) -> str:
     return f"{verdict} (`{code}`)" if code else verdict
 
 
-def proved() -> tuple[Table, Counter[str], Counter[str]]:
-    """Run the tests of the cases that no single file makes."""
+def proved(said: Path | None) -> tuple[Table, Counter[str], Counter[str]]:
+    """Run the tests of the cases that no single file makes; or read what came of them in the output of a run of all tests."""
     names = sorted({f"tests/{name}" for case in PROVED for name in case.tests})
     words = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", *names]
-    said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout
+    out = said.read_text(errors="replace") if said else subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout
     results: dict[str, set[str]] = {}
-    for word, name in re.findall(r"^(PASSED|FAILED|ERROR|SKIPPED) (\S+)", said, re.MULTILINE):
+    for word, name in re.findall(r"^(PASSED|FAILED|ERROR|SKIPPED) (\S+)", out, re.MULTILINE):
         results.setdefault(name.partition("[")[0].removeprefix("tests/"), set()).add(word)
     table, right, total = Table(COLUMNS), Counter[str](), Counter[str]()
     for case in PROVED:
@@ -255,13 +256,14 @@ def main() -> None:
         "--formats", nargs="+", default=[], metavar="FORMAT", help="spoil files of these formats alone (see tests/fuzz/spoil.py)"
     )
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--said", type=Path, help="what pytest -rA said of all tests, instead of running those of the cases again")
     add_save(parser)
     options = parser.parse_args()
     parts = options.only.split(",")
     run = Run("robustness", ["numpy", "nibabel", "pydicom", "h5py", "zarr", "tifffile", "pillow"])
     tables, figures = saved_before(options.save)
     with tempfile.TemporaryDirectory() as temporary:
-        for name, function in (("battery", lambda: battery(Path(temporary))), ("tests", proved)):
+        for name, function in (("battery", lambda: battery(Path(temporary))), ("tests", lambda: proved(options.said))):
             if name in parts:
                 tables[name], right, total = function()
                 figures |= {f"{name}_{kind}": f for kind in KINDS if (f := right[kind])} | {f"{name}_of_{k}": total[k] for k in total}
