@@ -54,7 +54,7 @@ KINDS = {
     "P": "report and privacy",
     "C": "all of them in one run",
 }
-CHUNK = 500
+CHUNK = 5000
 MOST_MB = 1500
 FIRST_SEED = 10_000
 TURNS = 25
