@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -216,7 +217,8 @@ def _version_3(path: Path, key: str, name: str, meta: Mapping[str, Any]) -> Zarr
 
 def _version_2(path: Path, key: str, name: str, meta: Mapping[str, Any]) -> ZarrArray:
     told = meta["dtype"]
-    if not isinstance(told, str) or len(told) > 8 or np.dtype(told).name not in TYPES:
+    # numpy takes much more for the name of a type, and some of it to pieces with the parser of Python
+    if not isinstance(told, str) or not re.fullmatch(r"[<>|=]?[a-zA-Z][0-9]*", told) or np.dtype(told).name not in TYPES:
         raise BadInput("unsupported-type", f"{name} holds values that are no plain numbers: write it as one of {', '.join(TYPES)}.")
     shape, chunk = _sizes(meta["shape"]), _sizes(meta["chunks"])
     chain = chain_v2(meta, chunk, np.dtype(told), name)
