@@ -49,8 +49,9 @@ PAGES = {
 """The pages, and the benchmarks that each shows."""
 BENCHMARKS = [name for names in PAGES.values() for name in names]
 PLACE = re.compile(r"(<!-- measured: ([a-z0-9_]+) ?([a-z0-9_]*) -->\n).*?(<!-- end -->)", re.DOTALL)
-BESIDES = ("--bm3d", "--bm4d", "--keep", "--peers", "--proof", "--report", "--slurm")
-"""Options that measure something more, and change nothing else; of proofs the record has all rows that were ever asked for."""
+BESIDES = ("--bm3d", "--bm4d", "--keep", "--only", "--peers", "--proof", "--report", "--slurm")
+"""Options that measure something more, or a part at a time, and change nothing else; of proofs and parts the record has all that were ever
+asked for."""
 MODULES: dict[str, tuple[str, ...]] = {
     "superresolve_proofs": ("benchmarks.superresolve", "--proof", "all"),
     "quality_any": ("benchmarks.quality", "--model", "zoo/regseg/any_contrast", "--crop", "0"),

@@ -33,7 +33,18 @@ MAX_PAGES = 2**20
 MAX_PAGE_BYTES = 2**32
 OWN_CODECS = (1, 8, 32946)
 """No compression, and deflate under its two numbers: what tifffile decodes by itself; the others go through Pillow."""
-WRONG = (ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error, OverflowError, ZeroDivisionError, RuntimeError)
+WRONG = (
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    struct.error,
+    OverflowError,
+    ZeroDivisionError,
+    RuntimeError,
+    AssertionError,
+)
 """What tifffile raises on damaged files, beside its own error, which is a ValueError or an Exception of the name TiffFileError."""
 
 
@@ -78,7 +89,9 @@ def _decoded(stack: Stack, pages: Sequence[int]) -> Any:
     with tifffile.TiffFile(stack.path, _multifile=False) as tif:
         for number in pages:
             try:
-                yield np.asarray(tif.pages[number].asarray())
+                page = tif.pages[number]
+                # before anything of the size that this page declares for itself is allocated
+                yield np.asarray(page.asarray()) if tuple(page.shape) == (stack.size[1], stack.size[0]) else None
             except Exception as error:
                 if not isinstance(error, WRONG) and type(error).__name__ not in ("TiffFileError", "error"):
                     raise
@@ -120,6 +133,8 @@ def _count_pages(file: Any, size: int, name: str) -> int:
     order, width = HEADERS[start[:4]]
     word = order + ("I" if width == 4 else "Q")
     counter, entry = (order + "H", 12) if width == 4 else (order + "Q", 20)
+    if len(start) < 2 * width:
+        raise _cut(name)
     at, seen = struct.unpack(word, start[width : 2 * width])[0], set()
     while at:
         if at in seen or len(seen) >= MAX_PAGES:
