@@ -156,8 +156,8 @@ def check_file(path: Path, name: str) -> int:
         ``outside`` (see `check_inside`), ``missing-file``, ``not-fetched`` (a git-annex link or pointer, a git-lfs pointer), ``not-a-file``
         (a pipe, a device, a folder), ``empty``.
     """
-    check_inside(path, name)
     try:
+        check_inside(path, name)
         status = path.stat()
     except FileNotFoundError:
         if path.is_symlink():
