@@ -69,6 +69,8 @@ def read_nrrd(path: Path, role: str = "image", frames: Frames = "skip", name: st
     affine[:dimension, 3] = reader.GetOrigin()
     affine = check_affine(lps_to_ras(affine), name)
     shape = (*(int(n) for n in reader.GetSize()), *(1,) * (3 - dimension))
+    if prod(shape) * components != prod(sizes):
+        raise BadInput("bad-header", f"{name} has sizes that are read in two ways: write it again.")
     # an axis without a direction in space is that of the components, which SimpleITK puts first
     axes = re.findall(r"none|\([^)]*\)", fields["space directions"].lower())
     at = axes.index("none") if components > 1 and "none" in axes else 0

@@ -11,6 +11,7 @@ import numpy as np
 from cohortex.errors import BadInput
 from cohortex.io.geometry import centred_affine, check_affine
 from cohortex.io.paths import check_file, shown_name
+from cohortex.io.plain import DEFLATE_MAX_RATIO
 from cohortex.io.series import Frames, chosen_frames, framed, read_step
 from cohortex.volume import Volume
 
@@ -35,7 +36,7 @@ def read_picture(path: Path, role: str = "image", frames: Frames = "skip", name:
     """
     path = Path(path)
     name = name or shown_name(path)
-    check_file(path, name)
+    size = check_file(path, name)
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -45,6 +46,11 @@ def read_picture(path: Path, role: str = "image", frames: Frames = "skip", name:
                 count = int(getattr(picture, "n_frames", 1))
                 if picture.width * picture.height > MAX_PIXELS:
                     raise BadInput("too-large", f"{name} declares {picture.width}x{picture.height} pixels: give a smaller picture.")
+                if picture.format == "PNG" and picture.width * picture.height / 8 > size * DEFLATE_MAX_RATIO:
+                    raise BadInput(
+                        "truncated",
+                        f"{name} declares {picture.width}x{picture.height} pixels, more than its {size} bytes can hold: copy it again.",
+                    )
                 chosen_frames(count, frames, name, "pages")
                 spacing = _spacing(picture)
                 pages = [_page(picture, i, role, name) for i in range(1 if frames == "first" else count)]

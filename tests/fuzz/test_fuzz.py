@@ -9,7 +9,15 @@ from tests.fuzz.spoil import GOOD, read_spoiled, spoil
 
 COUNT = {"zarr": 40, "zarr 2": 40, "hdf5": 60, "dicom": 60, "model": 60, "tiff": 60, "table": 200, "config": 100}
 FEW = 100
-FOUND = {"dicom": (87038,), "zarr 2": (24730,), "tiff": (11360, 11659, 12010), "hdf5": (10404, 10936, 27270, 52793, 91124)}
+FOUND = {
+    "dicom": (87038,),
+    "zarr 2": (24730,),
+    "png": (15894, 17010),
+    "metaimage": (55138,),
+    "nrrd": (80617,),
+    "tiff": (11360, 11659, 12010),
+    "hdf5": (10404, 10936, 27270, 52793, 91124),
+}
 """Seeds of files that the long run has found to end as something else once."""
 
 
