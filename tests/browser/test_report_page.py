@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cohortex.report.page import write_report
-from tests.browser.chromium import CHROMIUM, DRIVER, MISSING, READY, axe_findings, console_errors, driver, requests
+from tests.browser.chromium import CHROMIUM, DRIVER, MISSING, READY, axe_findings, console_errors, requests
 from tests.fake_cohort import CONFIG, PAGED, STAGES, write_fake_cohort
 from tests.unit.test_report_evaluation import write_classified
 
@@ -32,23 +32,9 @@ def page(tmp_path_factory) -> Path:
     return write_report(folder / "work", folder / "results", PAGED, STAGES)
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with driver(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
-
-
 @pytest.fixture
-def opened(browser, page):
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    # Opening the page that is open already can return before the new one is there.
-    browser.get("about:blank")
-    browser.get_log("browser")
-    browser.get_log("performance")
-    browser.get(page.as_uri())
-    WebDriverWait(browser, 60).until(lambda driver: driver.execute_script(READY))
-    return browser
+def opened(open_page, page):
+    return open_page(page, READY)
 
 
 def cells(driver, column: int) -> list[str]:

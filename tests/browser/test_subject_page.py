@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cohortex.report.page import write_report
-from tests.browser.chromium import CHROMIUM, DRIVER, MISSING, axe_findings, console_errors, driver, requests
+from tests.browser.chromium import CHROMIUM, DRIVER, MISSING, axe_findings, console_errors, requests
 from tests.fake_cohort import PAGED, SLICES, STAGES, write_fake_cohort
 from tests.unit.test_report_subjects import with_registered
 
@@ -23,21 +23,9 @@ def page(tmp_path_factory) -> Path:
     return write_report(work, folder / "results", PAGED, STAGES).parent / "subjects" / "sub-001.html"
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with driver(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
-
-
 @pytest.fixture
-def opened(browser, page):
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    browser.get("about:blank")
-    browser.get_log("browser")
-    browser.get_log("performance")
-    browser.get(page.as_uri())
-    WebDriverWait(browser, 60).until(lambda driver: driver.execute_script("return document.readyState === 'complete'"))
+def opened(open_page, page):
+    browser = open_page(page, "return document.readyState === 'complete'")
     browser.execute_script("localStorage.clear()")
     browser.refresh()
     return browser
