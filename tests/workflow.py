@@ -1,6 +1,7 @@
 """Running the real workflow in tests: a tiny cohort, snakemake as a user types it, what it left."""
 
 import hashlib
+import importlib.util
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMES = ("timing.tsv", ".snakemake_timestamp", "owner.json")
@@ -117,3 +119,9 @@ def computed(work: Path) -> dict[tuple[str, str], int]:
         for name in re.findall(r"\] \d+/\d+ (\S+) ", log.read_text()):
             counts[log.parent.name, name] = counts.get((log.parent.name, name), 0) + 1
     return counts
+
+
+def need_generic_executor() -> None:
+    """Skip a test of clusters without Slurm where their executor, an extra of the package, is not installed."""
+    if importlib.util.find_spec("snakemake_executor_plugin_cluster_generic") is None:
+        pytest.skip("snakemake-executor-plugin-cluster-generic is not installed")

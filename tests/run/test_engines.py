@@ -1,6 +1,5 @@
 """Other ways of running the same workflow: another cluster, environments of the rules, a container."""
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -8,7 +7,7 @@ import sys
 import pytest
 import yaml
 
-from tests.workflow import ROOT, environment, write_cohort
+from tests.workflow import ROOT, environment, need_generic_executor, write_cohort
 
 QSUB = r"""#!/bin/sh
 # Stands in for PBS: writes down what it was asked for, and runs the job; the first one it kills, as for its memory.
@@ -41,8 +40,7 @@ def executable(path, text):
 
 
 def test_on_another_cluster_jobs_are_submitted_with_their_needs_and_one_that_it_killed_runs_again_with_more(tmp_path):
-    if importlib.util.find_spec("snakemake_executor_plugin_cluster_generic") is None:
-        pytest.skip("snakemake-executor-plugin-cluster-generic is not installed")
+    need_generic_executor()
     there = tmp_path / "cluster"
     for name, text in (("qsub", QSUB), ("qstat", QSTAT), ("qdel", "#!/bin/sh\n")):
         executable(there / name, text.format(there=there))

@@ -1,18 +1,16 @@
 """A machine with few open files, few processes, one core and no shared memory, and a file system on which outputs appear late."""
 
-import importlib.util
 import os
 import resource
 import subprocess
 import uuid
 from pathlib import Path
 
-import pytest
 import yaml
 
 from cohortex.tables import read_table
 from tests.run.test_engines import QSTAT, executable
-from tests.workflow import ROOT, command, environment, write_cohort
+from tests.workflow import ROOT, command, environment, need_generic_executor, write_cohort
 
 FILES, PROCESSES = 64, 20
 PIDS = Path("/sys/fs/cgroup/pids")
@@ -65,8 +63,7 @@ def test_a_run_goes_through_with_few_files_and_processes_one_core_and_no_shared_
 def test_an_output_that_appears_late_is_waited_for(tmp_path):
     for profile in ("slurm", "generic"):
         assert yaml.safe_load((ROOT / "profiles" / profile / "profile.v9+.yaml").read_text())["latency-wait"] >= 60
-    if importlib.util.find_spec("snakemake_executor_plugin_cluster_generic") is None:
-        pytest.skip("snakemake-executor-plugin-cluster-generic is not installed")
+    need_generic_executor()
     there = tmp_path / "cluster"
     for name, text in (("qsub", LATE), ("qstat", QSTAT), ("qdel", "#!/bin/sh\n")):
         executable(there / name, text.format(there=there))
