@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ def read_picture(path: Path, role: str = "image", frames: Frames = "skip", name:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as picture:
+            # in memory: of a file Pillow asks for as many bytes as a chunk declares, and that much is allocated before any is there
+            with Image.open(io.BytesIO(path.read_bytes())) as picture:
                 count = int(getattr(picture, "n_frames", 1))
                 if picture.width * picture.height > MAX_PIXELS:
                     raise BadInput("too-large", f"{name} declares {picture.width}x{picture.height} pixels: give a smaller picture.")

@@ -1,5 +1,9 @@
 """Pictures and NRRD files become volumes that lie right, or are refused."""
 
+import struct
+import tracemalloc
+import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +162,23 @@ def test_a_stored_volume_is_read_lazily(tmp_path: Path) -> None:
 
     write_ozx(tmp_path / "a.ozx", Volume(np.ones((8, 8, 8), np.float32), np.eye(4)))
     assert isinstance(read(tmp_path / "a.ozx")[0].data, Stored)
+
+
+def test_a_png_whose_size_or_chunk_is_beyond_its_bytes_takes_no_memory_for_it(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 9), np.uint8)).save(tmp_path / "a.png")
+    good = (tmp_path / "a.png").read_bytes()
+    start = good.index(b"IHDR")
+    header = b"IHDR" + struct.pack(">II", 16000, 16000) + good[start + 12 : start + 17]
+    wide = good[:start] + header + struct.pack(">I", zlib.crc32(header)) + good[start + 21 :]
+    at = good.index(b"IDAT") - 4
+    long = good[:at] + struct.pack(">I", 2**31 - 1) + good[at + 4 :]
+    (tmp_path / "wide.png").write_bytes(wide)
+    (tmp_path / "long.png").write_bytes(long)
+    assert code(tmp_path / "wide.png") == "truncated"
+    tracemalloc.start()
+    try:
+        with suppress(BadInput):
+            read(tmp_path / "long.png")
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
