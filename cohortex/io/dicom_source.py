@@ -20,9 +20,10 @@ from cohortex.io.dicom import placed_slices
 from cohortex.io.dicom_geometry import Slice
 from cohortex.io.dicom_objects import Placed, arranged
 from cohortex.io.dicom_pixels import UNREADABLE, quiet
+from cohortex.io.dicom_tags import EXPORTED
 from cohortex.volume import Volume
 
-IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
+IDENTIFIERS = tuple(tag.keyword for tag in EXPORTED)
 VALID = re.compile(r"[0-9.]{1,64}\Z")
 """What may be passed on; whatever else stands in the place of an identifier may be a name."""
 SAME_MM = 1e-2

@@ -108,6 +108,15 @@ INDEXED = (
     Tag("Rows", "objects without pixels are left out"),
 )
 """What `cohortex index` reads."""
+
+EXPORTED = (
+    Tag("SOPClassUID", "what is referred to", "the same, in DICOM objects"),
+    Tag("SOPInstanceUID", "what is referred to", "the same, in DICOM objects"),
+    Tag("SeriesInstanceUID", "what is referred to", "the same, in DICOM objects"),
+    Tag("StudyInstanceUID", "the study that the objects join", "the same, in DICOM objects"),
+    Tag("FrameOfReferenceUID", "the space that the objects lie in", "the same, in DICOM objects"),
+)
+"""What the stage export reads of a scan's own files under ``export: dicom_uids: source``, beside what places its slices."""
 # fmt: on
 
 READ_KEYWORDS = tuple(tag.keyword for tag in READ if not tag.within)

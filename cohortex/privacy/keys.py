@@ -42,7 +42,7 @@ def check_privacy(config: Mapping[str, Any]) -> None:
     Raises
     ------
     Refused
-        No key where one is needed, one inside a folder of the run, or the demo, which has no patients.
+        No key where one is needed, one inside a folder of the run, the demo, which has no patients, or identifiers of the source.
     """
     privacy = config["privacy"]
     if not needs_key(privacy):
@@ -56,6 +56,12 @@ def check_privacy(config: Mapping[str, Any]) -> None:
         )
     if privacy["key"].startswith("~"):
         raise Refused("privacy.key begins with ~, which only a shell replaces; write the whole path.")
+    sections = config.get("export", {})
+    if hides_names(privacy) and any(section.get("dicom_uids") == "source" for section in sections.values()):
+        raise Refused(
+            "export: dicom_uids is source, but those identifiers lead back to the patient, whom privacy hides; set it to derived, or "
+            "privacy.ids to given and privacy.file_names to show."
+        )
     key = Path(privacy["key"]).resolve()
     for name in ("output", "work", "input"):
         folder = Path(config[name]).resolve()

@@ -113,6 +113,14 @@ def test_settings_that_cannot_be_kept_are_refused(tmp_path, settings, words):
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize("privacy", [{"ids": "pseudonyms"}, {"file_names": "hide"}])
+def test_identifiers_of_the_source_do_not_go_with_what_is_hidden(tmp_path, privacy):
+    given = {"input": "a", "privacy": {**privacy, "key": str(tmp_path / "key")}, "export": {"CT": {"dicom_uids": "source"}}}
+    with pytest.raises(Refused, match="dicom_uids is source"):
+        check_config(given)
+    assert check_config({**given, "export": {"CT": {"dicom_uids": "derived"}}})
+
+
 def test_the_demo_has_no_patients(tmp_path):
     with pytest.raises(Refused, match="demo has none"):
         check_config({"input": "demo", "privacy": {"ids": "pseudonyms", "key": str(tmp_path / "key")}})
