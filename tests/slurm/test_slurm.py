@@ -283,7 +283,8 @@ def faults(slurm, cohort, tmp_path_factory):
     site = site_profile(
         folder / "site",
         export={"slurm_partition": "gpu", "gpu": 1},
-        report={"mem_mb": "attempt * 200"},
+        # less than Snakemake alone takes, and then more than enough
+        report={"mem_mb": "attempt ** 3 * 100"},
     )
     run = Run(folder, command(site, **settings(cohort)))
     seen = {}
@@ -361,7 +362,7 @@ def test_jobs_that_ask_for_a_gpu_run_on_a_node_that_has_one_and_see_it(faults):
 def test_a_job_above_its_memory_is_ended_by_slurm_and_passes_with_more(faults):
     run, seen = faults
     first, second = run.asked("report", "b00001")
-    assert (first["mem_mb"], second["mem_mb"]) == (200, 400)
+    assert (first["mem_mb"], second["mem_mb"]) == (100, 800)
     states = [seen["states"][number] for number in re.findall(r"SLURM jobid (\d+) \(log: \S*rule_report", run.said)]
     assert len(states) == 2
     assert states[0] in ("OUT_OF_MEMORY", "FAILED", "CANCELLED"), "Slurm ended the first"
