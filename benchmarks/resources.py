@@ -217,7 +217,7 @@ def job(config: Mapping[str, Any], folder: Path, target: str) -> list[str]:
     """Return the words with which a cluster's job starts one target."""
     (folder / "settings.yaml").write_text(yaml.safe_dump(dict(config)))
     words = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--configfile", str(folder / "settings.yaml")]
-    words += ["--mode", "remote", "--cores", "1", "--nolock", "--force", "--quiet", "rules", "--allowed-rules", target.split(":")[0]]
+    words += ["--mode", "remote", "--cores", "1", "--force", "--quiet", "rules", "--allowed-rules", target.split(":")[0]]
     return [*words, "--target-jobs", target]
 
 
