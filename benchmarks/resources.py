@@ -95,8 +95,8 @@ METHODS: dict[str, dict[str, Mapping[str, Any]]] = {
 }
 """The settings of every line of ``needs.tsv``; the last of a stage is what the next one is given."""
 FEW = {
-    ("deface", "none"): ("96", "181", "256"),
-    ("deface", "network"): ("64", "96", "thick", "181", "256"),
+    ("deface", "none"): ("96", "181", "256", "larger than its plan"),
+    ("deface", "network"): ("64", "96", "thick", "181", "256", "larger than its plan"),
     ("denoise", "none"): ("picture", "96", "181"),
     ("superresolve", "none"): ("96", "181"),
     ("preprocess", "plain filters"): ("picture", "96", "181"),
