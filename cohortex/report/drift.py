@@ -107,7 +107,8 @@ def mann_kendall(days: np.ndarray, values: np.ndarray) -> float:
     """Return the two-sided p of a monotonic trend: Kendall's tau of values and days, with ties (Mann 1945, Kendall 1975)."""
     from scipy.stats import kendalltau
 
-    p = float(kendalltau(days, values)[1])
+    _, p = kendalltau(days, values)
+    p = float(np.asarray(p, np.float64))
     return p if np.isfinite(p) else 1.0
 
 

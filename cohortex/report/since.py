@@ -128,9 +128,13 @@ def _said(records: Records, groups: Iterable[Group], lost: Mapping[str, Any]) ->
     """Return what a run says, as JSON keeps it."""
     last = {**records.last, **lost}
     names = sorted(set(records.images) | {name for name, row in last.items() if row.is_image or row.set_aside})
+    # the last stage has the last word, but a warning of an earlier one still holds
+    warned = {row.image: row for stage in reversed(records.stages) for row in records.told.get(stage, []) if row.status == "warned"}
     images = {}
     for name in names:
         row = last.get(name)
+        if row is not None and row.status == "ok":
+            row = warned.get(name, row)
         images[name] = [row.status, row.stage, row.code, row.reason[:300], row.subject] if row else ["failed", "", "", "", ""]
     measures = {}
     for group in groups:

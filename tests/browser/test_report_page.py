@@ -86,7 +86,7 @@ def test_markup_in_a_reason_is_shown_as_text(opened):
 
 def test_what_was_set_aside_comes_first_with_the_systemic_batch_on_top(opened):
     order = opened.execute_script("return [...document.querySelectorAll('main > section')].map(section => section.id)")
-    assert order == ["verdict", "odd", "glance", "images", "stages", "times", "models", "how"]
+    assert order == ["verdict", "odd", "glance", "images", "groups", "stages", "times", "models", "how"]
     assert "b0001" in opened.execute_script("return document.querySelector('.systemic').textContent")
     first = opened.execute_script("return [...document.querySelectorAll('.lost tbody tr')].map(row => row.children[1].textContent)")
     assert set(first[:5]) == {"005_CT", "005_T1w", "006_CT", "007_CT", "008_CT"}

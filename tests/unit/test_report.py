@@ -107,6 +107,7 @@ def test_sections_come_in_the_order_of_what_matters(page):
         "odd",
         "glance",
         "images",
+        "groups",
         "stages",
         "times",
         "models",
