@@ -8,6 +8,8 @@ from cohortex.report.records import Records
 
 VALUES = 12
 """A column with more different values is none of groups."""
+LETTERS = 60
+"""Of a cell that are shown."""
 COLUMNS = 20
 """So many columns are offered."""
 OF_IMAGES = ("scanner", "site", "session", "acq", "body_part", "split")
@@ -31,7 +33,7 @@ def columns_of(records: Records, images: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _offer(found: dict[str, list[str]], name: str, cells: Iterable[str]) -> None:
-    told = ["" if cell == "n/a" else cell[:60] for cell in cells]
+    told = ["" if cell == "n/a" else cell[:LETTERS] for cell in cells]
     different = set(told) - {""}
     # a column with another value for every image is none of groups, however few there are
     if 2 <= len(different) <= VALUES and 2 * len(different) <= sum(map(bool, told)) and len(found) < COLUMNS:

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from cohortex.report import groups, measures
 from cohortex.report.harmonise import Harmonised
 from cohortex.report.records import SIMULATED_SITES, Records, number
+from cohortex.report.subjects import shortened
 from cohortex.verdict import Tally
 
 DIGITS = 4
@@ -74,8 +75,8 @@ def table(
             entry.get("subject") or (row.subject if row else ""),
             entry.get("modality") or (row.modality if row else ""),
             row.stage if row else "",
-            " ".join(filter(None, (row.code and f"{row.code}:", row.reason))) if row else "",
-            entry.get("site", ""),
+            shortened(" ".join(filter(None, (row.code and f"{row.code}:", row.reason)))) if row else "",
+            entry.get("site", "")[: groups.LETTERS],
         )
         for column, cell in zip(fixed, cells, strict=True):
             column.append(cell)
@@ -118,7 +119,9 @@ def _columns(records: Records, stage: str, place: dict[str, int]) -> dict[str, l
         if index is not None:
             for name, text in row.measures.items():
                 value = number(text)
-                columns[name if own or not tag else f"{tag} {name}"][index] = text if value is None else float(f"{value:.{DIGITS}g}")
+                columns[name if own or not tag else f"{tag} {name}"][index] = (
+                    shortened(text) if value is None else float(f"{value:.{DIGITS}g}")
+                )
     return {name: [_plain(value) for value in column] for name, column in columns.items()}
 
 

@@ -154,6 +154,7 @@ def render(
         "count": _count,
         "duration": _duration,
         "price": _price,
+        "shortened": subjects.shortened,
     }
     style, script = html.source(environment, "style.css"), html.joined(environment, "ratings.js", "groups.js", "script.js")
     return environment.get_template("report.html").render(

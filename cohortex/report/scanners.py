@@ -9,12 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from cohortex.report.charts import short
+from cohortex.report.groups import LETTERS
 from cohortex.report.measures import Group, Odd, odd_ones, part_of, spoken
 
 ENOUGH = 10
 """A scanner with fewer images of a measure is not looked at by itself."""
 FAR = 2.0
 """A scanner is odd as a whole when its median is so many spreads from the others': one of fourteen values is beyond 3.5 of theirs."""
+APART = 1.5
+"""How much more the distance of scanners from each other counts than the spread of the values of one."""
 FEW = 5
 """Of fewer other scanners the whole range of their medians, not the median deviation, says how far scanners lie apart."""
 NAMED = 3
@@ -39,7 +42,7 @@ def machine_of(entry: Mapping[str, str]) -> str:
 
     Without a column ``scanner`` a site stands for its scanner.
     """
-    site, scanner = entry.get("site", ""), entry.get("scanner", "")
+    site, scanner = entry.get("site", "")[:LETTERS], entry.get("scanner", "")[:LETTERS]
     return " · ".join(filter(None, (site, scanner)))
 
 
@@ -64,9 +67,9 @@ def shifts_of(group: Group, machines: Mapping[str, str]) -> list[Shift]:
 
     Notes
     -----
-    The spread is the root of two squares: the scaled median absolute deviation of all values from their own scanner's median, and how far
-    the other scanners' medians lie from each other (the same of them; of fewer than `FEW` their range). So scanners that all differ are
-    not odd, one that differs from scanners that agree is. Of two scanners the one with fewer images is told of.
+    The spread is the root of two squares: the scaled median absolute deviation of all values from their own scanner's median, and `APART`
+    times how far the other scanners' medians lie from each other (the same of them; of fewer than `FEW` their range). So scanners that all
+    differ are not odd, one that differs from scanners that agree is. Of two scanners the one with fewer images is told of.
     """
     parts = by_machine(group, machines)
     if len(parts) < 2:
@@ -80,7 +83,7 @@ def shifts_of(group: Group, machines: Mapping[str, str]) -> list[Shift]:
         rest = np.array([median for other, median in medians.items() if other != machine])
         centre = float(np.median(rest))
         between = float(np.ptp(rest)) if len(rest) < FEW else 1.4826 * float(np.median(np.abs(rest - centre)))
-        z = (medians[machine] - centre) / max(float(np.hypot(within, between)), floor)
+        z = (medians[machine] - centre) / max(float(np.hypot(within, APART * between)), floor)
         if abs(z) > FAR and abs(medians[machine] - centre) > floor:
             found.append(Shift(group, machine, medians[machine], centre, z, len(part.values), len(parts)))
     if len(parts) == 2 and len(found) == 2:

@@ -177,6 +177,13 @@ def test_each_picture_is_on_the_page_once_however_often_it_is_shown(page):
     assert set(names) <= used
 
 
+def test_small_pictures_of_the_table_are_those_of_the_page_and_lead_to_where_they_are_large(page):
+    data, text = data_of(text_of(page)), text_of(page)
+    assert {data["rows"][int(row)][0][1] for row in data["thumbs"]} == {row[0][1] for row in data["rows"]}
+    for picture, width, height, place in data["thumbs"].values():
+        assert f'<image id="{picture}" width="{width}" height="{height}"' in text and f'id="{place[1:]}"' in text
+
+
 def test_simulated_data_is_labelled_and_other_data_is_not(page, tmp_path):
     assert "Simulated data." in text_of(page)
     write_fake_cohort(tmp_path / "work", pictures=False, subjects=2, site="Basel")
