@@ -26,6 +26,7 @@ from cohortex.report import (
     measures,
     methods,
     pictures,
+    references,
     scanners,
     since,
     subjects,
@@ -147,7 +148,7 @@ def render(
     )
     subjects.write_pages(source, folder, paged, _title(config))
     pairs = pictures.pairs_by_stage(work, records, shown, gallery, chosen)
-    links, times = _links(records, pairs), costs.times(records)
+    links, times, models = _links(records, pairs), costs.times(records), methods.models(records)
     environment = html.environment()
     environment.filters |= {
         "short": _short,
@@ -205,7 +206,8 @@ def render(
         times=times,
         cost=costs.cost(times, found.images, chosen.get("cost")),
         boards=boards.boards(folder.parent.parent),
-        models=methods.models(records),
+        models=models,
+        references=references.references(records, models, made),
         software=methods.software(records),
         paragraph=methods.paragraph(records, config),
         settings=methods.settings(config),

@@ -145,7 +145,7 @@ def test_rows_are_rated_beside_their_image_and_lead_to_the_page_of_their_subject
     assert header == "image\trating\tnote\trater\tdate"
     assert re.fullmatch(r"001_T1w\treject\t'=moved much\tanna\t20[-0-9]+T[0-9:]+Z", row)
     assert "1 rating in this browser" in opened.find_element(By.ID, "rated").text
-    link = opened.find_element(By.CSS_SELECTOR, "#table tbody th a")
+    link = opened.find_element(By.CSS_SELECTOR, "#table tbody th a:not(.thumb)")
     assert link.get_attribute("href").endswith("/report/subjects/sub-001.html#image-001_T1w")
     link.send_keys(Keys.ENTER)
     checked = opened.execute_script("return document.querySelector('[data-image=\"001_T1w\"] input:checked').value")
