@@ -83,9 +83,9 @@ def days_of(records: Records) -> dict[str, int]:
     return found
 
 
-def series_of(groups: Iterable[Group], days: Mapping[str, int], cohort: Mapping[str, Mapping[str, str]]) -> list[Series]:
-    """Return the measures over the days, one series for each scanner (`cohortex.report.scanners.machine_of`) that has enough of them."""
-    machines, found = machines_of(cohort), []
+def series_of(groups: Iterable[Group], days: Mapping[str, int], machines: Mapping[str, str]) -> list[Series]:
+    """Return the measures over the days, one series for each scanner (`cohortex.report.scanners.machines_of`) that has enough of them."""
+    found = []
     for group in groups if days else ():
         places: dict[str, list[tuple[int, int]]] = {}
         for place, image in enumerate(group.images):
@@ -232,7 +232,7 @@ def overview(records: Records, groups: Sequence[Group]) -> Overview:
         return Overview([], 0, [], [], 0, 0, note)
     if not said:
         return Overview([], 0, [], [], 0, 0, "No day of acquisition is told (privacy: dates), so what changed over time is not looked for.")
-    series = series_of(groups, days_of(records), records.cohort)
+    series = series_of(groups, days_of(records), machines_of(records))
     trends = trends_of(series)
     moved = {id(trend.series) for trend in trends}
     still = [one for one in series if id(one) not in moved]

@@ -134,7 +134,7 @@ def render(
     found = tally(records, config)
     # A class that few subjects belong to is not odd.
     measured = [group for group in groups if not classes.is_probability(group.measure)]
-    odd, shifts = scanners.odd_beside(measured, float(chosen["odd_z"]), scanners.machines_of(records.cohort))
+    odd, shifts = scanners.odd_beside(measured, float(chosen["odd_z"]), scanners.machines_of(records))
     elsewhere = scanners.sentences(shifts)
     doubted = [row for stage in records.stages for row in records.told.get(stage, []) if row.status == "warned" and row.code in DOUBTED]
     systemic = _systemic(records, found.lost)

@@ -11,6 +11,7 @@ import numpy as np
 from cohortex.report.charts import short
 from cohortex.report.groups import LETTERS
 from cohortex.report.measures import Group, Odd, odd_ones, part_of, spoken
+from cohortex.report.records import Records
 
 ENOUGH = 10
 """A scanner with fewer images of a measure is not looked at by itself."""
@@ -37,18 +38,28 @@ class Shift:
     machines: int
 
 
-def machine_of(entry: Mapping[str, str]) -> str:
-    """Return the scanner of an image by its row of the cohort table, with its site before it; empty where no scanner is named.
+def machine_of(entry: Mapping[str, str], person: Mapping[str, str] | None = None) -> str:
+    """Return the scanner of an image with its site before it; empty where neither is named.
 
+    Parameters
+    ----------
+    entry : mapping
+        The image's row of the cohort table.
+    person : mapping, optional
+        What is known of its subject, which says what the row does not.
+
+    Notes
+    -----
     Without a column ``scanner`` a site stands for its scanner.
     """
-    site, scanner = entry.get("site", "")[:LETTERS], entry.get("scanner", "")[:LETTERS]
-    return " · ".join(filter(None, (site, scanner)))
+    cells = [entry.get(name) or (person or {}).get(name) or "" for name in ("site", "scanner")]
+    return " · ".join(cell[:LETTERS] for cell in cells if cell not in ("", "n/a"))
 
 
-def machines_of(cohort: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+def machines_of(records: Records) -> dict[str, str]:
     """Return the scanner of every image by its id (`machine_of`), of those that have one."""
-    found = {name: machine_of(entry) for name, entry in cohort.items()}
+    people = records.participants
+    found = {name: machine_of(entry, people.get(entry.get("subject", ""))) for name, entry in records.cohort.items()}
     return {name: machine for name, machine in found.items() if machine}
 
 
@@ -71,7 +82,10 @@ def shifts_of(group: Group, machines: Mapping[str, str]) -> list[Shift]:
     times how far the other scanners' medians lie from each other (the same of them; of fewer than `FEW` their range). So scanners that all
     differ are not odd, one that differs from scanners that agree is. Of two scanners the one with fewer images is told of.
     """
-    parts = by_machine(group, machines)
+    return _shifts(group, by_machine(group, machines))
+
+
+def _shifts(group: Group, parts: Mapping[str, Group]) -> list[Shift]:
     if len(parts) < 2:
         return []
     medians = {machine: float(np.median(part.values)) for machine, part in parts.items()}
@@ -112,7 +126,7 @@ def odd_beside(groups: Iterable[Group], threshold: float, machines: Mapping[str,
     odd, shifts = [], []
     for group in groups:
         parts = by_machine(group, machines)
-        moved = shifts_of(group, machines) if len(parts) > 1 else []
+        moved = _shifts(group, parts)
         found = {one.image: one for one in odd_ones([group], threshold)}
         for shift in moved:
             for image in parts[shift.machine].images:

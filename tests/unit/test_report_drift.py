@@ -25,6 +25,7 @@ from cohortex.report.drift import (
 from cohortex.report.measures import Group, groups_of
 from cohortex.report.page import write_report
 from cohortex.report.records import Records, read_records
+from cohortex.report.scanners import machines_of
 from tests.fake_cohort import CONFIG, STAGES, write_fake_cohort
 from tests.moved_cohort import FIRST, move
 
@@ -115,18 +116,18 @@ def test_holm_of_three_values_is_that_of_the_paper():
 
 def test_short_series_and_constant_ones_are_not_looked_at(moved):
     records = read_records(moved, STAGES)
-    days = days_of(records)
+    days, machines = days_of(records), machines_of(records)
     assert len(days) == 180 and min(days.values()) == START
     names = [f"{index:03d}_T1w" for index in range(1, 91)]
     values = np.random.default_rng(4).normal(size=90).tolist()
     few = Group("denoise", "x", "T1w", "", names[: 3 * ENOUGH - 3], values[: 3 * ENOUGH - 3])
     flat = Group("denoise", "x", "T1w", "", names, [1.0] * 89 + [2.0])
     whole = Group("denoise", "x", "T1w", "", names, values)
-    assert len(series_of([whole], days, records.cohort)) == 3
-    assert series_of([few, flat], days, records.cohort) == []
+    assert len(series_of([whole], days, machines)) == 3
+    assert series_of([few, flat], days, machines) == []
     same = {name: START + index % (DAYS - 1) for index, name in enumerate(names)}
-    assert series_of([whole], same, records.cohort) == []
-    assert series_of([whole], {}, records.cohort) == []
+    assert series_of([whole], same, machines) == []
+    assert series_of([whole], {}, machines) == []
 
 
 def test_a_jump_on_one_scanner_opens_the_page_and_is_drawn(moved, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from cohortex.report.compared import Cohort
 from cohortex.report.measures import Group, odd_ones
 from cohortex.report.page import write_report
-from cohortex.report.records import Row
+from cohortex.report.records import Records, Row
 from cohortex.report.scanners import ENOUGH, machine_of, machines_of, odd_beside, sentences, shifts_of
 from tests.fake_cohort import CONFIG, STAGES, write_fake_cohort
 from tests.moved_cohort import move
@@ -99,12 +99,19 @@ def test_scanners_that_are_alike_are_told_of_as_seldom_as_chance_has_it():
 
 
 @pytest.mark.parametrize(
-    ("entry", "name"),
-    [({"site": "Bern", "scanner": "x"}, "Bern · x"), ({"site": "Bern"}, "Bern"), ({"scanner": "x"}, "x"), ({}, "")],
+    ("entry", "person", "name"),
+    [
+        ({"site": "Bern", "scanner": "x"}, {}, "Bern · x"),
+        ({"site": "Bern"}, {}, "Bern"),
+        ({"scanner": "x"}, {"scanner": "y"}, "x"),
+        ({"site": "", "scanner": ""}, {"site": "Ulm", "scanner": "n/a"}, "Ulm"),
+        ({}, {}, ""),
+    ],
 )
-def test_a_scanner_is_named_with_its_site(entry, name):
-    assert machine_of(entry) == name
-    assert machines_of({"i": entry}) == ({"i": name} if name else {})
+def test_a_scanner_is_named_with_its_site_by_the_image_or_else_by_its_subject(entry, person, name):
+    assert machine_of(entry, person) == name
+    records = Records([], cohort={"i": {"subject": "1", **entry}}, participants={"1": person})
+    assert machines_of(records) == ({"i": name} if name else {})
 
 
 def test_the_page_of_a_subject_calls_odd_what_the_report_calls_odd():
