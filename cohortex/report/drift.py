@@ -21,7 +21,7 @@ ALPHA = 0.05
 """Chance that any series is told of although nothing changes, over all measures and scanners and both tests (Holm 1979)."""
 LEAST = 0.5
 """A drift or jump of fewer spreads of the values around it is not told of, however sure it is."""
-TOLD, DRAWN = 6, 24
+TOLD, DRAWN = 4, 24
 """Sentences that open the page, and charts with and without a trend, at most."""
 SLOPES = 400
 """Of more images the slope is that of so many, evenly over the days."""

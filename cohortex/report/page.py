@@ -54,8 +54,8 @@ SYSTEMIC = 12
 TWINS = 12
 """So many images that stand under several ids are told of one by one."""
 
-SCANNERS = 12
-"""So many scanners that are odd as a whole are told of one by one."""
+SCANNERS = 4
+"""So many scanners that are odd as a whole are told of at the top, the others under what looks odd."""
 
 RUNS = 20
 """So many of the latest runs are listed."""
@@ -188,7 +188,7 @@ def render(
         funnel=_funnel(records, found),
         data=images.table(records, found, odd, paged, _thumbs(records, pairs, links), made),
         elsewhere=elsewhere[:SCANNERS],
-        elsewhere_more=max(0, len(elsewhere) - SCANNERS),
+        elsewhere_more=elsewhere[SCANNERS:][:LISTED],
         days=drift.overview(records, measured),
         since=since.since_last_run(work, records, measured, {row.image: row for row in found.lost}),
         since_limits=(since.NAMES, since.ROWS, since.MEASURES),

@@ -11,7 +11,7 @@ from cohortex.report.page import write_report
 from cohortex.report.records import Records, Row
 from cohortex.report.scanners import ENOUGH, machine_of, machines_of, odd_beside, sentences, shifts_of
 from tests.fake_cohort import CONFIG, STAGES, write_fake_cohort
-from tests.moved_cohort import move
+from tests.moved_cohort import move, rewrite
 
 
 def cohort(counts, medians, seed=0, spread=1.0):
@@ -134,3 +134,15 @@ def test_the_report_opens_with_the_scanner_and_names_what_each_odd_value_lies_be
     odd = re.search(r'<section id="odd".*?</section>', text, re.S)[0]
     assert '<th scope="col">Beside</th>' in odd and "<td>Ulm · gamma</td>" in odd
     assert not re.findall(r"<tr[^>]*><th[^>]*>[^<]*\+seg", odd), "the volumes of a whole scanner are not listed one by one"
+
+
+def test_of_many_scanners_that_lie_elsewhere_some_are_told_at_the_top_and_the_others_below(tmp_path):
+    work = write_fake_cohort(tmp_path / "work", subjects=120, pictures=False, stages=STAGES[:3])
+    rewrite(work / "cohort" / "cohort.tsv", lambda row: {"scanner": f"s{int(row['subject']) % 12:02d}"})
+    for manifest in (work / "records" / "acquire").glob("*/manifest.tsv"):
+        rewrite(manifest, lambda row: {"noise_sd": float(row["noise_sd"]) + 50 * (int(row["subject"]) % 12 >= 7)})
+    text = write_report(work, tmp_path / "results", CONFIG, STAGES[:3]).read_text(encoding="utf-8")
+    verdict, odd = (re.search(rf'<section id="{name}".*?</section>', text, re.S)[0] for name in ("verdict", "odd"))
+    top, below = (re.findall(r"<strong>Scanner demo-simulator · (s\d\d):", part) for part in (verdict, odd))
+    assert len(top) == 4 and sorted(top + below) == ["s07", "s08", "s09", "s10", "s11"]
+    assert "1 more scanner lies elsewhere as a whole" in verdict
