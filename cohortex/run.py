@@ -21,6 +21,7 @@ from cohortex.io.paths import shown_path
 from cohortex.machine import SCARCE, check_written, no_space, too_few
 from cohortex.owner import alive, give_back, read_owner, take
 from cohortex.publish import NO_SPACE
+from cohortex.schema import nearest
 
 BYTES_A_BATCH = 6.0
 """Folders of volumes of a batch that exist at once (a stage's input, its running folder, its output), in float32 volumes."""
@@ -133,7 +134,7 @@ def preflight(config: Mapping[str, Any], basedir: str, jobs: int = 1) -> None:
     Raises
     ------
     Refused
-        With a sentence that names the folder, the model folder, the file of another time, or the space or files that are missing.
+        With a sentence that names the folder, the model folder, the column, the file of another time, or the space or files missing.
     """
     from cohortex.cohort import read_batches
     from cohortex.config import resolve_weights
@@ -156,6 +157,7 @@ def preflight(config: Mapping[str, Any], basedir: str, jobs: int = 1) -> None:
             check_registering(config[stage], folders)
             if any(map(is_trained, named)):
                 check_training(config, stage)
+    check_harmonise(config)
     check_host(Path(config["work"]))
     check_stamps(read_by_jobs(config, models, read_batches(config["work"])), Path(config["work"]))
     check_disk(Path(config["work"]), jobs)
@@ -205,6 +207,32 @@ def check_training(config: Mapping[str, Any], stage: str) -> None:
                 f"classify.default.target is {target}, but the training subjects have {len(classes)} values of it where two or more are "
                 "wanted; name a column of the table, of participants.tsv or of the table under labels."
             )
+
+
+def check_harmonise(config: Mapping[str, Any]) -> None:
+    """Check that the columns over which the report is to harmonise measures are there.
+
+    Raises
+    ------
+    Refused
+        Naming the column and what there is.
+    """
+    asked = (config.get("report") or {}).get("harmonise")
+    if not asked:
+        return
+    there: list[str] = []
+    for name in ("cohort.tsv", "participants.tsv"):
+        table = Path(config["work"]) / "cohort" / name
+        if table.is_file():
+            with table.open(encoding="utf-8") as file:
+                there += file.readline().rstrip("\n").split("\t")
+    for key, names in (("batch", [asked["batch"]]), ("covariates", asked.get("covariates") or [])):
+        for name in names:
+            if name not in there:
+                raise Refused(
+                    f"report.harmonise.{key} names the column {name}, which neither the cohort's table nor what is known of the subjects "
+                    f"has{nearest(name, sorted({*there} - {'batch', 'fingerprint', 'root', 'path'}))}."
+                )
 
 
 def disk_in_flight(work: Path, jobs: int) -> tuple[int, float, float]:

@@ -42,23 +42,31 @@ def told_day(text: str, shift: int) -> str:
 
 
 def bids_days(root: Path, rows: Iterable[Row]) -> None:
-    """Put into ``date`` of every row what the ``scans.tsv`` of its subject or session says (``acq_time``); empty where none does."""
+    """Put into ``date`` of every row the ``acq_time`` of its image in a ``scans.tsv``, else that of its session in a ``sessions.tsv``.
+
+    It is empty where neither says one.
+    """
     known: dict[str, dict[str, str]] = {}
+
+    def told(place: str, table: str, column: str) -> dict[str, str]:
+        if f"{place}_{table}" not in known:
+            known[f"{place}_{table}"] = _times(root, place, table, column)
+        return known[f"{place}_{table}"]
+
     for row in rows:
         parts = row["path"].split("/")
-        places = ["/".join(parts[:depth]) for depth in (1, 2) if depth == 1 or (len(parts) > depth and parts[1].startswith("ses-"))]
-        row["date"] = ""
-        for place in places:
-            if place not in known:
-                known[place] = _scans(root, place)
-            row["date"] = known[place].get(row["path"], row["date"])
+        in_session = len(parts) > 2 and parts[1].startswith("ses-")
+        places = ["/".join(parts[:2]), parts[0]] if in_session else [parts[0]]
+        scans = [told(place, "scans", "filename").get(row["path"], "") for place in places]
+        session = told(parts[0], "sessions", "session_id").get(f"{parts[0]}/{parts[1]}", "") if in_session else ""
+        row["date"] = next((text for text in (*scans, session) if text not in ("", "n/a")), "")
 
 
-def _scans(root: Path, place: str) -> dict[str, str]:
-    file = root / place / f"{place.replace('/', '_')}_scans.tsv"
+def _times(root: Path, place: str, table: str, column: str) -> dict[str, str]:
+    file = root / place / f"{place.replace('/', '_')}_{table}.tsv"
     try:
-        _, rows = read_table(file, ("filename", "acq_time"))
+        _, rows = read_table(file, (column, "acq_time"))
     except Refused:
         # none, or one that cannot be read: days are no reason to refuse a cohort
         return {}
-    return {f"{place}/{cells['filename']}": cells["acq_time"] for _, cells in rows}
+    return {f"{place}/{cells[column]}": cells["acq_time"] for _, cells in rows}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import date
 
 import numpy as np
 from markupsafe import Markup
@@ -13,6 +14,9 @@ DOTS = 150
 
 FALLS = 20
 """Times that the largest value of a curve is the smallest one from which on its axis is logarithmic."""
+
+SPOTS = 200
+"""Values over days that are drawn."""
 
 _LEFT, _RIGHT, _WIDTH, _ROW = 140, 14, 460, 34
 
@@ -175,6 +179,47 @@ def curves(lines: Sequence[Sequence[tuple[float, float]]], about: str, until: fl
             Markup('<polyline class="line" points="{}"/>').format(drawn),
             *(dot.format(x(a), y(b), short(a), short(b)) for a, b in line),
         ]
+    return Markup("").join([*parts, Markup("</svg>")])
+
+
+def over_days(days: Sequence[int], values: Sequence[float], lines: Sequence[tuple[float, float, float, float]], about: str) -> Markup:
+    """Return values over days of the calendar, and lines through them.
+
+    Parameters
+    ----------
+    days : sequence of int
+        Ordinals, in order, not all the same day; of more than `SPOTS` so many are drawn, evenly over their order.
+    values : sequence of float
+    lines : sequence of (day, value, day, value)
+    about : str
+        What the chart shows, for those who do not see it.
+    """
+    picked = np.unique(np.linspace(0, len(days) - 1, min(len(days), SPOTS)).astype(int))
+    ys = [*(float(values[place]) for place in picked), *(value for line in lines for value in (line[1], line[3]))]
+    first, last = days[0], days[-1]
+    margin = 0.06 * (max(ys) - min(ys)) or abs(ys[0]) * 0.05 or 0.5
+    low, high = min(ys) - margin, max(ys) + margin
+
+    def x(day: float) -> float:
+        return 58 + (day - first) / (last - first) * 286
+
+    def y(value: float) -> float:
+        return 112 - (value - low) / (high - low) * 106
+
+    grid = Markup('<line class="grid" x1="58" x2="344" y1="{0:.1f}" y2="{0:.1f}"/><text class="row" x="52" y="{1:.1f}">{2}</text>')
+    spots = " ".join(f"M{x(days[place]):.1f} {y(float(values[place])):.1f}h0" for place in picked)
+    parts = [
+        Markup('<svg class="chart curve" viewBox="0 0 360 132" role="img"><title>{}</title>').format(about),
+        *(grid.format(y(tick), y(tick) + 4, short(tick)) for tick in ticks(low, high, 4)),
+        Markup('<path class="spots" d="{}"/>').format(spots),
+        *(
+            Markup('<polyline class="line trend" points="{:.1f},{:.1f} {:.1f},{:.1f}"/>').format(x(a), y(b), x(c), y(d))
+            for a, b, c, d in lines
+        ),
+    ]
+    for share, anchor in ((0, ""), (0.5, ""), (1, " last")):
+        day = round(first + share * (last - first))
+        parts.append(Markup('<text class="tick{}" x="{:.1f}" y="127">{}</text>').format(anchor, x(day), date.fromordinal(day).isoformat()))
     return Markup("").join([*parts, Markup("</svg>")])
 
 

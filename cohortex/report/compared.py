@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from cohortex.report.charts import short
 from cohortex.report.classes import is_probability
-from cohortex.report.measures import Group, limit_of, scores_among, spoken
+from cohortex.report.measures import Group, Odd, limit_of, scores_among, spoken
 from cohortex.report.records import Row, number
 
 DRAWN = 80
@@ -47,11 +47,20 @@ class _Known:
 
 
 class Cohort:
-    """The groups of a cohort's measures, as the pages of subjects ask for them; those of an image that was left out are not among them."""
+    """The groups of a cohort's measures, as the pages of subjects ask for them; those of an image that was left out are not among them.
 
-    def __init__(self, groups: Iterable[Group], threshold: float):
+    Parameters
+    ----------
+    groups : iterable of Group
+    threshold : float
+    odd : iterable of Odd, optional
+        What the report calls odd; without it, what is odd beside its whole group.
+    """
+
+    def __init__(self, groups: Iterable[Group], threshold: float, odd: Iterable[Odd] | None = None):
         self.groups = {(g.stage, g.measure, g.modality, g.tag, g.body_part): g for g in groups}
         self.threshold = threshold
+        self.odd = None if odd is None else {(one.group.stage, one.group.measure, one.image): one for one in odd}
         self.known: dict[tuple[str, str, str, str, str], _Known] = {}
 
     def measures_of(self, rows: Iterable[Row]) -> list[Measure]:
@@ -73,11 +82,14 @@ class Cohort:
         if known is None:
             known = self.known[key] = _known(group, self.threshold)
         z = float(scores_among([value], group.values)[0]) if known.limit < float("inf") else None
-        odd = z is not None and abs(z) > known.limit
+        odd, median = z is not None and abs(z) > known.limit, known.median
+        if self.odd is not None:
+            found = self.odd.get((row.stage, measure, row.image))
+            odd = found is not None
+            if found is not None and found.beside:
+                z, median, name = found.z, found.median, f"{name}, beside {found.beside}"
         about = f"{short(value)}, median of {len(group.values)} {short(known.median)}"
-        return Measure(
-            row.stage, name, unit, short(value), short(known.median), len(group.values), z, odd, _strip(value, known, odd, about)
-        )
+        return Measure(row.stage, name, unit, short(value), short(median), len(group.values), z, odd, _strip(value, known, odd, about))
 
 
 def _known(group: Group, threshold: float) -> _Known:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -63,7 +63,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Odd:
-    """A value far from those of its modality, and where the others lie (percentiles 5, 50 and 95)."""
+    """A value far from those of its modality, and where the others lie (percentiles 5, 50 and 95).
+
+    `beside` is the scanner whose values those are, empty where they are all of the group.
+    """
 
     group: Group
     image: str
@@ -72,6 +75,7 @@ class Odd:
     median: float
     low: float
     high: float
+    beside: str = ""
 
 
 def groups_of(records: Records) -> list[Group]:
@@ -95,6 +99,12 @@ def groups_of(records: Records) -> list[Group]:
                 group.values.append(value)
     order = {stage: position for position, stage in enumerate(records.stages)}
     return sorted(found.values(), key=lambda group: (order[group.stage], group.tag, group.measure, group.modality, group.body_part))
+
+
+def part_of(group: Group, places: Iterable[int]) -> Group:
+    """Return a group with some of its values only."""
+    places = list(places)
+    return replace(group, images=[group.images[place] for place in places], values=[group.values[place] for place in places])
 
 
 def robust_z(values: Sequence[float] | np.ndarray) -> np.ndarray:

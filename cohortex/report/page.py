@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,26 @@ from typing import Any
 from cohortex.items import SET_ASIDE
 from cohortex.privacy.conceal import HIDDEN
 from cohortex.publish import sweep, write_json, write_text
-from cohortex.report import charts, classes, evaluation, html, images, measures, methods, pictures, subjects, tables, why
+from cohortex.report import (
+    boards,
+    charts,
+    classes,
+    costs,
+    drift,
+    evaluation,
+    harmonise,
+    html,
+    images,
+    measures,
+    methods,
+    pictures,
+    references,
+    scanners,
+    since,
+    subjects,
+    tables,
+    why,
+)
 from cohortex.report.compared import Cohort
 from cohortex.report.dictionary import STATUSES, described
 from cohortex.report.records import Records, Row, number, read_records, write_union
@@ -35,6 +53,9 @@ SYSTEMIC = 12
 
 TWINS = 12
 """So many images that stand under several ids are told of one by one."""
+
+SCANNERS = 4
+"""So many scanners that are odd as a whole are told of at the top, the others under what looks odd."""
 
 RUNS = 20
 """So many of the latest runs are listed."""
@@ -95,21 +116,26 @@ def write_report(work: Path, results: Path, config: Mapping[str, Any], stages: S
     for folder in (results, results / "report"):
         sweep(folder)
     write_union(results / "manifest.tsv", records)
-    tables.write_tables(results, records)
+    groups = measures.groups_of(records)
+    made = harmonise.harmonised(records, groups, config)
+    tables.write_tables(results, records, made)
     page = results / "report" / "index.html"
     # The pages of subjects come first, so that the report leads to none that is not there yet.
-    write_text(page, render(work, records, config, page.parent / subjects.FOLDER))
+    write_text(page, render(work, records, config, page.parent / subjects.FOLDER, groups, made))
     write_json(results / COUNTS, records.statuses())
     return page
 
 
-def render(work: Path, records: Records, config: Mapping[str, Any], folder: Path) -> str:
+def render(
+    work: Path, records: Records, config: Mapping[str, Any], folder: Path, groups: Sequence[measures.Group], made: harmonise.Harmonised
+) -> str:
     """Return the page as text, after writing the pages of subjects into a folder."""
     chosen = {"pictures": PICTURES, "odd_z": ODD_Z, "subjects": "shown"} | dict(config.get("report") or {})
     found = tally(records, config)
-    groups = measures.groups_of(records)
     # A class that few subjects belong to is not odd.
-    odd = measures.odd_ones((group for group in groups if not classes.is_probability(group.measure)), float(chosen["odd_z"]))
+    measured = [group for group in groups if not classes.is_probability(group.measure)]
+    odd, shifts = scanners.odd_beside(measured, float(chosen["odd_z"]), scanners.machines_of(records))
+    elsewhere = scanners.sentences(shifts)
     doubted = [row for stage in records.stages for row in records.told.get(stage, []) if row.status == "warned" and row.code in DOUBTED]
     systemic = _systemic(records, found.lost)
     judged = evaluation.told(records)
@@ -117,12 +143,21 @@ def render(work: Path, records: Records, config: Mapping[str, Any], folder: Path
     first = [*(row.image for row in [*found.lost, *doubted]), *records.left_out, *(one.image for one in odd)]
     shown = pictures.choose(records, first, int(chosen["pictures"]))
     paged = subjects.subjects_of(records, shown, str(chosen["subjects"]))
-    source = subjects.Source(work, records, config, Cohort(groups, float(chosen["odd_z"])), found.lost, frozenset(paged), frozenset(shown))
+    source = subjects.Source(
+        work, records, config, Cohort(groups, float(chosen["odd_z"]), odd), found.lost, frozenset(paged), frozenset(shown)
+    )
     subjects.write_pages(source, folder, paged, _title(config))
     pairs = pictures.pairs_by_stage(work, records, shown, gallery, chosen)
+    links, times, models = _links(records, pairs), costs.times(records), methods.models(records)
     environment = html.environment()
-    environment.filters |= {"short": _short, "count": _count, "duration": _duration}
-    style, script = html.source(environment, "style.css"), html.joined(environment, "ratings.js", "script.js")
+    environment.filters |= {
+        "short": _short,
+        "count": _count,
+        "duration": _duration,
+        "price": _price,
+        "shortened": subjects.shortened,
+    }
+    style, script = html.source(environment, "style.css"), html.joined(environment, "ratings.js", "groups.js", "script.js")
     return environment.get_template("report.html").render(
         title=_title(config),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -151,19 +186,28 @@ def render(work: Path, records: Records, config: Mapping[str, Any], folder: Path
         reasons=_reasons(records),
         glance=_glance(records, found),
         funnel=_funnel(records, found),
-        data=images.table(records, found, odd, paged),
+        data=images.table(records, found, odd, paged, _thumbs(records, pairs, links), made),
+        elsewhere=elsewhere[:SCANNERS],
+        elsewhere_more=elsewhere[SCANNERS:][:LISTED],
+        days=drift.overview(records, measured),
+        since=since.since_last_run(work, records, measured, {row.image: row for row in found.lost}),
+        since_limits=(since.NAMES, since.ROWS, since.MEASURES),
+        harmonised=made,
         left_out=_left_out(records)[:LISTED],
         left_out_count=len(records.left_out),
         image_pages=_image_pages(records, shown, paged),
         pages={subject: f"{subjects.FOLDER}/{subjects.page_name(subject)}" for subject in paged},
         store=html.store_of(config),
         stages=_stages(records, groups, odd, pairs),
-        links=_links(records, pairs),
+        links=links,
         gallery=gallery,
         shown=len(shown),
         classes=classes.table(records, LISTED, evaluation.seen_in_training(records)),
-        times=_times(records),
-        models=methods.models(records),
+        times=times,
+        cost=costs.cost(times, found.images, chosen.get("cost")),
+        boards=boards.boards(folder.parent.parent),
+        models=models,
+        references=references.references(records, models, made),
         software=methods.software(records),
         paragraph=methods.paragraph(records, config),
         settings=methods.settings(config),
@@ -199,6 +243,11 @@ def _duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def _price(value: float) -> str:
+    """Return a sum of money; of less than one so many digits that something is left of it."""
+    return f"{value:,.2f}".replace(",", "\u202f") if value >= 1 else charts.short(float(f"{value:.2g}"))
 
 
 def _runs(work: Path) -> list[dict[str, Any]]:
@@ -404,6 +453,16 @@ def _links(records: Records, pairs: Mapping[str, Mapping[str, list[pictures.Pair
     return links
 
 
+def _thumbs(records: Records, pairs: Mapping[str, Mapping[str, list[pictures.Pair]]], links: Mapping[str, str]) -> dict[str, images.Thumb]:
+    """Return by image its last picture, axial where it has one, which the page holds anyway."""
+    found = {}
+    for stage in records.stages:
+        for pair in pairs[stage].get("images", []):
+            tile = pair.after[pair.views[0]]
+            found[pair.image] = images.Thumb(tile.picture, tile.width, tile.height, links[pair.image])
+    return found
+
+
 def _left_out(records: Records) -> list[dict[str, str]]:
     """Return the images that a rater rejected, with who did so, what the others say and the notes."""
     others: dict[str, list[str]] = defaultdict(list)
@@ -427,29 +486,3 @@ def _image_pages(records: Records, images: Iterable[str], paged: Iterable[str]) 
     there = set(paged)
     subject = {name: records.cohort[name]["subject"] if name in records.cohort else records.last[name].subject for name in images}
     return {name: f"{subjects.FOLDER}/{subjects.page_name(of)}" for name, of in subject.items() if of in there}
-
-
-def _times(records: Records) -> list[dict[str, Any]]:
-    rows = []
-    for stage in records.stages:
-        timing = records.timing.get(stage, [])
-        fresh = [one.seconds for one in timing if one.seconds > 0]
-        if timing:
-            rows.append(
-                {
-                    "stage": stage,
-                    "items": len(timing),
-                    "median_s": statistics.median(fresh) if fresh else 0.0,
-                    "longest_s": max(fresh, default=0.0),
-                    "total_s": sum(fresh),
-                    "peak_mb": max(one.peak_mb for one in timing),
-                    "hosts": len({one.host for one in timing} - {""}),
-                    "devices": ", ".join(sorted({one.device for one in timing} - {""})),
-                    "threads": ", ".join(str(count) for count in sorted({one.threads for one in timing} - {0})),
-                    "resumed": sum(one.resumed for one in timing),
-                }
-            )
-    longest = max((row["total_s"] for row in rows), default=0.0)
-    for row in rows:
-        row["bar"] = charts.share(row["total_s"] / longest if longest else 0.0, f"{row['stage']}: share of the longest stage")
-    return rows

@@ -108,6 +108,8 @@ class Records:
         Images of the cohort that are one and the same, data and geometry, by the first stage.
     notes : list of str
         Records that are missing or cannot be read, in sentences.
+    untold : set of str
+        Images that are left to other runs (`only`) and that none has finished.
     ratings : list of Rating
         What raters said of the images.
     """
@@ -123,6 +125,7 @@ class Records:
     twins: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     ratings: list[Rating] = field(default_factory=list)
+    untold: set[str] = field(default_factory=set)
 
     @cached_property
     def left_out(self) -> dict[str, list[Rating]]:
@@ -244,6 +247,7 @@ def _leave_out(work: Path, records: Records, only: set[str]) -> None:
     """Take out of the cohort what `only` left to other runs, unless one of them brought it to the end of the chain."""
     told = {batch for batch in {row["batch"] for row in records.cohort.values()} - only if _finished(work, records.stages, batch)}
     left = [name for name, row in records.cohort.items() if row["batch"] not in only | told]
+    records.untold = set(left)
     if left:
         batches = len({records.cohort.pop(name)["batch"] for name in left})
         images = "1 image" if len(left) == 1 else f"{len(left)} images"

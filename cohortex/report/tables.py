@@ -9,6 +9,7 @@ from typing import Any
 
 from cohortex.publish import atomic_path, write_json
 from cohortex.report.dictionary import column, described, dictionary
+from cohortex.report.harmonise import Harmonised
 from cohortex.report.records import Records, Row, safe_cell
 from cohortex.tables import write_table
 
@@ -18,18 +19,25 @@ FOLDER = "tables"
 ABOUT = ("subject", "session", "image", "kind", "role", "modality", "body_part", "status", "code", "reason")
 """What stands before the measures of a stage."""
 
+BATCH = "batch"
+"""Column of harmonised tables: what of."""
+
 MISSING = ["", "n/a"]
 BLOCK = 1 << 25
 """Bytes of text that become one group of rows."""
 
 
-def write_tables(results: Path, records: Records) -> None:
+def write_tables(results: Path, records: Records, made: Harmonised | None = None) -> None:
     """Write ``tables/<stage>.tsv`` for every stage that has a word on something, dictionaries, and Parquet of them and the manifest.
+
+    Harmonised measures come as ``tables/<stage>_harmonised.tsv``.
 
     Parameters
     ----------
     results : path
         The output folder; ``manifest.tsv`` is there.
+    records : Records
+    made : Harmonised, optional
     """
     folder = results / FOLDER
     folder.mkdir(exist_ok=True, mode=0o750)
@@ -44,6 +52,8 @@ def write_tables(results: Path, records: Records) -> None:
         write_json(path.with_suffix(".json"), dictionary([*ABOUT, *names], stage))
         write_parquet(path, path.with_suffix(".parquet"), lambda name, stage=stage: described(stage, name).type)
         written.add(stage)
+        if made and made.columns(stage):
+            written.add(_write_harmonised(folder, records, made, stage))
     manifest = results / "manifest.tsv"
     with manifest.open(encoding="utf-8", newline="") as file:
         columns = file.readline().rstrip("\n").split("\t")
@@ -55,6 +65,29 @@ def write_tables(results: Path, records: Records) -> None:
             path.unlink()
     for path in (*folder.iterdir(), manifest.with_suffix(".json")):
         path.chmod(0o640)
+
+
+def _write_harmonised(folder: Path, records: Records, made: Harmonised, stage: str) -> str:
+    """Write the harmonised measures of a stage and return the name of their table."""
+    names, rows = made.columns(stage), {row.image: row for row in records.told.get(stage, [])}
+    found = []
+    for part in made.parts:
+        if part.stage == stage:
+            for image, batch, values in zip(part.images, part.batches, part.values.tolist(), strict=True):
+                told = {name: value for name, value in zip(part.measures, values, strict=True) if value == value}
+                about = {name: safe_cell(getattr(rows[image], name)) for name in ABOUT}
+                found.append({**about, BATCH: safe_cell(batch), **told})
+    path = folder / f"{stage}_harmonised.tsv"
+    columns = [*ABOUT, BATCH, *names]
+    write_table(path, columns, sorted(found, key=lambda row: row["image"]))
+    told = dictionary([*ABOUT, *names], stage)
+    for name in names:
+        told[name]["Description"] += "; shift and scale of the batch taken out by ComBat"
+    told[BATCH] = {"Description": "Batch whose shift and scale were taken out (report: harmonise: batch)"}
+    write_json(path.with_suffix(".json"), {name: told[name] for name in columns})
+    kinds = dict.fromkeys(names, "number") | {BATCH: "word"}
+    write_parquet(path, path.with_suffix(".parquet"), lambda name: kinds.get(name) or described(stage, name).type)
+    return path.stem
 
 
 def _cells(row: Row) -> dict[str, str]:

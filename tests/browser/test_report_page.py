@@ -8,13 +8,18 @@ from pathlib import Path
 import pytest
 
 from cohortex.report.page import write_report
+from cohortex.tables import read_table
 from tests.browser.chromium import CHROMIUM, DRIVER, MISSING, READY, axe_findings, console_errors, requests
 from tests.fake_cohort import CONFIG, PAGED, STAGES, write_fake_cohort
+from tests.moved_cohort import begin, move, rewrite
 from tests.unit.test_report_evaluation import write_classified
 
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason=MISSING)
 VISIBLE = """return [...arguments[0].querySelectorAll('.view')].filter(view => view.offsetParent)
     .map(view => view.className.match(/view-([a-z]+)/)[1])"""
+
+SPLIT = READY + " && document.querySelector('#groups-charts').getAttribute('aria-busy') === 'false'"
+"""Whether the report is there and distributions by group are drawn, too."""
 
 OUTSIDE = """return [...document.querySelectorAll('.plot')].flatMap(plot => {
     const field = plot.getBoundingClientRect()
@@ -86,7 +91,7 @@ def test_markup_in_a_reason_is_shown_as_text(opened):
 
 def test_what_was_set_aside_comes_first_with_the_systemic_batch_on_top(opened):
     order = opened.execute_script("return [...document.querySelectorAll('main > section')].map(section => section.id)")
-    assert order == ["verdict", "odd", "glance", "images", "stages", "times", "models", "how"]
+    assert order == ["verdict", "odd", "glance", "images", "groups", "stages", "times", "models", "how"]
     assert "b0001" in opened.execute_script("return document.querySelector('.systemic').textContent")
     first = opened.execute_script("return [...document.querySelectorAll('.lost tbody tr')].map(row => row.children[1].textContent)")
     assert set(first[:5]) == {"005_CT", "005_T1w", "006_CT", "007_CT", "008_CT"}
@@ -140,7 +145,7 @@ def test_rows_are_rated_beside_their_image_and_lead_to_the_page_of_their_subject
     assert header == "image\trating\tnote\trater\tdate"
     assert re.fullmatch(r"001_T1w\treject\t'=moved much\tanna\t20[-0-9]+T[0-9:]+Z", row)
     assert "1 rating in this browser" in opened.find_element(By.ID, "rated").text
-    link = opened.find_element(By.CSS_SELECTOR, "#table tbody th a")
+    link = opened.find_element(By.CSS_SELECTOR, "#table tbody th a:not(.thumb)")
     assert link.get_attribute("href").endswith("/report/subjects/sub-001.html#image-001_T1w")
     link.send_keys(Keys.ENTER)
     checked = opened.execute_script("return document.querySelector('[data-image=\"001_T1w\"] input:checked').value")
@@ -217,3 +222,109 @@ def test_figures_of_a_classifier_are_drawn_in_their_fields_at_any_width(browser,
     strokes = browser.execute_script("return [...document.querySelectorAll('.plot polyline')].map(line => getComputedStyle(line).stroke)")
     assert "none" not in strokes and len(set(strokes)) == 4, "three classes and what they are held against"
     assert browser.execute_script("return document.querySelector('#verdict .systemic').textContent").startswith("Classification:")
+
+
+@pytest.fixture(scope="module")
+def grouped(tmp_path_factory) -> Path:
+    """The report of the second run on a cohort with three scanners, days, groups and harmonised volumes."""
+    folder = tmp_path_factory.mktemp("grouped")
+    config = {**CONFIG, "report": {**CONFIG["report"], "harmonise": {"batch": "scanner", "covariates": ["age", "sex"]}}}
+    work = move(write_fake_cohort(folder / "work", subjects=90, batch_size=15, pictures=False))
+    begin(work, "20261101T080000Z")
+    write_report(work, folder / "results", config, STAGES)
+    for manifest in (work / "records" / "preprocess").glob("b0001/manifest.tsv"):
+        rewrite(manifest, lambda row: {"status": "warned", "code": "low-snr", "reason": "<b>noisy</b>"} if row["status"] == "ok" else {})
+    begin(work, "20261102T080000Z")
+    return write_report(work, folder / "results", config, STAGES)
+
+
+@pytest.fixture
+def split(open_page, grouped):
+    return open_page(grouped, SPLIT)
+
+
+def drawn(driver) -> list[str]:
+    """Return what the charts of groups show, in the words for those who do not see them."""
+    return driver.execute_script("return [...document.querySelectorAll('#groups-charts svg title')].map(title => title.textContent)")
+
+
+def pick(driver, selector: str, value: str) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    driver.execute_script(
+        "const select = document.querySelector(arguments[0]); select.value = arguments[1]; select.dispatchEvent(new Event('change'))",
+        selector,
+        value,
+    )
+    WebDriverWait(driver, 60).until(lambda driver: driver.execute_script(SPLIT))
+
+
+def test_distributions_are_split_by_the_chosen_column_with_the_figures_of_the_table(split, grouped):
+    pick(split, "#groups-modality", "T1w")
+    pick(split, "#groups-stage", "regseg")
+    pick(split, "#groups-by", "sex")
+    chart = next(words for words in drawn(split) if words.startswith("seg: volume grey (ml)"))
+    people = {row["subject"]: row["sex"] for row in read_table(grouped.parents[2] / "work" / "cohort" / "participants.tsv")}
+    rows = read_table(grouped.parents[1] / "tables" / "regseg.tsv")
+    sizes = sorted(
+        float(row["volume_grey_ml"])
+        for row in rows
+        if row["image"].endswith("T1w+seg") and people[row["subject"]] == "f" and row["volume_grey_ml"]
+    )
+    count, median = re.search(r"f: (\d+) images, median ([\d.]+)", chart).groups()
+    assert int(count) == len(sizes)
+    assert float(median) == pytest.approx(sizes[len(sizes) // 2], rel=0.02)
+    assert split.find_element("id", "groups-shown").text.endswith("T1w images by sex, harmonised ones below the measured")
+
+
+def test_harmonised_values_stand_beside_the_measured_ones_until_they_are_switched_off(split):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    assert split.find_element(By.ID, "groups-stage").get_attribute("value") == "regseg", "what was harmonised is shown first"
+    chart = next(words for words in drawn(split) if words.startswith("seg: volume grey"))
+    assert re.findall(r"(\w+): \d+ images", chart) == ["alpha", "harmonised", "beta", "harmonised", "gamma", "harmonised"]
+    medians = [float(value) for value in re.findall(r"median ([\d.]+)", chart)]
+    assert max(medians[1::2]) - min(medians[1::2]) < 0.4 * (max(medians[::2]) - min(medians[::2]))
+    split.find_element(By.ID, "groups-harmonised").send_keys(" ")
+    WebDriverWait(split, 60).until(lambda driver: driver.execute_script(SPLIT))
+    assert all("harmonised" not in words for words in drawn(split))
+    pick(split, "#groups-stage", "denoise")
+    assert not split.find_element(By.ID, "groups-harmonised-label").is_displayed()
+
+
+def test_the_second_report_is_silent_accessible_and_opens_with_what_changed(split, grouped):
+    assert console_errors(split) == []
+    assert [url for url in requests(split) if not url.startswith(("data:", grouped.as_uri()))] == []
+    assert [each["id"] for each in axe_findings(split) if each["impact"] in ("serious", "critical")] == []
+    since = split.execute_script("return document.querySelector('.since').textContent")
+    assert "What changed since the run of 2026-11-01 08:00 (UTC)" in since and "<b>noisy</b>" in since
+    notices = split.execute_script("return [...document.querySelectorAll('.notice strong')].map(one => one.textContent)")
+    assert "Scanner Ulm · gamma:" in notices and "Over time:" in notices
+    split.find_element("link text", "See there.").click()
+    assert split.execute_script("return location.hash") == "#days"
+
+
+def test_small_pictures_lead_to_the_large_ones_and_are_drawn_with_their_rows_only(opened):
+    thumbs = opened.execute_script("return [...document.querySelectorAll('.thumb')].map(one => one.getAttribute('href'))")
+    assert len(thumbs) == 16 and opened.execute_script("return document.querySelectorAll('.thumb use').length") == 16
+    lost = "return arguments[0].filter(place => !document.getElementById(place.slice(1)))"
+    assert opened.execute_script(lost, thumbs) == []
+    assert opened.execute_script("return document.querySelector('.thumb').getAttribute('aria-label')").startswith("Pictures of 00")
+    opened.find_element("css selector", "#search").send_keys("no such image")
+    assert opened.execute_script("return document.querySelectorAll('.thumb').length") == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_paper_nothing_is_wider_than_the_sheet_and_the_choice_is_named(split, scheme):
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    split.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": features})
+    split.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 794, "height": 1123, "deviceScaleFactor": 1, "mobile": False})
+    try:
+        assert split.execute_script("return document.documentElement.scrollWidth") <= 794
+        assert split.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert split.find_element("id", "groups-shown").is_displayed() and len(drawn(split)) > 3
+        assert not split.find_element("id", "groups-by").is_displayed()
+    finally:
+        split.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        split.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})

@@ -1,5 +1,7 @@
 """A broken scan in a real run: the others go on, the exit code tells the truth, and a corrected file mends the run."""
 
+import re
+
 import pytest
 
 from cohortex.tables import read_table
@@ -67,3 +69,12 @@ def test_a_cohort_of_one_bad_scan_has_its_report_and_fails(tmp_path):
     assert done.returncode != 0
     assert "Too much was set aside: 1 of 1 image (100 %) was set aside" in done.stdout
     assert "1_T1w.nii.gz is empty" in (tmp_path / "results" / "report" / "index.html").read_text()
+
+
+def test_the_report_of_the_mended_run_says_what_changed_since_the_last_one(runs):
+    folder, _, first, _, _ = runs
+    text = (folder / "run" / "results" / "report" / "index.html").read_text()
+    since = re.sub(r"<[^>]+>", "", re.search(r'<section class="since".*?</section>', text, re.S)[0])
+    assert "1 image has another word" in since and "2_T1w" in since
+    assert re.search(r"quarantined\s*→\s*✓ok", since)
+    assert 'class="since"' not in first, "the first run has nothing to be compared with"

@@ -359,6 +359,18 @@ def test_days_of_a_bids_dataset_come_from_scans_tsv_and_a_wrong_one_is_empty(mak
     assert "date" not in make(data)["01_T1w"]
 
 
+def test_days_that_no_scans_tsv_says_come_from_the_sessions_tsv_of_the_subject(make, tmp_path):
+    data = tmp_path / "data"
+    touch(data / "dataset_description.json", b"{}")
+    for session in ("a", "b", "c"):
+        touch(data / f"sub-01/ses-{session}/anat/sub-01_ses-{session}_T1w.nii.gz", b"x")
+    touch(data / "sub-01/sub-01_sessions.tsv", b"session_id\tacq_time\nses-a\t2024-03-01T10:00:00\nses-b\t2024-04-01\nses-c\tn/a\n")
+    scans = b"filename\tacq_time\nanat/sub-01_ses-b_T1w.nii.gz\t2024-04-02\n"
+    touch(data / "sub-01/ses-b/sub-01_ses-b_scans.tsv", scans)
+    rows = make(data, privacy={"dates": "given"})
+    assert [rows[f"01_{name}_T1w"]["date"] for name in "abc"] == ["2024-03-01", "2024-04-02", ""]
+
+
 def test_without_days_a_column_date_is_what_it_was(make, tmp_path):
     make(table(tmp_path, "subject\tmodality\tpath\tdate\n01\tT1w\ta\t2024-02-20\n"))
     assert read_table(tmp_path / "work" / "cohort" / "participants.tsv")[0]["date"] == "2024-02-20"

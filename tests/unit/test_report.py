@@ -107,6 +107,7 @@ def test_sections_come_in_the_order_of_what_matters(page):
         "odd",
         "glance",
         "images",
+        "groups",
         "stages",
         "times",
         "models",
@@ -174,6 +175,13 @@ def test_each_picture_is_on_the_page_once_however_often_it_is_shown(page):
     assert all(text.count(address) == 1 for address in re.findall(r'href="(data:image[^"]*)"', text)[:20])
     used = set(re.findall(r'<use href="#(\w+)"', text))
     assert set(names) <= used
+
+
+def test_small_pictures_of_the_table_are_those_of_the_page_and_lead_to_where_they_are_large(page):
+    data, text = data_of(text_of(page)), text_of(page)
+    assert {data["rows"][int(row)][0][1] for row in data["thumbs"]} == {row[0][1] for row in data["rows"]}
+    for picture, width, height, place in data["thumbs"].values():
+        assert f'<image id="{picture}" width="{width}" height="{height}"' in text and f'id="{place[1:]}"' in text
 
 
 def test_simulated_data_is_labelled_and_other_data_is_not(page, tmp_path):

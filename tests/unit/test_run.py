@@ -97,6 +97,22 @@ def test_of_several_runs_that_begin_at_once_one_owns_the_folder(tmp_path, left):
         assert [path.name for path in file.parent.iterdir()] == ["owner.json"]
 
 
+# --- what the report is asked for ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"batch": "scaner"}, r"report.harmonise.batch names the column scaner, .*did you mean scanner\?"),
+        ({"batch": "scanner", "covariates": ["weight"]}, r"report.harmonise.covariates names the column weight, .*known here: .*scanner"),
+    ],
+)
+def test_a_column_that_is_not_there_to_harmonise_by_is_refused_before_any_job(config, asked, sentence):
+    with pytest.raises(Refused, match=sentence):
+        run.preflight({**config, "report": {**config["report"], "harmonise": asked}}, ".")
+    run.preflight({**config, "report": {**config["report"], "harmonise": {"batch": "scanner", "covariates": ["site"]}}}, ".")
+
+
 # --- the disk -----------------------------------------------------------------------------------------------------
 
 

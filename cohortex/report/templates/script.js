@@ -19,6 +19,8 @@
     const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
     return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
   };
+  const unpacking = {};
+  const columnsOf = (stage) => unpacking[stage] || (unpacking[stage] = data.packed[stage] ? unpack(data.packed[stage]) : Promise.resolve([]));
   const collator = new Intl.Collator("en", { numeric: true });
   const busy = (on) => one("#table").setAttribute("aria-busy", String(on));
 
@@ -125,10 +127,15 @@
             cell.append(badge);
           } else if (FIXED[column] === "Site" && data.simulated.includes(text)) {
             cell.append(make("span", "simulated", "simulated"));
-          } else if (column === 1 && pages.has(row.cells[2])) {
-            const link = make("a", text);
-            link.href = `subjects/sub-${row.cells[2]}.html#image-${text.split("+")[0]}`;
-            cell.append(link);
+          } else if (column === 1) {
+            if (data.thumbs[row.index]) cell.append(thumb(text, ...data.thumbs[row.index]));
+            if (pages.has(row.cells[2])) {
+              const link = make("a", text);
+              link.href = `subjects/sub-${row.cells[2]}.html#image-${text.split("+")[0]}`;
+              cell.append(link);
+            } else {
+              cell.append(text);
+            }
           } else {
             cell.textContent = text;
           }
@@ -150,6 +157,19 @@
       const most = Math.min(state.limit, found.length);
       one("#shown").textContent = most < found.length ? `${most} of ${found.length} found, ${rows.length} in all` : `${found.length} of ${rows.length} images`;
       one("#more").hidden = most >= found.length;
+    };
+    // The last picture of an image, which the page holds anyway, small, leading to where it is shown.
+    const thumb = (name, picture, width, height, place) => {
+      const link = make("a", undefined, "thumb"), drawing = document.createElementNS(one(".definitions").namespaceURI, "svg");
+      const use = document.createElementNS(one(".definitions").namespaceURI, "use");
+      link.href = place;
+      link.setAttribute("aria-label", "Pictures of " + name);
+      drawing.setAttribute("viewBox", `0 0 ${width} ${height}`);
+      drawing.setAttribute("aria-hidden", "true");
+      use.setAttribute("href", "#" + picture);
+      drawing.append(use);
+      link.append(drawing);
+      return link;
     };
     // The rating of a row: a choice and a note, as on the page of the subject.
     const rating = (image) => {
@@ -187,7 +207,7 @@
     const measure = async () => {
       const stage = controls.stage.value;
       busy(true);
-      if (data.packed[stage] && stage && !unpacked[stage]) unpacked[stage] = await unpack(data.packed[stage]);
+      if (stage && !unpacked[stage]) unpacked[stage] = await columnsOf(stage);
       if (stage !== controls.stage.value) return;
       if (state.column >= FIXED.length) state.column = 0;
       again();
@@ -201,6 +221,8 @@
     busy(false);
     one("#shown").textContent = "This browser cannot unpack the table; the same rows are in manifest.tsv.";
   });
+
+  compareGroups(data, unpack, columnsOf);
 
   const pressView = (mosaic) => mosaic.querySelectorAll(".view-button").forEach((button) => {
     button.setAttribute("aria-pressed", String(button.dataset.view === mosaic.dataset.view));
@@ -248,5 +270,5 @@
     one(".odd").classList.add("all");
     more.parentElement.remove();
   });
-  window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((details) => { details.open = true; }));
+  window.addEventListener("beforeprint", () => document.querySelectorAll("details:not([data-print=closed])").forEach((details) => { details.open = true; }));
 })();
