@@ -45,7 +45,7 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def commands(page: Path) -> list[str]:
-    """Return the commands of a page in their order: every line of a shell block, and code in a sentence that begins with a program and an argument."""
+    """Return the commands of a page: every line of a shell block, and code in a sentence that is a program with an argument."""
     text = page.read_text(encoding="utf-8")
     found = []
     for block in blocks(page):

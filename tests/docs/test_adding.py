@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import SimpleITK as sitk
+import SimpleITK
 
 from cohortex.tables import read_table
 from tests.docs.pages import ROOT, blocks, changed, copy_repository, follow, steps
@@ -55,9 +55,9 @@ def run(copy, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     rows = ["subject\tmodality\tpath\tsplit"]
     for number, split in enumerate(("train", "validation", "test")):
-        image = sitk.GetImageFromArray(phantom(number).T)
+        image = SimpleITK.GetImageFromArray(phantom(number).T)
         image.SetSpacing((1.5, 1.5, 3.0))
-        sitk.WriteImage(image, folder / f"{number}.vtk")
+        SimpleITK.WriteImage(image, folder / f"{number}.vtk")
         rows.append(f"{number}\tT1w\t{number}.vtk\t{split}")
     (folder / "cohort.tsv").write_text("\n".join(rows) + "\n")
     (folder / "settings.yaml").write_text(SETTINGS)
