@@ -199,9 +199,7 @@ def keys(
             shown=label,
             allowed="mapping" if parts else allowed(below, place),
             default="" if parts or default is inspect.Parameter.empty else _code(default),
-            meaning=meaning(
-                "" if parts and below.get("description") else told.get(own, ""), below.get("description", ""), below.get("enum", ())
-            ),
+            meaning=meaning("" if parts and said else told.get(own, ""), said, below.get("enum", ())),
         )
         if inner is not None:
             yield from keys(inner, place, own, value[name] if has else _defaults(own), told, section, f"{label}.")
