@@ -1,4 +1,4 @@
-"""The documentation as a site: it builds without a broken link, asks no network for anything, and what names a page names one that is there."""
+"""The documentation as a site: it builds without a broken link, asks no network for anything, and every page that is named is there."""
 
 import importlib.util
 import re
