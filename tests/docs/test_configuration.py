@@ -11,6 +11,7 @@ from tests.docs.pages import PAGES, ROOT, blocks
 
 PAGE = reference.PAGE.read_text(encoding="utf-8")
 PROPERTIES = read_schema(reference.FILE)["properties"]
+MEASURES = ROOT / "cohortex" / "report" / "measures.tsv"
 EXAMPLES = [(name, value) for name, below in PROPERTIES.items() for value in below.get("examples", ())]
 
 
@@ -77,6 +78,37 @@ def test_every_yaml_block_of_the_pages_about_settings_is_accepted(config):
                 assert check({**config, **said}, reference.FILE)[1] == [], f"{block.page}:\n{block.text}"
                 tried += 1
     assert tried > 20
+
+
+def named(page) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the keys that code in the sentences of a page names: `a.b.c`, `a: b: value`, `a: {b: value}`; with the code."""
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    found = []
+    for code in (" ".join(each.split()) for each in re.findall(r"(?<!`)`([^`]+)`(?!`)", text)):
+        chain = re.match(r"(?:[A-Za-z_]+: )+", f"{code} ")
+        if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", code):
+            found.append((code, tuple(code.split("."))))
+        elif chain:
+            keys = tuple(re.findall(r"[A-Za-z_]+(?=: )", chain[0]))
+            inner = re.match(r"\{([a-z_]+):", code[len(chain[0]) :])
+            found.append((code, (*keys, inner[1]) if inner else keys))
+    return found
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != reference.PAGE], ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_key_that_a_page_names_is_there(config, page):
+    anchors = set(re.findall(r'<a id="([^"]+)"', PAGE)) | set(config) | {f"bakeoff-{task}" for task in config["bakeoff"]}
+    measures = {(line.split("\t")[0], line.split("\t")[1]) for line in MEASURES.read_text().splitlines() if "\t" in line}
+    for code, path in named(page):
+        # `training` and `input` are sections of the configuration, and keys of stages, too
+        if path[0] not in config or path[0] in ("training", "input", "labels", "ratings") or path[:2] in measures:
+            continue
+        keys = [key for key in path if key != "default" and not (key[:1].isupper() and path[0] in reference.STAGES)]
+        assert "-".join(keys) in anchors or code.endswith((".tsv", ".py")) or "true_rows" in code, f"{code}: no such key"
+
+
+def test_keys_are_found_in_sentences():
+    assert sum(len(named(page)) for page in PAGES) > 100
 
 
 def test_what_the_schemas_say_twice_is_said_in_cells_that_do_not_break_the_table():
