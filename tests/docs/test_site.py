@@ -71,6 +71,15 @@ def test_no_page_asks_the_network_for_anything(site):
 
 
 @needs_mkdocs
+def test_nothing_of_a_page_is_left_as_marks(site):
+    """Readers of Markdown differ in where a table, a list or a block may begin."""
+    for page in site.rglob("*.html"):
+        text = re.sub(r"<(pre|code)\b.*?</\1>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for mark in (r"<p>\s*\|.*", r"<p>[^<]*\n[-*] .*", r"```.*", r"\*\*[^<*]{2,60}\*\*", r"\]\([^)]*\)"):
+            assert not re.findall(mark, text), f"{page.name}: {re.findall(mark, text)[:3]}"
+
+
+@needs_mkdocs
 @pytest.mark.skipif(not (chromium.CHROMIUM and chromium.DRIVER), reason=chromium.MISSING)
 def test_a_browser_shows_the_pages_from_a_folder_without_a_request_to_a_host(site, tmp_path):
     with chromium.driver(tmp_path) as browser:
