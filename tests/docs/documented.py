@@ -62,6 +62,7 @@ ELSEWHERE = {
     r"snakemake --profile slurm --sdm (conda|apptainer).*": "needs conda or Apptainer; tests/run/test_engines.py has a stand-in",
     r"snakemake --profile local --resources gpu=4 --config device=cuda": "needs a GPU; a machine without one refuses it, which is run here",
     r"cohortex view .*": "serves until it is ended; tests/unit/test_cli.py asks it for pages",
+    r"python -m http\.server .*": "serves until it is ended",
     r"cohortex names .*": "needs a run with pseudonyms; tests/unit/test_privacy.py has one",
     r"snakemake bakeoff_<task>": "stands for the six that are run",
     r"python -m benchmarks\.registration_picture .*": "draws a picture of a benchmark; its one argument is a file",
