@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ CASES = (
 )
 METHODS: dict[str, dict[str, Mapping[str, Any]]] = {
     "acquire": {"": {}},
+    "deface": {"none": {"weights": None}, "network": {}},
     "preprocess": {
         "plain filters": {"bias_field": False, "filters": [{"median": {}}, {"total_variation": {}}]},
         "n4 filters": {"bias_field": True, "filters": [{"median": {}}, {"total_variation": {}}]},
@@ -94,6 +95,8 @@ METHODS: dict[str, dict[str, Mapping[str, Any]]] = {
 }
 """The settings of every line of ``needs.tsv``; the last of a stage is what the next one is given."""
 FEW = {
+    ("deface", "none"): ("96", "181", "256"),
+    ("deface", "network"): ("64", "96", "thick", "181", "256"),
     ("denoise", "none"): ("picture", "96", "181"),
     ("superresolve", "none"): ("96", "181"),
     ("preprocess", "plain filters"): ("picture", "96", "181"),
@@ -214,7 +217,7 @@ def job(config: Mapping[str, Any], folder: Path, target: str) -> list[str]:
     """Return the words with which a cluster's job starts one target."""
     (folder / "settings.yaml").write_text(yaml.safe_dump(dict(config)))
     words = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--configfile", str(folder / "settings.yaml")]
-    words += ["--mode", "remote", "--cores", "1", "--nolock", "--force", "--quiet", "rules", "--allowed-rules", target.split(":")[0]]
+    words += ["--mode", "remote", "--cores", "1", "--force", "--quiet", "rules", "--allowed-rules", target.split(":")[0]]
     return [*words, "--target-jobs", target]
 
 
@@ -378,6 +381,8 @@ OTHERS = {"demo": measure_demo, "report": measure_report, "train": measure_train
 def everything(folder: Path, only: Sequence[str], cases: Sequence[str], warm: set[tuple[str, str, bool]]) -> Iterable[Used]:
     """Yield the measurements that are wanted, the small ones first."""
     for case in CASES:
+        if "deface" in only and not case.pictures:
+            case = replace(case, stages=("acquire", "deface", *case.stages[1:]))
         there = folder / case.name.replace(" ", "-")
         if case.name in cases and any(stage in only for stage in STAGES):
             shutil.rmtree(there, ignore_errors=True)
