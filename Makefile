@@ -1,9 +1,9 @@
-# make install | demo | test | lint | lock | audit | figures | zoo | zoo-superresolve | clean
+# make install | demo | test | lint | docs | lock | audit | figures | zoo | zoo-superresolve | clean
 VENV := .venv
 PYTHON ?= python3.11
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint lock audit figures zoo zoo-superresolve clean
+.PHONY: install demo test lint docs lock audit figures zoo zoo-superresolve clean
 
 install: $(STAMP)
 
@@ -47,6 +47,12 @@ lint: install
 	$(VENV)/bin/snakefmt --check Snakefile rules
 	$(VENV)/bin/pyright
 
+# The pages of docs/ as a site in site/, which asks no network for anything; broken links and anchors, and a reference of the
+# configuration that is not what config.yaml and schemas/ say, are errors.
+docs: install
+	$(VENV)/bin/python -m cohortex.config_reference --check
+	$(VENV)/bin/python -m mkdocs build --strict
+
 # Measure all of docs/performance.md again, 15 minutes on an idle machine; BM4D=python of an environment that has the package bm4d.
 figures: install
 	$(VENV)/bin/python -m benchmarks.tables --run $(if $(BM4D),--bm4d $(BM4D))
@@ -69,4 +75,4 @@ zoo-superresolve: install
 	$(VENV)/bin/python -m cohortex.training.zoo_superresolve --folder zoo/superresolve/subslice $(if $(SCANS),--scans $(SCANS))
 
 clean:
-	rm -rf work results .snakemake
+	rm -rf work results site .snakemake

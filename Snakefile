@@ -15,15 +15,6 @@ configfile: os.path.join(workflow.basedir, "config.yaml")
 
 
 include: "rules/common.smk"
-
-
-pathvars:
-    work=config["work"],
-    results=config["output"],
-    logs=os.path.join(config["work"], "logs"),
-    benchmarks=os.path.join(config["work"], "benchmarks"),
-
-
 include: "rules/demo.smk"
 include: "rules/acquire.smk"
 include: "rules/deface.smk"

@@ -154,7 +154,7 @@ def main() -> None:
     card = read_card(model)
     spacing, names = float(card["extra"]["segment_spacing_mm"]), [str(c) for c in card["classes"]]
     modalities = [ANY] if card["modality"] == [ANY] else list(MODALITIES)
-    run = Run("quality_any" if modalities == [ANY] else "quality", ["numpy", "torch"])
+    run = Run("quality_any" if modalities == [ANY] else "quality", ["numpy", "torch"], module="quality")
     numbers = range(options.fitted + options.held_out)
     files = [painted_head(number, heads, spacing) if modalities == [ANY] else head(number, heads) for number in numbers]
     columns = {"images": "", "look": "", "n": "d", "true": ".3f", "lowest": ".3f", "MAE": ".3f", "low": ".3f", "high": ".3f"}

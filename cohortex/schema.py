@@ -103,7 +103,8 @@ def nearest(word: str, words: list[str]) -> str:
     return f"; known here: {', '.join(words)}" if words else ""
 
 
-def _follow(schema: Schema, file: str) -> tuple[Schema, str]:
+def follow(schema: Schema, file: str) -> tuple[Schema, str]:
+    """Return what a schema of a file stands for where it is a reference, and in which file that stands."""
     while "$ref" in schema:
         place, _, pointer = schema["$ref"].partition("#")
         if place:
@@ -139,7 +140,7 @@ def _from_text(value: Any, types: list[str], inner: bool) -> Any:
 
 
 def _check(value: Any, schema: Schema, file: str, path: str, problems: list[str]) -> Any:
-    schema, file = _follow(schema, file)
+    schema, file = follow(schema, file)
     types = schema.get("type", [])
     types = [types] if isinstance(types, str) else list(types)
     value = _from_text(value, types or ["string"], inner="." in path or "[" in path)

@@ -115,6 +115,13 @@ BATCHES = run_batches(WORK)
 SIZES = batch_sizes(WORK)
 
 
+pathvars:
+    work=WORK,
+    results=config["output"],
+    logs=os.path.join(WORK, "logs"),
+    benchmarks=os.path.join(WORK, "benchmarks"),
+
+
 # used with --sdm apptainer only
 container: config["container"]
 

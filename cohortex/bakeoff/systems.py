@@ -324,7 +324,7 @@ def check_splits(config: Mapping[str, Any], task: str) -> None:
         check_classes(config, {row["subject"]: row["split"] for row in rows}, trained)
     of_use = ("labels", "boxes") if task == "recognize" else ("labels",)
     labelled = {row["split"] for row in rows if row["role"] in of_use}
-    add = f"list them in the cohort's table (role {' or '.join(of_use)}), or as BIDS derivatives (of the demo: demo.labelled)"
+    add = f"list them in the cohort's table (role {' or '.join(of_use)}; of the demo: demo.labelled)"
     if task in LABELLED and trained and "train" not in labelled:
         raise Refused(f"the bake-off of {task} trains {', '.join(trained)}, but no training subject has labels; {add}.")
     if task in ("segment", "recognize") and not labelled & {"validation", "test"}:

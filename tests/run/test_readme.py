@@ -1,75 +1,74 @@
-"""The README's commands, as they stand there, in a fresh clone of the repository; and what they leave."""
+"""The commands of the README and of all other pages, as they stand there, in a fresh clone of the repository; and what they leave."""
 
+import importlib.util
 import os
-import re
 import shlex
-import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from benchmarks.report_validator import bids_errors
-from tests.workflow import ROOT, environment, listing, phantom, write_nifti
+from cohortex.device import visible
+from tests.docs.documented import NEEDS, README, RUN, STAND_INS
+from tests.docs.pages import copy_repository
+from tests.workflow import environment, listing, phantom, write_nifti
 
-NOT_RUN = {
-    "make test": "is this very run",
-    "snakemake --profile slurm --config input=my_study output=my_results work=my_work": "needs a cluster",
-}
+HERE = [command for command in RUN if command not in NEEDS or importlib.util.find_spec(NEEDS[command])]
 EXPECTED = Path(__file__).with_name("demo-files.txt")
-
-
-def commands() -> list[str]:
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    return [line for block in blocks for line in block.strip().splitlines()]
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Path:
-    """Return a clone of what is committed or changed, with the environment linked in and a small BIDS dataset `my_study`."""
-    folder = tmp_path_factory.mktemp("clone") / "cohortex"
-    names = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
-    )
-    for name in filter(None, names.stdout.decode().split("\0")):
-        source, target = ROOT / name, folder / name
-        if source.is_symlink() or source.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(source.readlink()) if source.is_symlink() else shutil.copy2(source, target)
-    (folder / ".venv").symlink_to(ROOT / ".venv")
+    """Return a clone of what is committed or changed, with the environment linked in and what stands for a user's files."""
+    folder = copy_repository(tmp_path_factory.mktemp("clone") / "cohortex")
     for name in ("requirements.lock", "pyproject.toml"):
         # Older than the environment, which is there and must not be installed again from here.
         os.utime(folder / name, (0, 0))
     for number, subject in enumerate(("01", "1")):
         write_nifti(folder / "my_study" / f"sub-{subject}" / "anat" / f"sub-{subject}_T1w.nii.gz", phantom(number))
     (folder / "my_study" / "dataset_description.json").write_text('{"Name": "small", "BIDSVersion": "1.10.0"}')
+    (folder / "my_study.yaml").write_text("input: my_study\noutput: my_results\nwork: my_work\n")
+    (folder / "cohortex-site").mkdir()
+    (folder / "cohortex-site" / "profile.v9+.yaml").write_text(
+        "default-resources:\n  slurm_partition: batch\n  mem_mb: 2000\n  runtime: 30\n"
+    )
+    rows = ["subject\tmodality\tpath\trole\tsplit\tdiagnosis"]
+    for number in range(24):
+        split, group = ("train", "train", "train", "train", "validation", "test")[number % 6], ("control", "tumour")[number // 6 % 2]
+        for modality in ("T1w", "CT"):
+            rows += [f"{number}\t{modality}\tscans/{number}_{modality}{role}.nii.gz\t{role}\t{split}\t{group}" for role in ("", "labels")]
+    (folder / "labelled.tsv").write_text("\n".join(rows) + "\n")
     return folder
+
+
+def run(clone: Path, command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in the clone, with the environment's commands on the path, as the line `. .venv/bin/activate` has it."""
+    for said, stands in STAND_INS.items():
+        command = command.replace(said, stands.format(clone=clone))
+    path = f"{clone / '.venv' / 'bin'}{os.pathsep}{environment()['PATH']}"
+    return subprocess.run(
+        shlex.split(command), cwd=clone, env={**environment(), "PATH": path}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
 
 
 @pytest.fixture(scope="module")
 def said(clone) -> dict[str, str]:
-    """Run every command of the README in order; return what each said."""
+    """Run every command in order; return what each said."""
     spoken = {}
-    for line in commands():
-        if line in NOT_RUN or line.startswith(". "):
-            continue
-        # The shell line `. .venv/bin/activate` is what puts the environment's commands on the path here.
-        words = shlex.split(line)
-        path = f"{clone / '.venv' / 'bin'}{os.pathsep}{environment()['PATH']}"
-        done = subprocess.run(
-            words, cwd=clone, env={**environment(), "PATH": path}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        assert done.returncode == 0, f"`{line}` ended with {done.returncode}:\n{done.stdout[-5000:]}"
-        spoken[line] = done.stdout
+    for command in HERE:
+        done = run(clone, command)
+        assert done.returncode == 0, f"`{command}` ended with {done.returncode}:\n{done.stdout[-5000:]}"
+        spoken[command] = done.stdout
     return spoken
 
 
-def test_every_command_of_the_readme_works_in_a_fresh_clone(said):
-    assert "make demo" in said and len(said) >= 4
-
-
-def test_what_is_not_run_here_stands_in_the_readme():
-    assert set(NOT_RUN) <= set(commands())
+def test_every_command_works_in_a_fresh_clone(said):
+    assert set(README) < set(said) and list(said) == HERE
+    missing = sorted(set(RUN) - set(HERE))
+    if missing:
+        pytest.skip(f"not run here, since {', '.join(NEEDS[command] for command in missing)} is not installed: {', '.join(missing)}")
 
 
 def test_the_demo_leaves_exactly_the_files_that_the_repository_lists(said, clone):
@@ -86,3 +85,18 @@ def test_two_subjects_01_and_1_are_two_subjects(said, clone):
 
 def test_nothing_of_the_demo_was_set_aside(said, clone):
     assert "No image was set aside" in (clone / "work" / "verdict.txt").read_text()
+
+
+def test_the_report_of_snakemake_holds_the_page(said, clone):
+    assert zipfile.is_zipfile(clone / "report.zip")
+
+
+def test_a_machine_without_a_gpu_refuses_what_asks_for_one(said, clone):
+    done = run(clone, "snakemake --profile local --resources gpu=4 --config device=cuda -n")
+    assert done.returncode == 0 if visible() else (done.returncode != 0 and "this machine has no GPU" in done.stdout)
+
+
+def test_a_dry_run_says_which_jobs_there_would_be(said):
+    for command, told in said.items():
+        if command.startswith("snakemake") and command.endswith(" -n") and "rich" not in command:
+            assert "This was a dry-run" in told or "Nothing to be done" in told, command

@@ -36,7 +36,7 @@ def test_the_shipped_configuration_is_accepted_and_says_what_it_says(config):
 
 def out_of_step(value, described, file, path):
     """Yield where a mapping of the shipped configuration and its schema have other keys or another default."""
-    described, file = schema._follow(described, file)
+    described, file = schema.follow(described, file)
     for key in {*value, *described["properties"]} if "properties" in described else ():
         place = f"{path}.{key}".lstrip(".")
         if key not in described["properties"] and "patternProperties" not in described:
@@ -44,7 +44,7 @@ def out_of_step(value, described, file, path):
         elif key in described["properties"] and key not in value:
             yield f"{place} is not in config.yaml"
         elif key in described["properties"]:
-            below, _ = schema._follow(described["properties"][key], file)
+            below, _ = schema.follow(described["properties"][key], file)
             if isinstance(value[key], dict):
                 yield from out_of_step(value[key], described["properties"][key], file, place)
             elif below.get("default", value[key]) != value[key]:
