@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cohortex.report.page import write_report
 from cohortex.tables import read_table, write_table
+from tests.fake_cohort import CONFIG, STAGES, write_fake_cohort
 
 FIRST = date(2021, 3, 1)
 SCANNERS = ("alpha", "beta", "gamma")
@@ -81,3 +83,15 @@ def begin(work: Path, name: str) -> None:
     """Write the record of a run that began at a time (``20261127T054500Z``)."""
     (work / "runs").mkdir(exist_ok=True)
     (work / "runs" / f"{name}-000000.json").write_text(json.dumps({"started": name, "ended": None, "seconds": None, "exit": None}))
+
+
+def write_second_report(folder: Path) -> Path:
+    """Write the report of the second run on a cohort with three scanners, days, groups and harmonised volumes; return the page."""
+    config = {**CONFIG, "report": {**CONFIG["report"], "harmonise": {"batch": "scanner", "covariates": ["age", "sex"]}}}
+    work = move(write_fake_cohort(folder / "work", subjects=90, batch_size=15, pictures=False))
+    begin(work, "20261101T080000Z")
+    write_report(work, folder / "results", config, STAGES)
+    for manifest in (work / "records" / "preprocess").glob("b0001/manifest.tsv"):
+        rewrite(manifest, lambda row: {"status": "warned", "code": "low-snr", "reason": "<b>noisy</b>"} if row["status"] == "ok" else {})
+    begin(work, "20261102T080000Z")
+    return write_report(work, folder / "results", config, STAGES)

@@ -22,6 +22,7 @@ from PIL import Image
 from cohortex.report.page import write_report
 from tests.browser.chromium import READY, driver
 from tests.fake_cohort import PAGED, STAGES, write_fake_cohort
+from tests.moved_cohort import write_second_report
 from tests.unit.test_report_subjects import with_registered
 
 FOLDER = Path(__file__).with_name("looks")
@@ -45,23 +46,30 @@ class Look:
     media: str = "screen"
 
 
+REPORT, SUBJECT = "one/results/report/index.html", "one/results/report/subjects/sub-001.html"
+SECOND = "second/results/report/index.html"
 LOOKS = {
-    "report": Look("report/index.html"),
-    "report-dark": Look("report/index.html", scheme="dark"),
-    "report-print": Look("report/index.html", media="print"),
-    "report-odd": Look("report/index.html", "#odd"),
-    "report-images": Look("report/index.html", "#images"),
-    "report-stage": Look("report/index.html", "#stage-denoise"),
-    "subject": Look("report/subjects/sub-001.html"),
-    "subject-figures": Look("report/subjects/sub-001.html", ".viewer"),
-    "subject-dark": Look("report/subjects/sub-001.html", ".viewer", scheme="dark"),
+    "report": Look(REPORT),
+    "report-dark": Look(REPORT, scheme="dark"),
+    "report-print": Look(REPORT, media="print"),
+    "report-odd": Look(REPORT, "#odd"),
+    "report-images": Look(REPORT, "#images"),
+    "report-stage": Look(REPORT, "#stage-denoise"),
+    "second": Look(SECOND),
+    "second-odd": Look(SECOND, "#odd"),
+    "second-groups": Look(SECOND, "#groups"),
+    "subject": Look(SUBJECT),
+    "subject-figures": Look(SUBJECT, ".viewer"),
+    "subject-dark": Look(SUBJECT, ".viewer", scheme="dark"),
 }
 
 
 def write_pages(folder: Path) -> Path:
-    """Write the report and the pages of subjects that all looks are of; return the results' folder."""
-    work = with_registered(write_fake_cohort(folder / "work", systemic=True))
-    return write_report(work, folder / "results", PAGED, STAGES).parent.parent
+    """Write all that the looks are of, a cohort with pictures and the second run of one with several scanners; return the folder."""
+    work = with_registered(write_fake_cohort(folder / "one" / "work", systemic=True))
+    write_report(work, folder / "one" / "results", PAGED, STAGES)
+    write_second_report(folder / "second")
+    return folder
 
 
 @contextmanager
@@ -79,13 +87,13 @@ def _shown(browser: Any, look: Look) -> Iterator[None]:
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
 
 
-def take(browser: Any, results: Path, look: Look) -> np.ndarray:
+def take(browser: Any, folder: Path, look: Look) -> np.ndarray:
     """Return a screenshot, (rows, columns, 3) uint8, made smaller; the window shows the page from the place that the look names."""
     from selenium.webdriver.support.ui import WebDriverWait
 
     with _shown(browser, look):
         browser.get("about:blank")
-        browser.get((results / look.page).as_uri())
+        browser.get((folder / look.page).as_uri())
         ready = READY if look.page.endswith("index.html") else "return document.readyState === 'complete'"
         WebDriverWait(browser, 60).until(lambda browser: browser.execute_script(ready))
         # the day, pictures that are decoded late, and the edge of what is focused would differ from one time to the next
@@ -120,8 +128,8 @@ def different_share(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def save(picture: np.ndarray, path: Path) -> None:
-    """Write a screenshot with 64 colours."""
-    Image.fromarray(picture).quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+    """Write a screenshot with 256 colours, chosen so that rare ones are kept: a status is a few pixels."""
+    Image.fromarray(picture).quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main() -> None:
@@ -129,9 +137,9 @@ def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, driver(Path(scratch) / "profile") as browser:
-        results = write_pages(Path(scratch))
+        pages = write_pages(Path(scratch))
         for name, look in LOOKS.items():
-            save(take(browser, results, look), folder / f"{name}.png")
+            save(take(browser, pages, look), folder / f"{name}.png")
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ MOST = 0.04
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory) -> Path:
+def pages(tmp_path_factory) -> Path:
     return looks.write_pages(tmp_path_factory.mktemp("looks"))
 
 
 @pytest.mark.parametrize("name", looks.LOOKS)
-def test_a_page_looks_as_a_person_has_seen_it(browser, results, name, tmp_path_factory):
-    seen = looks.take(browser, results, looks.LOOKS[name])
+def test_a_page_looks_as_a_person_has_seen_it(browser, pages, name, tmp_path_factory):
+    seen = looks.take(browser, pages, looks.LOOKS[name])
     share = looks.different_share(seen, looks.kept(name))
     if share > MOST:
         path = tmp_path_factory.getbasetemp() / f"{name}.png"
@@ -38,7 +38,7 @@ def test_every_screenshot_is_one_of_a_page_that_is_compared():
 
 
 @pytest.mark.parametrize(("broken", "why"), [("main { display: none }", "nothing"), ("main { transform: translateX(60px) }", "moved")])
-def test_a_page_that_is_broken_looks_different(browser, results, broken, why):
+def test_a_page_that_is_broken_looks_different(browser, pages, broken, why):
     name = "report"
     original = browser.get
 
@@ -51,7 +51,7 @@ def test_a_page_that_is_broken_looks_different(browser, results, broken, why):
 
     browser.get = get
     try:
-        share = looks.different_share(looks.take(browser, results, looks.LOOKS[name]), looks.kept(name))
+        share = looks.different_share(looks.take(browser, pages, looks.LOOKS[name]), looks.kept(name))
     finally:
         browser.get = original
     assert share > 1.5 * MOST, why

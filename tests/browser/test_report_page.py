@@ -11,7 +11,7 @@ from cohortex.report.page import write_report
 from cohortex.tables import read_table
 from tests.browser.chromium import CHROMIUM, DRIVER, MISSING, READY, axe_findings, console_errors, requests
 from tests.fake_cohort import CONFIG, PAGED, STAGES, write_fake_cohort
-from tests.moved_cohort import begin, move, rewrite
+from tests.moved_cohort import write_second_report
 from tests.unit.test_report_evaluation import write_classified
 
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason=MISSING)
@@ -226,16 +226,7 @@ def test_figures_of_a_classifier_are_drawn_in_their_fields_at_any_width(browser,
 
 @pytest.fixture(scope="module")
 def grouped(tmp_path_factory) -> Path:
-    """The report of the second run on a cohort with three scanners, days, groups and harmonised volumes."""
-    folder = tmp_path_factory.mktemp("grouped")
-    config = {**CONFIG, "report": {**CONFIG["report"], "harmonise": {"batch": "scanner", "covariates": ["age", "sex"]}}}
-    work = move(write_fake_cohort(folder / "work", subjects=90, batch_size=15, pictures=False))
-    begin(work, "20261101T080000Z")
-    write_report(work, folder / "results", config, STAGES)
-    for manifest in (work / "records" / "preprocess").glob("b0001/manifest.tsv"):
-        rewrite(manifest, lambda row: {"status": "warned", "code": "low-snr", "reason": "<b>noisy</b>"} if row["status"] == "ok" else {})
-    begin(work, "20261102T080000Z")
-    return write_report(work, folder / "results", config, STAGES)
+    return write_second_report(tmp_path_factory.mktemp("grouped"))
 
 
 @pytest.fixture
