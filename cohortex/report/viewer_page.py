@@ -47,8 +47,8 @@ SCRATCH_MB = 512
 """Memory for blocks; arrays above an eighth of it are decoded into a scratch file."""
 
 FACE = (
-    "No volume of it is in this report, since a face can be recognised in it: the stage deface did not take it away. Put deface into stages "
-    "behind acquire and run again, or allow it with report: faces: show where your rules do."
+    "No volume of it is in this report, since a face may be recognised in it: the stage deface did not take it away. Put deface into "
+    "stages, behind acquire, and run again, or allow it with report: faces: show where your rules do."
 )
 TOO_MUCH = f"The volumes that come before it are {READ_MB // 1000} GB already, which is what a report reads; open the file of the results."
 
@@ -151,7 +151,7 @@ class Viewers:
         """Write the script with the volumes of a subject, unless it is there already; return what the page says of each image."""
         path = self.folder / data_name(subject)
         facts = [
-            [thing.row.image, thing.title, thing.kind, thing.path, thing.row.measures.get("exported_sha256"), thing.row.measures.get("model")]
+            [thing.row.image, thing.title, thing.kind, *(thing.row.measures.get(key) for key in ("exported", "exported_sha256", "model"))]
             for things in images
             for thing in things
         ]
@@ -167,11 +167,10 @@ class Viewers:
                         content.append(self._image(things, share))
                     except (BadInput, Skip, OSError, ValueError) as error:
                         told[things[0].row.image] = _unread(things[0], error)
-            if content and len(content) == len(images):
-                write_text(path, f"// {key}\nwindow.cohortexView = {json.dumps({'images': content}, separators=(',', ':'))};\n")
-            elif content:
-                # without its key: what could not be read may be there the next time
-                write_text(path, f"// \nwindow.cohortexView = {json.dumps({'images': content}, separators=(',', ':'))};\n")
+            if content:
+                # without its key what could not be read is tried again the next time
+                first = key if len(content) == len(images) else ""
+                write_text(path, f"// {first}\nwindow.cohortexView = {json.dumps({'images': content}, separators=(',', ':'))};\n")
         return content
 
     def _image(self, things: Sequence[Thing], share: int) -> dict[str, Any]:

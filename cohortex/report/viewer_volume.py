@@ -1,11 +1,11 @@
-"""Small copies of volumes for a subject's viewer: means of blocks, or the label in the middle of each, in 8 bits, at their place in the world."""
+"""Small copies of volumes for the viewer of a subject: means of blocks, or the label in the middle of each, in 8 bits, in place."""
 
 from __future__ import annotations
 
 import base64
 import gzip
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import pairwise, product
 from math import prod
 
 import numpy as np
@@ -50,8 +50,8 @@ def reduced(volume: Volume, factors: Sequence[int]) -> Volume:
     Returns
     -------
     Volume
-        In memory: of images the mean of each block (float32), so that nothing finer than the new voxels is left to look like something else;
-        of labels that in the middle of each block (uint8, as `cohortex.report.previews.label_bytes` folds them). The affine has each new
+        In memory: of images the mean of each block (float32), so that nothing finer than the new voxels looks like something else; of
+        labels that in the middle of each block (uint8, as `cohortex.report.previews.label_bytes` folds them). The affine has each new
         voxel in the middle of its block.
     """
     data, shape = volume.data, volume.shape
@@ -76,7 +76,7 @@ def levels_of(volume: Volume) -> tuple[np.ndarray, tuple[float, float]]:
     values = np.asarray(volume.data[...])
     low, high = grey_window(values.ravel(), volume)
     if volume.modality == "CT":
-        parts = zip(CT_STEPS, CT_STEPS[1:], strict=False)
+        parts = pairwise(CT_STEPS)
         levels = np.concatenate([np.linspace(a, b, count, endpoint=False) for (a, count), (b, _) in parts])
     else:
         finite = values[np.isfinite(values)]

@@ -23,7 +23,7 @@
     logLevel: "error", loadingText: "", dragAndDropEnabled: false, isRadiologicalConvention: true, sagittalNoseLeft: true,
     multiplanarShowRender: 1, multiplanarLayout: 2, multiplanarForceRender: true, crosshairWidth: 0.7, crosshairWidthUnit: "mm", multiplanarPadPixels: 8, crosshairColor: [1, 0.83, 0.3, 0.9],
     fontColor: [1, 0.83, 0.3, 1], showLegend: false, showAllOrientationMarkers: true, clipPlaneHotKey: "", cycleClipPlaneHotKey: "", viewModeHotKey: "", dragMode: 3,
-    clipPlaneColor: [1, 1, 1, 0], isNearestInterpolation: false,
+    clipPlaneColor: [1, 1, 1, 0], isClipAllVolumes: true,
   });
   let now = null, layers = [], bounds = [], mode = "multi", turn = 0;
 
