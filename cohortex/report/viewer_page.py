@@ -96,7 +96,7 @@ class Viewers:
     results: Path
     folder: Path
     scratch: Path
-    left_mb: float = READ_MB
+    left_mb: float = field(default_factory=lambda: READ_MB)
     made: set[str] = field(default_factory=set)
     """Files that belong to the viewers, in the folder of the pages."""
 
