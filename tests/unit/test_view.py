@@ -39,7 +39,7 @@ def results(tmp_path):
 def served(results):
     """Give what asks a server of the results for the path of an address, a host and a method, and gives status, text and headers."""
     server, address = make_server(results, 0)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     secret = urlsplit(address).path.split("/")[1]
 

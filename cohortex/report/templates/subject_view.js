@@ -194,8 +194,9 @@
     stage.removeAttribute("aria-busy");
   };
 
+  // The last argument asks for true places: else an oblique grid is taken for a straight one.
   const goTo = (mm) => {
-    nv.scene.crosshairPos = nv.mm2frac(mm);
+    nv.scene.crosshairPos = nv.mm2frac(mm, 0, true);
     nv.createOnLocationChange();
     nv.drawScene();
   };
@@ -254,13 +255,16 @@
 
   const start = async () => {
     await nv.attachToCanvas(place("canvas"), true);
+    // The keys are those of the stage, which has words for them.
+    place("canvas").tabIndex = -1;
+    place("canvas").addEventListener("focus", () => stage.focus());
     stage.addEventListener("keydown", press, true);
     stage.addEventListener("keyup", (event) => event.stopPropagation(), true);
     stage.addEventListener("contextmenu", (event) => event.preventDefault());
     document.querySelectorAll(".image-button").forEach((one) => one.addEventListener("click", () => open(one.dataset.image)));
     document.querySelectorAll(".view-button").forEach((one) => one.addEventListener("click", () => setView(one.dataset.view)));
     document.querySelectorAll(".mm-range").forEach((range) => range.addEventListener("input", () => {
-      const mm = Array.from(nv.frac2mm(nv.scene.crosshairPos)).slice(0, 3);
+      const mm = Array.from(nv.frac2mm(nv.scene.crosshairPos, 0, true)).slice(0, 3);
       mm[Number(range.dataset.axis)] = Number(range.value);
       goTo(mm);
     }));
