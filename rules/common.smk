@@ -355,7 +355,10 @@ def asked_by(job, wildcards):
     """Return what a job takes that grows with the images of its batch, or of the cohort."""
     sizes = [SIZES[wildcards.batch]] if "batch" in wildcards.keys() else SIZES.values()
     images = sum(size.images for size in sizes)
-    paged, viewed = (count(config, images) if job == "report" else 0 for count in (paged_images, viewed_images))
+    paged, viewed = (
+        count(config, images) if job == "report" else 0
+        for count in (paged_images, viewed_images)
+    )
     return ask_for(job, images, paged, viewed)
 
 

@@ -22,6 +22,7 @@ from cohortex.records import pairs
 from cohortex.report import html
 from cohortex.report.faces import of_image
 from cohortex.report.pictures import colour, label_names
+from cohortex.report.previews import grey_window
 from cohortex.report.records import Records, Row
 from cohortex.report.sprites import LINES
 from cohortex.report.viewer import MAPS
@@ -32,7 +33,7 @@ VERSION = 1
 """Raised when the same volumes give another file."""
 LIMIT = 3_000_000
 """Bytes of the volumes of a subject in the report, at most."""
-DENSE, SPARSE = 0.7, 0.1
+DENSE, SPARSE = 0.55, 0.06
 """What is left of a byte of an image and of labels when they are packed, about."""
 READ_MB = 32_000
 """So much of the results is read for all viewers of a report; what lies beyond costs a report its time."""
@@ -171,6 +172,8 @@ class Viewers:
                 # without its key what could not be read is tried again the next time
                 first = key if len(content) == len(images) else ""
                 write_text(path, f"// {first}\nwindow.cohortexView = {json.dumps({'images': content}, separators=(',', ':'))};\n")
+                # as the volumes themselves: for the owner and the group
+                path.chmod(0o640)
         return content
 
     def _image(self, things: Sequence[Thing], share: int) -> dict[str, Any]:
@@ -190,6 +193,10 @@ class Viewers:
         first, layers, affine, small = things[0], [], None, None
         for thing in things:
             layer: dict[str, Any] = {"id": thing.row.image, "title": thing.title, "kind": thing.kind, "full": thing.full()}
+            if thing.kind == "other" and thing.row.modality == "CT":
+                # its window needs none of its values
+                none = Volume(np.zeros((1, 1, 1), np.float32), np.eye(4), "CT", body_part=thing.row.body_part)
+                layer["window"] = list(grey_window(np.empty(0), none))
             if thing.kind != "other":
                 volume = self._read(thing)
                 if affine is not None and not np.allclose(volume.affine, affine, atol=1e-3):

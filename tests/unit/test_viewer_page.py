@@ -83,6 +83,7 @@ def test_each_subject_has_a_page_with_its_volumes_and_the_report_the_library_onc
     names = {path.name for path in folder.iterdir()}
     assert names == {f"sub-00{k}{ending}" for k in (1, 2) for ending in (".html", ".view.html", ".view.js")}
     assert (folder.parent / "niivue.js").stat().st_size > 2e6
+    assert (folder / "sub-001.view.js").stat().st_mode & 0o777 == 0o640
     page = (folder / "sub-001.html").read_text(encoding="utf-8")
     assert re.findall(r'<a href="(sub-001\.view\.html#[^"]*)">View in three dimensions', page) == [
         "sub-001.view.html#001_T1w",

@@ -58,7 +58,7 @@
       volume.setColormapLabel(table);
     } else {
       const [low, high] = layer.window || [volume.robust_min, volume.robust_max];
-      volume.colormap = layer.kind === "map" ? "warm" : layer.kind === "other" ? "cool" : "gray";
+      volume.colormap = layer.kind === "map" ? "warm" : "gray";
       volume.cal_min = layer.kind === "map" ? 0.05 : low;
       volume.cal_max = high;
     }
