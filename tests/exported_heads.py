@@ -36,9 +36,17 @@ def brain() -> tuple[np.ndarray, np.ndarray]:
 
 
 def with_volumes(
-    work: Path, results: Path, head: tuple[np.ndarray, np.ndarray] | None = None, affine: np.ndarray = OBLIQUE, ending: str = ".nii.gz"
+    work: Path,
+    results: Path,
+    head: tuple[np.ndarray, np.ndarray] | None = None,
+    affine: np.ndarray = OBLIQUE,
+    ending: str = ".nii.gz",
+    maps: bool = False,
 ) -> Path:
-    """Write the volumes of every image in the records of the export, and what the records say of them; return the work folder."""
+    """Write the volumes of every image in the records of the export, and what the records say of them; return the work folder.
+
+    With `maps` each T1w has a map of uncertainty, too.
+    """
     values, labels = head or small_head()
     shape, spacing = "x".join(map(str, values.shape)), "x".join(f"{n:.6g}" for n in np.linalg.norm(affine[:3, :3], axis=0))
     for path in sorted((work / "records" / "export").glob("*/manifest.tsv")):
@@ -60,5 +68,15 @@ def with_volumes(
             row |= {"exported": place, "exported_sha256": file_sha256(results / place), "shape": shape, "spacing_mm": spacing}
             if kind == "labels":
                 row |= {"sources": row["image"].partition("+")[0], "entities": f"space={row['modality']};desc=regseg"}
+        if maps:
+            rows += [_doubted(row, values, affine, results) for row in rows if row["image"].endswith("_T1w") and row["path"]]
         write_manifest(path, rows)
     return work
+
+
+def _doubted(row: dict[str, str], values: np.ndarray, affine: np.ndarray, results: Path) -> dict[str, str]:
+    """Write a map of uncertainty that is high in the mark and nowhere else; return its row."""
+    place = row["exported"].replace(".nii.gz", "_desc-uncertainty.nii.gz")
+    write_nifti(results / place, Volume((values == MARK).astype(np.float32), affine, row["modality"]))
+    more = {"sources": row["image"], "entities": "desc=uncertainty", "exported": place, "exported_sha256": file_sha256(results / place)}
+    return {**row, "image": f"{row['image']}+uncertainty", **more}

@@ -37,7 +37,7 @@ def browser(tmp_path_factory):
 def results(tmp_path_factory) -> Path:
     """Return the results of a subject with a head of 2 mm on an oblique grid."""
     folder = tmp_path_factory.mktemp("viewer")
-    work = with_volumes(write_fake_cohort(folder / "work", 1, pictures=False), folder / "results", brain(), OBLIQUE)
+    work = with_volumes(write_fake_cohort(folder / "work", 1, pictures=False), folder / "results", brain(), OBLIQUE, maps=True)
     with pytest.MonkeyPatch.context() as patch:
         # so that the volumes must be made smaller
         patch.setattr(viewer_page, "LIMIT", LIMIT)
@@ -191,6 +191,14 @@ def test_opacity_of_labels_the_window_and_the_cut_change_the_picture(opened):
     colourful = [np.ptp(each, axis=2).mean() for each in seen]
     assert colourful[1] < colourful[0] < colourful[2] and colourful[1] < 1
     move(opened, ".layer-range", 0)
+    go_to(opened, MARKED)
+    without = picture(opened)
+    move(opened, "[data-layer='001_T1w+uncertainty']", 100)
+    assert np.ptp(picture(opened), axis=2).max(axis=None) > 100 and np.abs(picture(opened) - without).mean() > 0.1, "the map"
+    assert float(told(opened)["uncertainty of the labels"]) == 1
+    move(opened, "[data-layer='001_T1w+uncertainty']", 0)
+    go_to(opened, [0, 0, 0])
+    seen[1] = picture(opened)
     opened.execute_script("const high = document.querySelector('#high'); high.value = 9; high.dispatchEvent(new Event('change'))")
     assert picture(opened).mean() < 0.7 * seen[1].mean(), "a white that is higher makes it darker"
     press(opened, "#presets button")

@@ -12,11 +12,13 @@ from importlib import resources
 import numpy as np
 import pytest
 
+from cohortex.io.nifti import write_nifti
 from cohortex.records import write_manifest
 from cohortex.report import viewer_page
 from cohortex.report.page import write_report
 from cohortex.report.sprites import LINES
 from cohortex.tables import read_table
+from cohortex.volume import Volume
 from tests.exported_heads import MARK, OBLIQUE, small_head, with_volumes
 from tests.fake_cohort import PAGED, STAGES, write_fake_cohort
 from tests.workflow import ROOT
@@ -109,6 +111,35 @@ def test_a_voxel_of_the_copy_has_the_place_and_the_value_of_the_volume(again, si
     assert np.array_equal(unpacked(image, seg), labels)
     assert seg["classes"] == [[3, "white matter", "#" + bytes(LINES[2]).hex()], [6, "lesion", "#" + bytes(LINES[5]).hex()]]
     assert seg["full"] == "../../sub-001/anat/001_T1w_desc-seg.nii.gz"
+
+
+def test_maps_lie_over_their_image_as_shares(tmp_path):
+    work = with_volumes(write_fake_cohort(tmp_path / "work", 1, pictures=False), tmp_path / "results", maps=True)
+    images = volumes(pages((work, tmp_path / "results")))
+    assert [layer["kind"] for layer in images["001_T1w"]["layers"]] == ["image", "labels", "map"] and len(images["001_CT"]["layers"]) == 2
+    layer = images["001_T1w"]["layers"][2]
+    assert layer["title"] == "uncertainty of the labels" and layer["levels"][0] == 0 and layer["levels"][255] == 1
+    assert np.array_equal(unpacked(images["001_T1w"], layer), 255 * (small_head()[0] == MARK))
+
+
+def test_what_has_the_size_of_an_image_and_lies_elsewhere_is_not_laid_over_it(again, simulated):
+    work, results = again(simulated)
+    _, labels = small_head()
+    aside = OBLIQUE.copy()
+    aside[0, 3] += 5
+    write_nifti(results / "sub-001" / "anat" / "001_T1w_desc-seg.nii.gz", Volume(labels, aside, "T1w", "labels"))
+    assert [layer["id"] for layer in volumes(pages((work, results)))["001_T1w"]["layers"]] == ["001_T1w"]
+
+
+def test_what_another_image_left_on_the_grid_is_laid_over_it_and_its_own_elsewhere_is_not(again, simulated):
+    work, results = again(simulated)
+    change(work, "001_T1w+seg", sources="001_T1w 001_CT", entities="space=CT;desc=fromfixed")
+    images = volumes(pages((work, results)))
+    assert [layer["id"] for layer in images["001_T1w"]["layers"]] == ["001_T1w"]
+    assert [(layer["id"], layer["title"]) for layer in images["001_CT"]["layers"][1:]] == [
+        ("001_CT+seg", "labels"),
+        ("001_T1w+seg", "labels of 001_T1w"),
+    ]
 
 
 def test_volumes_of_a_subject_have_no_more_bytes_than_they_may(again, simulated, monkeypatch):
