@@ -38,7 +38,7 @@ DENSE, SPARSE = 0.55, 0.06
 READ_MB = 32_000
 """So much of the results is read for all viewers of a report; what lies beyond costs a report its time."""
 FULL_MB = 600
-"""A volume that is larger in memory is not sent to a browser whole."""
+"""What a browser is sent of an image and its layers is not larger in memory."""
 TEXTURE = 2048
 """Voxels along an axis that graphics cards take everywhere."""
 LIBRARY = "niivue.js"
@@ -82,9 +82,9 @@ class Thing:
         """Of the volume in memory."""
         return prod(self.shape) * 4 / 1e6
 
-    def full(self) -> str:
-        """Return its address beside the page of a subject, empty where a browser could not hold it."""
-        fits = self.size_mb <= FULL_MB and max(self.shape) <= TEXTURE and self.path.endswith(".nii.gz")
+    def full(self, room_mb: float) -> str:
+        """Return its address beside the page of a subject, empty where a browser that has room for so much could not take it."""
+        fits = self.size_mb <= room_mb and max(self.shape) <= TEXTURE and self.path.endswith(".nii.gz")
         return "../../" + quote(self.path) if fits else ""
 
 
@@ -190,9 +190,11 @@ class Viewers:
             voxels = int(voxels * 0.9 * share / size)
 
     def _packed(self, things: Sequence[Thing], factors: Sequence[int]) -> dict[str, Any]:
-        first, layers, affine, small = things[0], [], None, None
+        first, layers, affine, small, room = things[0], [], None, None, float(FULL_MB)
         for thing in things:
-            layer: dict[str, Any] = {"id": thing.row.image, "title": thing.title, "kind": thing.kind, "full": thing.full()}
+            full = thing.full(room)
+            room -= thing.size_mb if full else 0
+            layer: dict[str, Any] = {"id": thing.row.image, "title": thing.title, "kind": thing.kind, "full": full}
             if thing.kind == "other" and thing.row.modality == "CT":
                 # its window needs none of its values
                 none = Volume(np.zeros((1, 1, 1), np.float32), np.eye(4), "CT", body_part=thing.row.body_part)

@@ -124,15 +124,19 @@ def test_only_this_machine_is_listened_to(results):
         assert len(urlsplit(address).path.split("/")[1]) >= 32
 
 
-def test_the_command_says_the_address_opens_nothing_and_ends_with_an_interrupt(results):
-    code = "import sys, webbrowser; from cohortex.cli import main; webbrowser.open = print; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "view", str(results), "sub-01"]
+@pytest.mark.parametrize("words", [[], ["--open"]])
+def test_the_command_says_the_address_opens_a_browser_only_when_told_to_and_ends_with_an_interrupt(results, words):
+    say = "lambda address: print(address, flush=True)"
+    code = f"import sys, webbrowser; from cohortex.cli import main; webbrowser.open = {say}; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "view", str(results), "sub-01", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         line = process.stdout.readline()
+        opened = process.stdout.readline() if words else ""
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=20)
     assert "http://127.0.0.1:" in line and "/report/subjects/sub-01.view.html" in line
+    assert opened.strip() in line and bool(opened) == bool(words)
     assert rest == errors == "" and process.returncode == 130
 
 

@@ -234,6 +234,12 @@ def test_a_report_reads_no_more_than_it_may(again, simulated, monkeypatch):
     assert "which is what a report reads" in told and 0 < len(list(folder.glob("*.view.js"))) < 3
 
 
+def test_a_browser_is_sent_no_more_than_it_can_hold_whole(again, simulated, monkeypatch):
+    monkeypatch.setattr(viewer_page, "FULL_MB", 1.5 * small_head()[0].size * 4 / 1e6)
+    image = volumes(pages(again(simulated)))["001_T1w"]
+    assert [bool(layer["full"]) for layer in image["layers"]] == [True, False] and all(layer["data"] for layer in image["layers"])
+
+
 def test_a_volume_of_the_other_form_is_read_and_its_whole_is_not_for_a_browser(tmp_path):
     work = with_volumes(write_fake_cohort(tmp_path / "work", 1, pictures=False), tmp_path / "results", ending=".ozx")
     image = volumes(pages((work, tmp_path / "results")))["001_T1w"]
