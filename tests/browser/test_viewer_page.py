@@ -238,6 +238,27 @@ def test_the_keys_move_the_crosshair_as_the_pictures_lie_and_turn_the_view_in_sp
     assert place(opened)[2] < at[2]
 
 
+def test_a_click_moves_the_crosshair_and_only_after_it_the_wheel_goes_through_slices(opened):
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
+    from selenium.webdriver.common.by import By
+
+    press(opened, "[data-view=axial]")
+    opened.execute_script("window.scrollTo(0, 0)")
+    stage = opened.find_element(By.ID, "stage")
+    first = place(opened)
+    turned = ScrollOrigin.from_element(stage)
+    ActionChains(opened).scroll_from_origin(turned, 0, 100).perform()
+    wait(opened, "window.scrollY > 0")
+    assert np.array_equal(place(opened), first), "the page went down, and nothing else"
+    opened.execute_script("window.scrollTo(0, 0)")
+    ActionChains(opened).move_to_element_with_offset(stage, -40, 30).click().perform()
+    clicked = place(opened)
+    assert clicked[0] - first[0] > 5 and abs(clicked[2] - first[2]) < 4, "to the left of the picture is to the patient's right"
+    ActionChains(opened).scroll_from_origin(turned, 0, 100).perform()
+    assert abs(place(opened)[2] - clicked[2]) > 1
+
+
 def test_a_browser_without_webgl_2_says_so(browser, results):
     hidden = "HTMLCanvasElement.prototype.getContext = () => null"
     script = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": hidden})["identifier"]

@@ -22,7 +22,7 @@
   const nv = new Niivue({
     logLevel: "error", loadingText: "", dragAndDropEnabled: false, isRadiologicalConvention: true, sagittalNoseLeft: true,
     multiplanarShowRender: 1, multiplanarLayout: 2, multiplanarForceRender: true, crosshairWidth: 0.7, crosshairWidthUnit: "mm", multiplanarPadPixels: 8, crosshairColor: [1, 0.83, 0.3, 0.9],
-    fontColor: [1, 0.83, 0.3, 1], showLegend: false, showAllOrientationMarkers: true, clipPlaneHotKey: "", cycleClipPlaneHotKey: "", viewModeHotKey: "", dragMode: 3,
+    fontColor: [1, 0.83, 0.3, 1], showLegend: false, showAllOrientationMarkers: true, clipPlaneHotKey: "", cycleClipPlaneHotKey: "", viewModeHotKey: "", dragMode: 0,
     clipPlaneColor: [1, 1, 1, 0], isClipAllVolumes: true,
   });
   let now = null, layers = [], bounds = [], mode = "multi", turn = 0;
@@ -257,9 +257,12 @@
     await nv.attachToCanvas(place("canvas"), true);
     // The keys are those of the stage, which has words for them.
     place("canvas").tabIndex = -1;
-    place("canvas").addEventListener("focus", () => stage.focus());
+    place("canvas").addEventListener("focus", () => stage.focus({ preventScroll: true }));
     stage.addEventListener("keydown", press, true);
     stage.addEventListener("keyup", (event) => event.stopPropagation(), true);
+    // Only once the picture was chosen, so that a wheel that goes down the page is not caught.
+    stage.addEventListener("pointerdown", () => stage.focus({ preventScroll: true }), true);
+    stage.addEventListener("wheel", (event) => { if (document.activeElement !== stage) event.stopPropagation(); }, true);
     stage.addEventListener("contextmenu", (event) => event.preventDefault());
     document.querySelectorAll(".image-button").forEach((one) => one.addEventListener("click", () => open(one.dataset.image)));
     document.querySelectorAll(".view-button").forEach((one) => one.addEventListener("click", () => setView(one.dataset.view)));
