@@ -67,10 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     find.add_argument("conditions", nargs="+", help="column=value, also !=, <, <=, >, >=; each in quotes")
     find.set_defaults(run=_find)
 
-    view = commands.add_parser("view", help="show the report in a browser")
+    view = commands.add_parser("view", help="serve the report to a browser on this machine, and whole volumes to its viewers")
     view.add_argument("results", nargs="?", default="results", help="the output folder of a run (results)")
+    view.add_argument("subject", nargs="?", help="begin with the volumes of this subject")
     view.add_argument("--port", type=int, default=0, help="port on this machine (any free one)")
-    view.add_argument("--no-browser", action="store_true", help="only say the address")
+    view.add_argument("--open", action="store_true", help="open a browser there, too")
     view.set_defaults(run=_view)
 
     names = commands.add_parser("names", help="say what pseudonyms and tokens of files stand for, to who ran it")
@@ -134,9 +135,7 @@ def _find(options: argparse.Namespace) -> int:
 def _view(options: argparse.Namespace) -> int:
     from cohortex.view import serve
 
-    if not (Path(options.results) / "report" / "index.html").is_file():
-        raise Refused(f"{options.results} has no report/index.html; name the output folder of a run that has ended.")
-    serve(Path(options.results), options.port, not options.no_browser)
+    serve(Path(options.results), options.port, options.open, options.subject)
     return 0
 
 

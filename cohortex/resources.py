@@ -288,23 +288,31 @@ IMAGES_OF_SUBJECT = 4
 """So many images a subject may have whose page is made because one of them is shown."""
 PAGE_S, PAGE_MB = 2.0, 1.5
 """Time and disk of an image on the page of its subject, with figures of five stages of 12 slices each."""
+VIEW_S, VIEW_MB, VIEW_HELD_MB = 4.0, 3.0, 400.0
+"""Time and disk of an image in the viewer of its subject, and what one at a time takes in memory (`cohortex.report.viewer_page`)."""
 
 
-def ask_for(job: str, images: int, paged: int = 0) -> Ask:
+def ask_for(job: str, images: int, paged: int = 0, viewed: int = 0) -> Ask:
     """Return what a job takes that grows with a number of images: ``demo`` (of its batch), ``report`` and ``verdict`` (of the cohort).
 
-    Of `paged` images the report shows more, on pages of subjects; one page is in memory at a time.
+    Of `paged` images the report shows more, on pages of subjects, and of `viewed` ones the volumes; one is in memory at a time.
     """
     need = needs()[job, ""]
-    memory = max(LEAST_MB, MARGIN_MB * (need.base_mb + need.held * images))
-    seconds = MARGIN_S * (need.start_s + need.item_s * images + PAGE_S * paged)
-    return Ask(memory, seconds, 100 + MARGIN_MB * (need.disk * images + PAGE_MB * paged))
+    memory = max(LEAST_MB, MARGIN_MB * (need.base_mb + need.held * images + VIEW_HELD_MB * bool(viewed)))
+    seconds = MARGIN_S * (need.start_s + need.item_s * images + PAGE_S * paged + VIEW_S * viewed)
+    return Ask(memory, seconds, 100 + MARGIN_MB * (need.disk * images + PAGE_MB * paged + VIEW_MB * viewed))
 
 
 def paged_images(config: Mapping[str, Any], images: int) -> int:
     """Return how many images the pages of subjects show, about: those beside the ones with pictures are counted, too."""
     chosen = config["report"]["subjects"]
     return images if chosen == "all" else 0 if chosen == "none" else min(images, IMAGES_OF_SUBJECT * int(config["report"]["pictures"]))
+
+
+def viewed_images(config: Mapping[str, Any], images: int) -> int:
+    """Return how many images the viewers of subjects show, about."""
+    shown = min(images, IMAGES_OF_SUBJECT * int(config["report"]["pictures"]))
+    return 0 if "none" in (config["report"]["subjects"], config["report"].get("viewer", "shown")) else shown
 
 
 SEEN = 48

@@ -34,6 +34,7 @@ from cohortex.resources import (
     memory_mb,
     minutes_of,
     paged_images,
+    viewed_images,
 )
 from cohortex.training.frozen import frozen_batches
 from cohortex.changed import what_reruns
@@ -361,8 +362,11 @@ def asked_by(job, wildcards):
     """Return what a job takes that grows with the images of its batch, or of the cohort."""
     sizes = [SIZES[wildcards.batch]] if "batch" in wildcards.keys() else SIZES.values()
     images = sum(size.images for size in sizes)
-    paged = paged_images(config, images) if job == "report" else 0
-    return ask_for(job, images, paged)
+    paged, viewed = (
+        count(config, images) if job == "report" else 0
+        for count in (paged_images, viewed_images)
+    )
+    return ask_for(job, images, paged, viewed)
 
 
 def memory_of(job):

@@ -40,10 +40,15 @@ def store_of(config: Mapping[str, Any]) -> str:
     return f"cohortex-ratings-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
 
 
-def policy(style: str, script: str = "") -> str:
-    """Return the content security policy: nothing from anywhere, but for this page's own style, script and pictures."""
+def policy(style: str, script: str = "", files: bool = False) -> str:
+    """Return the content security policy: nothing from anywhere, but for this page's own style, script and pictures.
+
+    With `files` also scripts and volumes from where the page comes from, as the viewer has them: a browser does not check the sums of files
+    that it opens without a server.
+    """
 
     def own(text: str) -> str:
         return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii") + "'" if text else "'none'"
 
-    return f"default-src 'none'; img-src data:; style-src {own(style)}; script-src {own(script)}; base-uri 'none'; form-action 'none'"
+    scripts, connect = (f"'self' {own(script)}", "connect-src 'self'; ") if files else (own(script), "")
+    return f"default-src 'none'; {connect}img-src data:; style-src {own(style)}; script-src {scripts}; base-uri 'none'; form-action 'none'"

@@ -54,7 +54,7 @@ def orthogonal_views(volume: Volume, size: int = 160, at: Sequence[int] | None =
     axes = {name: axis for name, axis in VIEWS.items() if all(shape[other] > 1 for other in range(3) if other != axis)}
     slices = {name: _slice(volume, axis, at) for name, axis in (axes or {"axial": 2}).items()}
     if volume.kind == "labels":
-        grey = {name: _label_bytes(pixels) for name, pixels in slices.items()}
+        grey = {name: label_bytes(pixels) for name, pixels in slices.items()}
     else:
         low, high = grey_window(np.concatenate([_sample(volume), *(pixels.ravel() for pixels in slices.values())]), volume)
         grey = {name: np.nan_to_num((pixels - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0) for name, pixels in slices.items()}
@@ -91,7 +91,7 @@ def slices_of(volume: Volume, count: int, size: int = 112) -> dict[str, np.ndarr
     slices = [_magnitude(np.asarray(volume.data[:, :, place]), volume) for place in places]
     pixel_mm = max(min(volume.spacing[:2]), max(n * step for n, step in zip(volume.shape[:2], volume.spacing[:2], strict=True)) / size)
     if volume.kind == "labels":
-        return {STACK: np.stack([_picture(_label_bytes(pixels), 2, volume, pixel_mm, size) for pixels in slices])}
+        return {STACK: np.stack([_picture(label_bytes(pixels), 2, volume, pixel_mm, size) for pixels in slices])}
     low, high = grey_window(np.concatenate([_sample(volume), *(pixels.ravel() for pixels in slices)]), volume)
     grey = [np.nan_to_num((pixels - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0) for pixels in slices]
     return {
@@ -230,7 +230,8 @@ def _magnitude(values: np.ndarray, volume: Volume) -> np.ndarray:
     return np.linalg.norm(values, axis=-1) if volume.kind == "field" else values
 
 
-def _label_bytes(labels: np.ndarray) -> np.ndarray:
+def label_bytes(labels: np.ndarray) -> np.ndarray:
+    """Return labels as bytes; values above 255 begin again at 1, so that none becomes background."""
     labels = labels.astype(np.int64)
     return np.where(labels > 255, 1 + (labels - 1) % 255, labels).astype(np.uint8)
 

@@ -23,6 +23,7 @@ from cohortex.report.pictures import Gallery, Pair
 from cohortex.report.records import Records, Row, number, read_previews
 from cohortex.report.sprites import diverging
 from cohortex.report.viewer import Figure, figures_of, others_of
+from cohortex.report.viewer_page import Viewers, view_name
 
 FOLDER = "subjects"
 """Of the pages, beside the report."""
@@ -74,6 +75,8 @@ class Shown:
     made: Sequence[Row]
     ratings: Sequence[Rating]
     left_out: bool
+    solid: str | None
+    """Why it is not in the viewer, empty where it is; None where there is nothing to say."""
 
 
 @dataclass
@@ -155,9 +158,12 @@ def write_pages(source: Source, folder: Path, subjects: Sequence[str], title: st
     templates.filters["short"] = short
     template = templates.get_template("subject.html")
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    # the report lies in a folder of the results
+    viewers = Viewers(source.records, source.config, folder.parents[1], folder, source.work)
     for place, subject in enumerate(subjects):
         gallery = Gallery()
-        shown = list(_shown(source, subject, gallery))
+        solid = _solid(source, subject, viewers, title)
+        shown = list(_shown(source, subject, gallery, solid))
         near = {"previous": subjects[place - 1] if place else "", "next": subjects[place + 1] if place + 1 < len(subjects) else ""}
         text = template.render(
             title=subject,
@@ -174,10 +180,12 @@ def write_pages(source: Source, folder: Path, subjects: Sequence[str], title: st
             facts=_facts(source.records, source.images.get(subject, [])),
             diverging=[f"#{r:02x}{g:02x}{b:02x}" for r, g, b in diverging()],
             store=html.store_of(source.config),
+            view=view_name(subject),
             slices=max((plane.count for one in shown for figure in one.figures for plane in figure.planes), default=0),
         )
         write_text(folder / page_name(subject), text)
-    kept = {page_name(subject) for subject in subjects}
+    viewers.finish()
+    kept = {page_name(subject) for subject in subjects} | viewers.made
     for path in folder.glob("sub-*.html"):
         if path.name not in kept:
             path.unlink(missing_ok=True)
@@ -185,10 +193,23 @@ def write_pages(source: Source, folder: Path, subjects: Sequence[str], title: st
         folder.rmdir()
 
 
-def _shown(source: Source, subject: str, gallery: Gallery) -> Iterator[Shown]:
+def _pictured(source: Source, subject: str) -> set[str]:
+    names = source.images.get(subject, [])
+    return set(sorted(names, key=lambda name: name not in source.first)[:PICTURED])
+
+
+def _solid(source: Source, subject: str, viewers: Viewers, title: str) -> dict[str, str]:
+    """Write the viewer of a subject one of whose images the report shows; return what there is to say of each image."""
+    names = [name for name in source.images.get(subject, []) if name in _pictured(source, subject)]
+    if (source.config.get("report") or {}).get("viewer", "shown") == "none" or not source.first.intersection(names):
+        return {}
+    return viewers.words_on(subject, names, source.derived, title)
+
+
+def _shown(source: Source, subject: str, gallery: Gallery, solid: Mapping[str, str]) -> Iterator[Shown]:
     names = source.images.get(subject, [])
     records = source.records
-    pictured = set(sorted(names, key=lambda name: name not in source.first)[:PICTURED])
+    pictured = _pictured(source, subject)
     seen: dict[str, dict[str, Any]] = {stage: {} for stage in records.stages}
     batches = {records.cohort[name].get("batch", "") if name in records.cohort else records.last[name].batch for name in names}
     for stage in records.stages:
@@ -213,6 +234,7 @@ def _shown(source: Source, subject: str, gallery: Gallery) -> Iterator[Shown]:
             made=sorted(source.derived.get(name, []), key=lambda row: row.image),
             ratings=ratings[name],
             left_out=name in records.left_out,
+            solid=solid.get(name),
         )
 
 

@@ -16,20 +16,22 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
     "--disable-background-networking --disable-component-update --disable-sync"
 )
+WEBGL = FLAGS.replace("--disable-gpu", "--use-angle=swiftshader --enable-unsafe-swiftshader")
+"""With WebGL 2 that needs no graphics card."""
 READY = """return location.protocol === 'file:' && document.readyState === 'complete' && !!document.querySelector('#table tbody tr')
     && document.querySelector('#table').getAttribute('aria-busy') === 'false'"""
 """Whether the report is there and its table of images drawn."""
 
 
 @contextmanager
-def driver(profile: Path) -> Iterator[Any]:
+def driver(profile: Path, flags: str = FLAGS) -> Iterator[Any]:
     """Give a browser with a profile of its own."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
     options.binary_location = str(CHROMIUM)
-    for flag in [*FLAGS.split(" "), f"--user-data-dir={profile}", "--window-size=1300,900"]:
+    for flag in [*flags.split(" "), f"--user-data-dir={profile}", "--window-size=1300,900"]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     browser = webdriver.Chrome(options=options, service=Service(str(DRIVER)))

@@ -177,3 +177,15 @@ def test_the_report_asks_for_more_time_and_disk_and_no_more_memory_where_subject
     assert none.seconds < shown.seconds < every.seconds and none.disk_mb < shown.disk_mb < every.disk_mb
     assert none.memory_mb == shown.memory_mb == every.memory_mb
     assert resources.paged_images({"report": {"pictures": 60, "subjects": "shown"}}, 8) == 8
+
+
+def test_the_report_asks_for_the_volumes_that_it_reads_for_viewers_and_for_no_more_of_them_in_a_large_cohort():
+    chosen = {"pictures": 60, "subjects": "all", "viewer": "shown"}
+    few, many, none = (
+        resources.viewed_images({"report": chosen | {"viewer": viewer}}, images)
+        for viewer, images in (("shown", 8), ("shown", 10_000), ("none", 10_000))
+    )
+    assert (few, many, none) == (8, 4 * 60, 0) == (8, resources.viewed_images({"report": chosen}, 50_000), none)
+    assert resources.viewed_images({"report": chosen | {"subjects": "none"}}, 8) == 0
+    without, with_viewers = (resources.ask_for("report", 10_000, 240, viewed) for viewed in (0, many))
+    assert without.seconds < with_viewers.seconds and without.disk_mb < with_viewers.disk_mb and without.memory_mb < with_viewers.memory_mb
