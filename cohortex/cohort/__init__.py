@@ -88,8 +88,9 @@ def make_cohort(config: Mapping[str, Any], basedir: str | Path = ".") -> None:
     Notes
     -----
     In ``<work>/cohort/``: ``cohort.tsv`` (all images), ``batches.tsv`` (subject to batch), ``batches/<batch>.tsv`` (the images of a
-    batch, the input of its first job), ``participants.tsv`` (what is known of the subjects), ``index.json`` (sizes) and
-    ``fingerprints.json`` (what need not be listed again). What these are not to tell is in `cohortex.privacy.conceal`.
+    batch, the input of its first job, without what only headers say of scanners), ``participants.tsv`` (what is known of the subjects),
+    ``index.json`` (sizes) and ``fingerprints.json`` (what need not be asked of files again). What these are not to tell is in
+    `cohortex.privacy.conceal`.
 
     Raises
     ------
@@ -97,9 +98,11 @@ def make_cohort(config: Mapping[str, Any], basedir: str | Path = ".") -> None:
         When there is no input, nothing in it, something wrong with a table, or with what `privacy:` asks for.
     """
     from cohortex.cohort.cut import Prints, cut, known_batches, sizes
+    from cohortex.cohort.scanners import scanners
     from cohortex.cohort.table import COLUMNS, image_id, write_if_changed
     from cohortex.config import check_config
-    from cohortex.privacy.conceal import begin, mark_results, remember, remembered, replace_ids, replace_paths
+    from cohortex.io.paths import confined
+    from cohortex.privacy.conceal import begin, goes_on, mark_results, remember, remembered, replace_ids, replace_paths
     from cohortex.tables import table_text
 
     config = check_config(config)
@@ -135,6 +138,11 @@ def make_cohort(config: Mapping[str, Any], basedir: str | Path = ".") -> None:
         measured.append((row, megabytes))
     rows.sort(key=lambda row: (row["batch"], row["subject"], row["image"]))
     only = _only(rows, config["only"])
+    machines: dict[str, str] = {}
+    if root:
+        follow = config["acquire"].get("default", {}).get("links") == "follow"
+        with confined(None if follow else Path(root)):
+            machines = scanners(Path(root), rows, people, prints, not privacy.ids or "scanner" in goes_on(config))
     if privacy.dates != "none":
         _days(rows, privacy)
     rows = replace_paths(rows, privacy)
@@ -148,6 +156,8 @@ def make_cohort(config: Mapping[str, Any], basedir: str | Path = ".") -> None:
     for path in (folder / "batches").glob("*.tsv"):
         if path.stem not in parts:
             path.unlink(missing_ok=True)
+    # of the whole cohort alone: a batch does not run again because its scanner became known
+    rows = [{**row, "scanner": machines.get(row["image"]) or row["scanner"]} for row in rows]
     write_if_changed(folder / "cohort.tsv", table_text(columns, rows))
     write_if_changed(folder / "participants.tsv", table_text(list(dict.fromkeys(name for person in people for name in person)), people))
     remember(privacy, folder, prints.text())

@@ -113,8 +113,16 @@ class Prints:
         megabytes = found.st_size * factor(path) / 1e6
         if self.how == "sha256":
             state = f"{found.st_mtime_ns}-{found.st_size}"
-            return self._remember(path, state, lambda: (file_sha256(path), megabytes))
+            return self._remember(f"{self.how}|{path}", state, lambda: (file_sha256(path), megabytes))
         return self._print(found), megabytes
+
+    def scanner(self, folder: str, find: Callable[[str], str]) -> str:
+        """Return the scanner that `find` says of a folder, asking again only once files came or went in it."""
+        try:
+            state = str(os.stat(folder).st_mtime_ns)  # noqa: PTH116 - called once an image
+        except (OSError, ValueError):
+            return ""
+        return self._remember(f"scanner|{folder}", state, lambda: (find(folder), 0.0))[0]
 
     def _print(self, found: os.stat_result) -> str:
         return str(found.st_size) if self.how == "size" else f"{found.st_mtime_ns}-{found.st_size}"
@@ -141,10 +149,9 @@ class Prints:
         """Return what several files are; by their content, whoever asks for that also sees a file that was overwritten in its place."""
         if self.how == "sha256":
             state += f"|{self._several(top, names(path), opened=False)[0]}"
-        return self._remember(path, state, lambda: self._several(top, names(path), opened=self.how == "sha256"))
+        return self._remember(f"{self.how}|{path}", state, lambda: self._several(top, names(path), opened=self.how == "sha256"))
 
-    def _remember(self, path: str, state: str, find: Callable[[], tuple[str, float]]) -> tuple[str, float]:
-        key = f"{self.how}|{path}"
+    def _remember(self, key: str, state: str, find: Callable[[], tuple[str, float]]) -> tuple[str, float]:
         held = self.before.get(key)
         if held is None or held[0] != state:
             fingerprint, megabytes = find()

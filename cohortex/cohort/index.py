@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cohortex.cohort.scanners import header_scanner
 from cohortex.cohort.table import COLUMNS, Row, image_id
 from cohortex.errors import Refused
 from cohortex.io.dicom import BODY_PARTS, MODALITIES
@@ -41,6 +42,7 @@ class Series:
     number: int
     modality: str
     body_part: str
+    scanner: str = ""
     files: list[str] = field(default_factory=list)
 
 
@@ -164,6 +166,7 @@ def _series(header: Any) -> Series:
         number=number,
         modality=mr_suffix(header) if modality == "MR" else modality,
         body_part=BODY_PARTS.get(str(header.get("BodyPartExamined") or "").upper().replace(" ", ""), ""),
+        scanner=header_scanner(header),
     )
 
 
@@ -237,7 +240,7 @@ def _rows(series: Mapping[str, Series], ids: Mapping[str, str]) -> list[tuple[Ro
         of = studies[each.patient]
         row = dict.fromkeys(COLUMNS, "")
         row |= {"subject": ids[each.patient], "session": of[each.study] if len(of) > 1 else "", "modality": each.modality}
-        row |= {"body_part": each.body_part, "role": "image"}
+        row |= {"body_part": each.body_part, "role": "image", "scanner": each.scanner}
         if several[each.patient, each.study, each.modality] > 1:
             row["acq"] = f"s{each.number:03d}"
         again = 1

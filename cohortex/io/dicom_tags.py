@@ -91,6 +91,13 @@ META = (
 )
 """What is read of the group in front of a file."""
 
+SCANNER = (
+    Tag("Manufacturer", "the scanner's name", "`scanner`: its letters and digits"),
+    Tag("ManufacturerModelName", "the scanner's name", "`scanner`: its letters and digits"),
+    Tag("MagneticFieldStrength", "the scanner's name", "`scanner`: tesla"),
+)
+"""What the head of a run reads of one file of each DICOM folder."""
+
 INDEXED = (
     Tag("PatientID", "series of one patient are brought together", "a running number, and a keyed hash in a file of mode 0600"),
     Tag("StudyInstanceUID", "visits are told apart"),
@@ -106,6 +113,7 @@ INDEXED = (
     Tag("InversionTime", "contrast of MR", "a BIDS suffix"),
     Tag("ScanningSequence", "contrast of MR", "a BIDS suffix"),
     Tag("Rows", "objects without pixels are left out"),
+    *SCANNER,
 )
 """What `cohortex index` reads."""
 
@@ -120,6 +128,7 @@ EXPORTED = (
 # fmt: on
 
 READ_KEYWORDS = tuple(tag.keyword for tag in READ if not tag.within)
+SCANNER_KEYWORDS = tuple(tag.keyword for tag in SCANNER)
 INDEXED_KEYWORDS = tuple(tag.keyword for tag in INDEXED)
 DAYS = ("AcquisitionDate", "SeriesDate", "StudyDate")
 """Where the day of an image stands, the best first."""

@@ -185,7 +185,7 @@ def replace_ids(
         raise Refused("Two images would have one name under pseudonyms; take another key (privacy.key) with another work and output.")
     kept = {(row["kind"], row["subject"], row["given"]): row["told"] for row in before} | told
     _write(file, table_text(IDS, ({**dict(zip(IDS, key, strict=False)), "told": kept[key]} for key in sorted(kept))))
-    columns = {"subject", "split", *config["privacy"]["columns"], *_words(config)}
+    columns = {"subject", "split", *goes_on(config)}
     return rows, [
         {name: names[value] if name == "subject" else value for name, value in person.items() if name in columns}
         for person in people
@@ -212,6 +212,11 @@ def _sessions(rows: Iterable[Row], names: Mapping[str, str], before: Iterable[Ro
                 held[name, session] = f"{last[name]:02d}"
             found[subject, session] = held[name, session]
     return found
+
+
+def goes_on(config: Mapping[str, Any]) -> set[str]:
+    """Return the columns of what is known of subjects that go on under pseudonyms: those that the configuration names."""
+    return {*config["privacy"]["columns"], *_words(config)}
 
 
 def _words(value: Any) -> Iterable[str]:

@@ -162,12 +162,23 @@ def training_images(folders: list[str], records: list[str], work: Path, target: 
         subject: {f"participants.{name}": cell for name, cell in row.items() if name not in ("subject", target)}
         for subject, row in people.items()
     }
+    # the tables of batches do not have the scanners that no table said; those who are compared by what is known of them have theirs
+    cohort = work / "cohort" / "cohort.tsv"
+    machines = {row["image"]: {"scanner": row["scanner"]} for row in read_table(cohort)} if target and cohort.is_file() else {}
     rejected = left_out(ratings_of(work))
     images = []
     for folder, record in zip(map(Path, folders), map(Path, records), strict=True):
         table = {row["image"]: row for row in read_table(work / "cohort" / "batches" / f"{record.name}.tsv")}
         images += [
-            replace(image, row={**image.row, **about.get(image.subject, {}), "label": labels.get(image.subject, "")})
+            replace(
+                image,
+                row={
+                    **image.row,
+                    **machines.get(image.id.split("+")[0], {}),
+                    **about.get(image.subject, {}),
+                    "label": labels.get(image.subject, ""),
+                },
+            )
             for image in images_of(folder, record, table)
             if image.row.get("split") in TRAINED_ON and image.id.split("+")[0] not in rejected
         ]

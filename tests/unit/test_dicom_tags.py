@@ -10,7 +10,7 @@ from pydicom.datadict import keyword_dict
 
 import cohortex
 from cohortex.errors import BadInput
-from cohortex.io.dicom_tags import DAYS, EXPORTED, INDEXED, META, READ, tag_rows
+from cohortex.io.dicom_tags import DAYS, EXPORTED, INDEXED, META, READ, SCANNER, tag_rows
 from cohortex.io.ozx import write_ozx
 from cohortex.items import Image, Made
 from cohortex.stages.acquire import acquire
@@ -39,6 +39,11 @@ def test_the_index_names_no_tag_that_is_not_listed():
     assert words(SOURCES / "cohort" / "index.py") <= {tag.keyword for tag in (*INDEXED, *META)}
 
 
+def test_the_name_of_a_scanner_is_made_of_the_listed_tags():
+    assert words(SOURCES / "cohort" / "scanners.py") <= {tag.keyword for tag in SCANNER}
+    assert [tag.keyword for tag in SCANNER] == ["Manufacturer", "ManufacturerModelName", "MagneticFieldStrength"]
+
+
 def test_export_asks_a_scan_for_no_tag_that_is_not_listed():
     source = SOURCES / "io" / "dicom_source.py"
     # worked out of the positions, not read
@@ -49,7 +54,7 @@ def test_export_asks_a_scan_for_no_tag_that_is_not_listed():
 def test_every_listed_tag_is_one_of_dicom_and_the_page_has_them_all(root):
     assert set(keyword_dict) >= LISTED - {""}
     page = (root / "docs" / "privacy.md").read_text(encoding="utf-8")
-    for tags in (READ, META, INDEXED, EXPORTED):
+    for tags in (READ, META, SCANNER, INDEXED, EXPORTED):
         assert "\n".join(tag_rows(tags)) in page
 
 
