@@ -251,8 +251,6 @@ def _header_scanner(data: bytes) -> str:
         try:
             header = read_partial(io.BytesIO(data), lambda tag, _vr, _length: tag > last, specific_tags=tags)
             return header_scanner(header)
-        except (RecursionError, MemoryError):
-            return ""
         except Exception:  # a damaged header fails in many ways inside pydicom, and its texts may hold values
             return ""
 
