@@ -268,7 +268,7 @@ TARGETS: dict[str, dict[str, tuple[str, float] | None]] = {
     "robustness": {
         "cases_right": None,
         "cases_total": None,
-        **{f"{part}_{of}{kind}": None for part in ("battery", "tests") for of in ("", "of_") for kind in "NDKZTMRGSP"},
+        **{f"{part}_{of}{kind}": None for part in ("battery", "tests") for of in ("", "of_") for kind in "NDKZTMRGSPC"},
         "odd_as_listed": None,
         "odd_files": None,
         "fuzz_files": (">=", 1_600_000),

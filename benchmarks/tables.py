@@ -49,7 +49,7 @@ PAGES = {
 """The pages, and the benchmarks that each shows."""
 BENCHMARKS = [name for names in PAGES.values() for name in names]
 PLACE = re.compile(r"(<!-- measured: ([a-z0-9_]+) ?([a-z0-9_]*) -->\n).*?(<!-- end -->)", re.DOTALL)
-BESIDES = ("--bm3d", "--bm4d", "--keep", "--only", "--peers", "--proof", "--report", "--slurm")
+BESIDES = ("--bm3d", "--bm4d", "--keep", "--only", "--peers", "--proof", "--report", "--said", "--slurm")
 """Options that measure something more, or a part at a time, and change nothing else; of proofs and parts the record has all that were ever
 asked for."""
 MODULES: dict[str, tuple[str, ...]] = {
