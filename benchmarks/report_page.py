@@ -86,7 +86,7 @@ def page(folder: Path, subjects: int, lost: int) -> tuple[dict[str, Table], dict
         "console_errors": len(errors),
         "axe_serious": len(serious),
     }
-    table = Table({"of the page": "", "value": ".2f", "unit": ""})
+    table = Table({"of the page": "", "value": ".4g", "unit": ""})
     for what, value, unit in (
         ("subjects", subjects, ""),
         ("images set aside", lost, ""),

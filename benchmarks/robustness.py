@@ -11,7 +11,8 @@ many files of every format, each spoiled by a seed of its own (`tests.fuzz.spoil
 anything but an image or a sentence, a crash, more memory or more than 20 s counts. ``overhead``: CPU time of reading with all checks over
 that of nibabel, pydicom and zarr: the same files, the same voxels, as a float32 array in memory on both sides; the files lie in the page
 cache, the two take turns, the median of many turns counts, and of several processes the median again (`benchmarks.strictness`). The figure
-is that of the format that costs most. With ``--save`` the parts that the record has already are kept beside the new ones. Last line: FIGURE.
+is that of the format that costs most. With ``--save`` the parts that the record has already are kept beside the new ones. Last line:
+FIGURE.
 """
 
 from __future__ import annotations
