@@ -23,15 +23,18 @@ class Board:
     more: int
 
 
-def boards(results: Path) -> list[Board]:
-    """Return the leaderboards below ``<results>/bakeoff``; one whose table cannot be read is left out."""
+def boards(results: Path, notes: list[str]) -> list[Board]:
+    """Return the leaderboards below ``<results>/bakeoff``; of one whose table cannot be read there is a note."""
     found = []
     for file in sorted((results / "bakeoff").glob("*/leaderboard.tsv")):
         try:
             lines = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()]
-        except (OSError, UnicodeDecodeError):
-            continue
+        except (OSError, UnicodeDecodeError) as error:
+            lines, why = [], type(error).__name__
+        else:
+            why = "no system"
         if len(lines) < 2:
+            notes.append(f"bakeoff/{file.parent.name}/leaderboard.tsv cannot be shown ({why}); run the bake-off again.")
             continue
         heads, rows = lines[0], lines[1:]
         # columns that say the same of every system say nothing of which is better

@@ -69,7 +69,7 @@ def harmonised(records: Records, groups: Iterable[Group], config: Mapping[str, A
         return found
     batch, covariates = str(asked["batch"]), [str(name) for name in asked.get("covariates") or ()]
     patterns = [str(name) for name in asked.get("measures") or MEASURES]
-    unknown = [name for name in (batch, *covariates) if not any(_cell(records, image, name) for image in records.images)]
+    unknown = [name for name in (batch, *covariates) if not any(records.cell(image, name) for image in records.images)]
     if unknown:
         found.refused.append(f"Nothing was harmonised: no image has a value of {' or '.join(unknown)} (report: harmonise).")
         return found
@@ -94,7 +94,7 @@ def _add(
     raw = np.full((len(images), len(several)), np.nan)
     for column, group in enumerate(several):
         raw[[place[image] for image in group.images], column] = group.values
-    cells = [[_cell(records, image, name) for name in (batch, *covariates)] for image in images]
+    cells = [[records.cell(image, name) for name in (batch, *covariates)] for image in images]
     whole = [index for index, row in enumerate(cells) if all(row)]
     left = len(images) - len(whole)
     without = f" {_images(left)} without {' or '.join((batch, *covariates))} {'is' if left == 1 else 'are'} left out." if left else ""
@@ -136,13 +136,6 @@ def _varies(values: np.ndarray, batches: np.ndarray) -> bool:
 
 def _images(count: int) -> str:
     return f"{count} image{'' if count == 1 else 's'}"
-
-
-def _cell(records: Records, image: str, column: str) -> str:
-    """Return what a column says of an image: the cohort's table, else what is known of its subject."""
-    entry = records.cohort.get(image.split("+")[0], {})
-    cell = entry.get(column, "") or records.participants.get(entry.get("subject", ""), {}).get(column, "")
-    return "" if cell == "n/a" else cell
 
 
 def _design(cells: Sequence[Sequence[str]], names: Sequence[str]) -> np.ndarray:

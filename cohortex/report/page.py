@@ -205,7 +205,7 @@ def render(
         classes=classes.table(records, LISTED, evaluation.seen_in_training(records)),
         times=times,
         cost=costs.cost(times, found.images, chosen.get("cost")),
-        boards=boards.boards(folder.parent.parent),
+        boards=boards.boards(folder.parent.parent, records.notes),
         models=models,
         references=references.references(records, models, made),
         software=methods.software(records),

@@ -136,6 +136,12 @@ class Records:
         """Whether an image, or what something was derived from, counts in distributions and comparisons of groups."""
         return image.split("+")[0] not in self.left_out
 
+    def cell(self, image: str, column: str) -> str:
+        """Return what a column says of an image, or of what it was derived from: the cohort's table, else what is known of its subject."""
+        entry = self.cohort.get(image.split("+")[0], {})
+        known = self.participants.get(entry.get("subject", ""), {})
+        return next((cell for cell in (entry.get(column, ""), known.get(column, "")) if cell not in ("", "n/a")), "")
+
     @cached_property
     def images(self) -> list[str]:
         """Ids of the cohort's images, masks and labels left out."""

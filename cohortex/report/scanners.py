@@ -38,28 +38,19 @@ class Shift:
     machines: int
 
 
-def machine_of(entry: Mapping[str, str], person: Mapping[str, str] | None = None) -> str:
+def machine_of(records: Records, image: str) -> str:
     """Return the scanner of an image with its site before it; empty where neither is named.
-
-    Parameters
-    ----------
-    entry : mapping
-        The image's row of the cohort table.
-    person : mapping, optional
-        What is known of its subject, which says what the row does not.
 
     Notes
     -----
     Without a column ``scanner`` a site stands for its scanner.
     """
-    cells = [entry.get(name) or (person or {}).get(name) or "" for name in ("site", "scanner")]
-    return " · ".join(cell[:LETTERS] for cell in cells if cell not in ("", "n/a"))
+    return " · ".join(filter(None, (records.cell(image, name)[:LETTERS] for name in ("site", "scanner"))))
 
 
 def machines_of(records: Records) -> dict[str, str]:
     """Return the scanner of every image by its id (`machine_of`), of those that have one."""
-    people = records.participants
-    found = {name: machine_of(entry, people.get(entry.get("subject", ""))) for name, entry in records.cohort.items()}
+    found = {name: machine_of(records, name) for name in records.cohort}
     return {name: machine for name, machine in found.items() if machine}
 
 

@@ -112,7 +112,13 @@ def since_last_run(work: Path, records: Records, groups: Sequence[Group], lost: 
         return Since()
     now = _said(records, groups, lost)
     kept = sorted(file for file in folder.glob("*.said.gz") if _run_of(file) < run)
-    earlier = [(file, told) for file in kept[-KEPT:] if (told := _read(file))]
+    earlier = []
+    for file in kept[-KEPT:]:
+        told = _read(file)
+        if told:
+            earlier.append((file, told))
+        else:
+            records.notes.append(f"runs/{file.name} cannot be read, so this run is not compared with that of {_when(file)}.")
     if earlier and earlier[-1][1] == now:
         # an earlier report of this run may have said something else
         (folder / f"{run}.said.gz").unlink(missing_ok=True)

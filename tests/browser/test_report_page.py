@@ -52,7 +52,7 @@ def heads(driver) -> list[str]:
     return driver.execute_script("return [...document.querySelectorAll('#table thead button')].map(button => button.textContent)")
 
 
-def choose(driver, selector: str, value: str) -> None:
+def choose(driver, selector: str, value: str, ready: str = READY) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
     driver.execute_script(
@@ -60,7 +60,7 @@ def choose(driver, selector: str, value: str) -> None:
         selector,
         value,
     )
-    WebDriverWait(driver, 60).until(lambda driver: driver.execute_script(READY))
+    WebDriverWait(driver, 60).until(lambda driver: driver.execute_script(ready))
 
 
 def test_the_page_has_no_console_error_and_asks_nothing_of_a_network(opened, page):
@@ -239,21 +239,10 @@ def drawn(driver) -> list[str]:
     return driver.execute_script("return [...document.querySelectorAll('#groups-charts svg title')].map(title => title.textContent)")
 
 
-def pick(driver, selector: str, value: str) -> None:
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    driver.execute_script(
-        "const select = document.querySelector(arguments[0]); select.value = arguments[1]; select.dispatchEvent(new Event('change'))",
-        selector,
-        value,
-    )
-    WebDriverWait(driver, 60).until(lambda driver: driver.execute_script(SPLIT))
-
-
 def test_distributions_are_split_by_the_chosen_column_with_the_figures_of_the_table(split, grouped):
-    pick(split, "#groups-modality", "T1w")
-    pick(split, "#groups-stage", "regseg")
-    pick(split, "#groups-by", "sex")
+    choose(split, "#groups-modality", "T1w", SPLIT)
+    choose(split, "#groups-stage", "regseg", SPLIT)
+    choose(split, "#groups-by", "sex", SPLIT)
     chart = next(words for words in drawn(split) if words.startswith("seg: volume grey (ml)"))
     people = {row["subject"]: row["sex"] for row in read_table(grouped.parents[2] / "work" / "cohort" / "participants.tsv")}
     rows = read_table(grouped.parents[1] / "tables" / "regseg.tsv")
@@ -280,7 +269,7 @@ def test_harmonised_values_stand_beside_the_measured_ones_until_they_are_switche
     split.find_element(By.ID, "groups-harmonised").send_keys(" ")
     WebDriverWait(split, 60).until(lambda driver: driver.execute_script(SPLIT))
     assert all("harmonised" not in words for words in drawn(split))
-    pick(split, "#groups-stage", "denoise")
+    choose(split, "#groups-stage", "denoise", SPLIT)
     assert not split.find_element(By.ID, "groups-harmonised-label").is_displayed()
 
 

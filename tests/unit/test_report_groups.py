@@ -120,13 +120,16 @@ def test_a_leaderboard_is_shown_with_the_columns_that_tell_systems_apart_and_lin
     for name, content in (("empty", b""), ("heads", b"system\tpsnr\n"), ("binary", b"\xff\xfe\n\xff\n")):
         (tmp_path / "results" / "bakeoff" / name).mkdir()
         (tmp_path / "results" / "bakeoff" / name / "leaderboard.tsv").write_bytes(content)
-    (board,) = boards(tmp_path / "results")
+    notes = []
+    (board,) = boards(tmp_path / "results", notes)
+    assert [note.split("/")[1] for note in notes] == ["binary", "empty", "heads"]
     assert (board.task, board.page, board.heads) == ("denoise", "../bakeoff/denoise/index.html", ["system", "psnr", "note"])
     assert board.rows[1][:2] == ["s1", "30.14"] and (len(board.rows), board.more) == (12, 8)
     text = write_report(work, tmp_path / "results", CONFIG, STAGES).read_text(encoding="utf-8")
     models = re.search(r'<section id="models".*?</section>', text, re.S)[0]
     assert "Leaderboard: denoise" in models and "&lt;i&gt;1" in models and 'href="../bakeoff/denoise/index.html"' in models
-    assert boards(tmp_path / "nothing") == []
+    assert "bakeoff/binary/leaderboard.tsv cannot be shown" in text
+    assert boards(tmp_path / "nothing", []) == []
 
 
 def test_the_page_of_a_cohort_with_markup_in_every_word_holds_none_of_it(work, tmp_path):

@@ -109,8 +109,8 @@ def test_scanners_that_are_alike_are_told_of_as_seldom_as_chance_has_it():
     ],
 )
 def test_a_scanner_is_named_with_its_site_by_the_image_or_else_by_its_subject(entry, person, name):
-    assert machine_of(entry, person) == name
     records = Records([], cohort={"i": {"subject": "1", **entry}}, participants={"1": person})
+    assert machine_of(records, "i") == name
     assert machines_of(records) == ({"i": name} if name else {})
 
 

@@ -170,13 +170,16 @@ def test_only_the_words_of_a_few_runs_are_kept(work):
     assert len(said(work)) == KEPT
 
 
-@pytest.mark.parametrize("content", [b"", b"{", gzip.compress(b"[]"), gzip.compress(b'{"images":{"a":[1]},"measures":{},"stages":{}}')])
-def test_a_word_that_cannot_be_read_is_as_if_it_were_not_there(work, content):
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"images":{"a":[1]},"measures":{},"stages":{}}'])
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_word_that_cannot_be_read_is_noted_and_not_compared(work, text, packed):
     begin(work, RUNS[0])
     since(work)
-    (work / "runs" / f"{RUNS[0]}-000000.said.gz").write_bytes(content)
+    (work / "runs" / f"{RUNS[0]}-000000.said.gz").write_bytes(gzip.compress(text.encode()) if packed else text.encode())
     begin(work, RUNS[1])
-    assert since(work).run == ""
+    records = read_records(work, STAGES)
+    assert since_last_run(work, records, [], {}).run == ""
+    assert any(f"runs/{RUNS[0]}-000000.said.gz cannot be read" in note for note in records.notes)
 
 
 def test_what_only_leaves_to_other_runs_is_not_called_gone(work):
